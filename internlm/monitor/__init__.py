@@ -1,0 +1,1 @@
+"""What is watched while training: metrics, progress, health."""
