@@ -1,0 +1,112 @@
+"""EgoAgent: the predictor (student) and the observer (its moving average) around one interleaved transformer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from internlm.config.schema import ModelConfig
+
+from .backbone import Backbone, ffn_width
+from .heads import DinoHead, PoseHead, PoseProjector
+from .sequence import clip_layout, frame_layout
+from .stem import ConvStem
+
+
+@dataclass(frozen=True)
+class ClipReadout:
+    """What the predictor reads out of a clip of T steps."""
+
+    action: Tensor  # float32 [B, T, P, J, 3], metres: A'_t
+    visibility: Tensor  # float32 [B, T, P, J], logits
+    state: Tensor  # [B, T, h]: hidden of S'_{t+1}
+
+
+class EgoNetwork(nn.Module):
+    """One branch: stem, trunk, query tokens and heads. The observer has no action parts (``actions=False``)."""
+
+    def __init__(self, config: ModelConfig, *, actions: bool = True):
+        super().__init__()
+        self.config, hidden = config, config.hidden_size
+        self.stem = ConvStem(hidden, config.patch_size, config.stem_norm)
+        self.backbone = Backbone(
+            hidden=hidden,
+            layers=config.num_layers,
+            heads=config.num_heads,
+            inner=ffn_width(hidden, config.mlp_ratio, config.mlp_multiple_of),
+            eps=config.norm_eps,
+            rope_base=config.rope_base,
+            init_std=config.init_std,
+        )
+        self.state_query = nn.Parameter(torch.randn(hidden) * 0.02)
+        self.head = DinoHead(hidden, config.head_hidden, config.head_bottleneck, config.prototypes)
+        if actions:
+            self.action_query = nn.Parameter(torch.randn(hidden) * 0.02)
+            self.pose_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
+            self.pose_head = PoseHead(hidden, config.poses_per_step, config.num_joints, config.pose_target)
+            if config.pose_context:
+                self.context_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
+
+    def forward(self, images: Tensor, *actions: Tensor) -> Tensor | ClipReadout:
+        """Images ``[N, 3, S, S]`` alone -> state ``[N, h]``; a clip with its actions -> ``ClipReadout``."""
+        return self.forward_clip(images, *actions) if actions else self.encode(images)
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``[N, 3, S, S]``, each its own sequence -> hidden of the patches ``[N, p, h]`` and of the state query ``[N, h]``."""
+        patches = self.stem(images)
+        query = self.state_query.to(patches.dtype).expand(len(patches), 1, -1)
+        layout = frame_layout(patches.shape[1], self.config.sequence)
+        hidden = self.backbone(torch.cat((patches, query), dim=1), layout)
+        return hidden[:, :-1], hidden[:, -1]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images ``[N, 3, S, S]`` -> state ``[N, h]``."""
+        return self.tokens(images)[1]
+
+    def encode_clip(self, images: Tensor) -> Tensor:
+        """Frames ``[B, T, 3, S, S]`` -> state ``[B, T, h]``: each alone, or after the earlier ones (``observer_attention``)."""
+        batch, steps = images.shape[:2]
+        if self.config.observer_attention == "frame":
+            return self(images.flatten(0, 1)).unflatten(0, (batch, steps))
+        patches = self.stem(images.flatten(0, 1)).unflatten(0, (batch, steps))
+        query = self.state_query.to(patches.dtype).expand(batch, steps, 1, -1)
+        layout = frame_layout(patches.shape[2], self.config.sequence, steps)
+        hidden = self.backbone(torch.cat((patches, query), dim=2).flatten(1, 2), layout)
+        return hidden[:, layout.index["state"].flatten()]
+
+    def forward_clip(
+        self, images: Tensor, poses: Tensor, visible: Tensor, past_poses: Tensor, past_visible: Tensor
+    ) -> ClipReadout:
+        """Run the interleaved sequence ``i_t | q_a | a_t | q_s`` over T steps (spec §2.5).
+
+        ``images`` ``[B, T, 3, S, S]``; ``poses``, ``past_poses`` ``[B, T, P, J, 3]`` metres; ``visible``, ``past_visible``
+        ``[B, T, P, J]``. ``past_poses`` are the poses observed before each chunk, in that chunk's coordinates.
+        """
+        batch, steps = images.shape[:2]
+        patches = self.stem(images.flatten(0, 1)).unflatten(0, (batch, steps))
+        action = self.pose_projector(poses, visible).to(patches.dtype).unsqueeze(2)
+        state_query = self.state_query.to(patches.dtype).expand(batch, steps, 1, -1)
+        action_query = self.action_query.to(patches.dtype).expand(batch, steps, 1, -1)
+        if self.config.pose_context:
+            action_query = action_query + self.context_projector(past_poses, past_visible).unsqueeze(2)
+        layout = clip_layout(patches.shape[2], steps, self.config.sequence)
+        hidden = self.backbone(torch.cat((patches, action_query, action, state_query), dim=2).flatten(1, 2), layout)
+        motion, visibility = self.pose_head(hidden[:, layout.index["action_query"].flatten()], past_poses, past_visible)
+        return ClipReadout(motion, visibility, hidden[:, layout.index["state"].flatten()])
+
+
+class EgoAgent(nn.Module):
+    """Predictor and observer. The observer never receives gradients; ``solver.ema`` moves it after each optimizer step."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.predictor = EgoNetwork(config)
+        self.observer = EgoNetwork(config, actions=False).requires_grad_(False)
+        self.reset_observer()
+
+    @torch.no_grad()
+    def reset_observer(self) -> None:
+        """Make the observer an exact copy of the predictor's image parts (start of a run)."""
+        own = self.predictor.state_dict()
+        self.observer.load_state_dict({name: own[name] for name in self.observer.state_dict()})

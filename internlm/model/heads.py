@@ -1,0 +1,94 @@
+"""Read-in and read-out modules around the trunk: the pose projector, the pose head and the DINO head."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MOTION_SCALE = 10.0  # differences between poses of a chunk are centimetres; this brings them to the range of positions
+
+
+def pose_features(poses: Tensor, visible: Tensor) -> Tensor:
+    """Turn poses ``[..., P, J, 3]`` (metres) with visibility ``[..., P, J]`` into ``[..., P·J·3]`` input features.
+
+    The last pose and the scaled differences between successive poses: an invertible linear map of the chunk for visible
+    joints. Missing joints contribute zeros, never a coordinate.
+    """
+    seen = visible.unsqueeze(-1).to(poses.dtype)
+    poses = poses * seen
+    motion = (poses[..., 1:, :, :] - poses[..., :-1, :, :]) * seen[..., 1:, :, :] * seen[..., :-1, :, :]
+    return torch.cat((motion * MOTION_SCALE, poses[..., -1:, :, :]), dim=-3).flatten(-3)
+
+
+def last_observed(poses: Tensor, visible: Tensor) -> Tensor:
+    """The most recent visible position of each joint in ``[..., P, J, 3]`` -> ``[..., J, 3]``.
+
+    A joint that is visible nowhere in the window takes the mean of the joints that are, or zero where none is.
+    """
+    seen = visible.unsqueeze(-1)
+    latest, known = poses[..., 0, :, :] * seen[..., 0, :, :], seen[..., 0, :, :]
+    for p in range(1, poses.shape[-3]):
+        latest = torch.where(seen[..., p, :, :], poses[..., p, :, :], latest)
+        known = known | seen[..., p, :, :]
+    count = known.sum(-2, keepdim=True).clamp(min=1)
+    return torch.where(known, latest, (latest * known).sum(-2, keepdim=True) / count)
+
+
+class PoseProjector(nn.Module):
+    """Proj_a: one chunk of P poses -> one token. MLP ``P·J·3 -> h -> h`` (spec §2.3)."""
+
+    def __init__(self, hidden: int, poses: int, joints: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(poses * joints * 3, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+
+    def forward(self, poses: Tensor, visible: Tensor) -> Tensor:
+        return self.layers(pose_features(poses, visible))
+
+
+class PoseHead(nn.Module):
+    """MLP_a: hidden at the action query -> P poses in metres and a visibility logit per joint (spec §2.3, §4.3).
+
+    ``offset`` predicts the change from the last observed pose and starts at zero, i.e. as the zero-velocity baseline.
+    """
+
+    def __init__(self, hidden: int, poses: int, joints: int, target: str):
+        super().__init__()
+        self.shape, self.offset = (poses, joints), target == "offset"
+        self.layers = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, poses * joints * 4))
+        if self.offset:
+            nn.init.zeros_(self.layers[-1].weight)
+            nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, hidden: Tensor, past_poses: Tensor, past_visible: Tensor) -> tuple[Tensor, Tensor]:
+        """``hidden [..., h]``, past ``[..., P, J, 3]`` -> poses ``[..., P, J, 3]``, visibility logits ``[..., P, J]``."""
+        raw = self.layers(hidden).float().unflatten(-1, (*self.shape, 4))
+        poses, visibility = raw[..., :3], raw[..., 3]
+        if self.offset:
+            poses = last_observed(past_poses, past_visible).unsqueeze(-3) + poses
+        return poses, visibility
+
+
+class DinoHead(nn.Module):
+    """MLP_i: ``h -> 2048 -> 2048 -> 256``, L2-normalised, then cosine similarity to K prototypes (arXiv 2104.14294).
+
+    The prototypes' rows are normalised in the forward pass, which is weight normalisation with the gain frozen at 1.
+    """
+
+    def __init__(self, hidden: int, inner: int, bottleneck: int, prototypes: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, bottleneck)
+        )
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def bottleneck(self, hidden: Tensor) -> Tensor:
+        """``[..., h] -> [..., bottleneck]``, unit length, float32."""
+        return F.normalize(self.layers(hidden).float(), dim=-1, eps=1e-6)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[..., h] -> [..., K]`` cosine similarities."""
+        return F.linear(self.bottleneck(hidden), F.normalize(self.prototypes.float(), dim=-1, eps=1e-12))

@@ -1,0 +1,107 @@
+"""Token layouts: which token stands where, who may attend to whom, and where the read-outs are.
+
+This is the only module that knows the token order. Every token carries four integers; one rule covers all layouts:
+
+    allow(q, k) =  k.readable and (k.step < q.step or (k.step = q.step and k.rank < q.rank))
+               or (k.step = q.step and k.rank = q.rank and k.group = q.group)
+
+A layout whose (step, rank) pairs strictly increase and whose tokens are all readable is plain causal attention and
+takes the ``is_causal`` fast path.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SequenceKind = Literal["causal", "block"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of ``count`` tokens of one kind inside a step. Queries are read out, so nobody else needs to read them."""
+
+    name: str
+    count: int
+    query: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Labels of a sequence of L tokens: ``step``, ``rank``, ``group`` int64 [L], ``readable`` bool [L]; ``index`` maps a part's
+    name to its positions, int64 [T, count]."""
+
+    step: Tensor
+    rank: Tensor
+    group: Tensor
+    readable: Tensor
+    index: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return self.step.numel()
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """True where the rule is exactly the lower triangle."""
+        later = (self.step[1:] > self.step[:-1]) | ((self.step[1:] == self.step[:-1]) & (self.rank[1:] > self.rank[:-1]))
+        return bool(self.readable.all() and later.all())
+
+    def allow(self) -> Tensor:
+        """The rule as a dense mask, bool [L, L] (query, key)."""
+        step_q, step_k = self.step[:, None], self.step[None]
+        rank_q, rank_k = self.rank[:, None], self.rank[None]
+        earlier = (step_k < step_q) | ((step_k == step_q) & (rank_k < rank_q))
+        together = (step_k == step_q) & (rank_k == rank_q) & (self.group[:, None] == self.group[None])
+        return (self.readable[None] & earlier) | together
+
+    def mask(self, device: torch.device) -> Tensor | None:
+        """The mask that attention needs on ``device``: None where ``is_causal`` says it all. Built once per device."""
+        if self.is_causal:
+            return None
+        key = str(device)
+        if key not in self._masks:
+            self._masks[key] = self.allow().to(device)
+        return self._masks[key]
+
+    @cached_property
+    def _masks(self) -> dict[str, Tensor]:
+        return {}
+
+
+def interleave(parts: tuple[Part, ...], steps: int, kind: SequenceKind) -> Layout:
+    """Lay ``parts`` out in order, ``steps`` times.
+
+    ``causal``: rank is the running index, so every token sees all before it (published).
+    ``block``: one rank per part; tokens of a part see each other, and queries are seen by nobody.
+    """
+    step, rank, readable = [], [], []
+    index: dict[str, list[list[int]]] = {part.name: [] for part in parts}
+    for t in range(steps):
+        for order, part in enumerate(parts):
+            start = len(step)
+            index[part.name].append(list(range(start, start + part.count)))
+            step += [t] * part.count
+            rank += list(range(start, start + part.count)) if kind == "causal" else [order] * part.count
+            readable += [kind == "causal" or not part.query] * part.count
+    return Layout(
+        step=torch.tensor(step),
+        rank=torch.tensor(rank),
+        group=torch.zeros(len(step), dtype=torch.int64),
+        readable=torch.tensor(readable),
+        index={name: torch.tensor(positions) for name, positions in index.items()},
+    )
+
+
+@lru_cache(maxsize=64)
+def frame_layout(patches: int, kind: SequenceKind, steps: int = 1) -> Layout:
+    """Images only: ``patches | state query`` per step (197 tokens at 14x14 patches). ``steps`` > 1: frames of a clip in one sequence."""
+    return interleave((Part("image", patches), Part("state", 1, query=True)), steps, kind)
+
+
+@lru_cache(maxsize=64)
+def clip_layout(patches: int, steps: int, kind: SequenceKind) -> Layout:
+    """Predictor: ``patches | action query | action | state query`` per step (199 tokens at 14x14 patches; spec §2.5)."""
+    parts = (Part("image", patches), Part("action_query", 1, query=True), Part("action", 1), Part("state", 1, query=True))
+    return interleave(parts, steps, kind)
