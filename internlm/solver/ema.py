@@ -1,0 +1,32 @@
+"""The observer follows the predictor: exponential moving average of the parameters both have (spec §2.7)."""
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """Moves ``target`` towards ``source``: t ← m·t + (1 − m)·s over the target's parameters, buffers copied.
+
+    The target may lack parts of the source (the observer has no action parts), never the other way round.
+    Pairs are looked up once; an update is a few fused kernels.
+    """
+
+    def __init__(self, source: nn.Module, target: nn.Module) -> None:
+        sources = dict(source.named_parameters())
+        targets = dict(target.named_parameters())
+        unmatched = sorted(targets.keys() - sources.keys())
+        if unmatched:
+            raise ValueError(f"the observer has parameters that the predictor lacks: {unmatched[:5]}")
+        self._sources = [sources[name].detach() for name in targets]
+        self._targets = [parameter.detach() for parameter in targets.values()]
+        # Running statistics have their own momentum: averaging them once more would only make them late.
+        buffers = dict(source.named_buffers())
+        shared = [(buffer, buffers[name]) for name, buffer in target.named_buffers() if name in buffers]
+        self._buffer_pairs = [(own, other) for own, other in shared if own.shape == other.shape]
+
+    @torch.no_grad()
+    def update(self, momentum: float) -> None:
+        """One update after an optimizer step; momentum 1 leaves the parameters as they are."""
+        torch._foreach_lerp_(self._targets, self._sources, 1.0 - momentum)
+        for own, other in self._buffer_pairs:
+            own.copy_(other)

@@ -1,0 +1,89 @@
+"""AdamW: parameter groups, per-step learning rate and decay, and its state as named tensors."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from internlm.config.schema import OptimConfig
+
+PROTOTYPES = "prototypes"
+QUERY_SUFFIX = "_query"
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of a model in three groups: decayed, not decayed, prototypes.
+
+    Without decay are parameters of one dimension (norms, biases) and query tokens, unless
+    ``decay_one_dimensional``. Prototype rows are a group of their own, so that they can rest at lr 0 at the start.
+    """
+    groups = [group for group in parameter_groups(model.named_parameters(), config) if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True)
+
+
+def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[dict]:
+    """Sort named parameters into the groups of ``build_optimizer``; frozen parameters are left out."""
+    groups = {
+        "decay": {"params": [], "role": "decay", "decays": True, "frozen_steps": 0},
+        "no_decay": {"params": [], "role": "no_decay", "decays": False, "frozen_steps": 0},
+        "prototypes": {"params": [], "role": "prototypes", "decays": True, "frozen_steps": config.freeze_prototypes_steps},
+    }
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            groups[_role(name, parameter, config.decay_one_dimensional)]["params"].append((name, parameter))
+    return list(groups.values())
+
+
+def set_step_values(optimizer: torch.optim.Optimizer, *, step: int, lr: float, weight_decay: float) -> None:
+    """Write the learning rate and weight decay of a step into the groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0 if step < group["frozen_steps"] else lr
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as ``<parameter name>/<quantity>`` → tensor. Groups and schedules come from the config."""
+    return {
+        f"{name}/{quantity}": tensor
+        for name, parameter in _named(optimizer)
+        for quantity, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Restore what ``optimizer_tensors`` returned.
+
+    Raises KeyError when the tensors belong to another set of parameters.
+    """
+    known = {name for name, _ in _named(optimizer)}
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, quantity = key.rsplit("/", 1)
+        states.setdefault(name, {})[quantity] = tensor
+    # An optimizer that has not stepped yet has no state at all; anything between none and all is a mismatch.
+    if states and states.keys() != known:
+        raise KeyError(
+            f"the optimizer state has {len(states)} parameters, the model {len(known)}; "
+            f"only in the state: {sorted(states.keys() - known)[:5]}, only in the model: {sorted(known - states.keys())[:5]}"
+        )
+    for name, parameter in _named(optimizer):
+        if name in states:
+            optimizer.state[parameter] = {
+                # AdamW keeps its fused step counter as float32 on the parameter's device, like its moments.
+                quantity: tensor.detach().clone().to(parameter.device)
+                for quantity, tensor in states[name].items()
+            }
+
+
+def _role(name: str, parameter: nn.Parameter, decay_one_dimensional: bool) -> str:
+    last = name.rsplit(".", 1)[-1]
+    if PROTOTYPES in name.split("."):
+        return "prototypes"
+    if not decay_one_dimensional and (parameter.ndim <= 1 or last.endswith(QUERY_SUFFIX)):
+        return "no_decay"
+    return "decay"
+
+
+def _named(optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, nn.Parameter]]:
+    for group in optimizer.param_groups:
+        yield from zip(group["param_names"], group["params"], strict=True)
