@@ -1,0 +1,1 @@
+"""Evaluations: every number is printed beside its floors and with the protocol that produced it."""

@@ -1,0 +1,102 @@
+"""kNN against a float64 brute force, with ties and duplicates, and the vote against hand-computed cases."""
+
+import numpy as np
+import pytest
+import torch
+
+from internlm.eval import knn
+
+BACKENDS = ["torch", "faiss"]
+
+
+def brute_force(query, gallery, k):
+    """Float64 neighbours, ties to the lower index; similarities equal to 12 digits are ties."""
+    q = query.double().numpy() / np.linalg.norm(query.double().numpy(), axis=1, keepdims=True)
+    g = gallery.double().numpy() / np.linalg.norm(gallery.double().numpy(), axis=1, keepdims=True)
+    similarity = np.round(q @ g.T, 12)
+    index = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(similarity, index, 1), index
+
+
+def galleries():
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(700, 48, generator=generator)
+    return {
+        "random": plain,
+        "duplicates": plain[torch.arange(700) % 7],  # every vector a hundred times
+        "near ties": plain[:1] + 1e-6 * torch.randn(700, 48, generator=generator),  # below float32's resolution of a cosine
+        "coarse grid": plain.sign() * (plain.abs() > 1),  # small integers: many exact ties
+        "opposed": torch.cat([plain[:350], -plain[:350]]),
+    }
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", list(galleries()))
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_search_equals_float64_brute_force(name, k, backend, monkeypatch):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    monkeypatch.setattr(knn, "TILE_BYTES", 20_000)  # many tiles of queries and of gallery rows
+    gallery = galleries()[name]
+    query = torch.cat([gallery[3:20], torch.randn(30, 48, generator=torch.Generator().manual_seed(1))])
+    similarity, index = knn.search(query, gallery, k, backend=backend)
+    wanted_similarity, wanted_index = brute_force(query, gallery, k)
+    assert np.array_equal(index.numpy(), wanted_index)
+    assert np.allclose(similarity.numpy(), wanted_similarity, atol=1e-11, rtol=0)
+
+
+def test_k_is_clipped_to_the_gallery():
+    similarity, index = knn.search(torch.randn(3, 4), torch.randn(5, 4), 200)
+    assert similarity.shape == index.shape == (3, 5)
+    assert index.sort(1).values.tolist() == [list(range(5))] * 3
+
+
+def test_vote_by_hand():
+    similarity = torch.tensor([[0.9, 0.8, 0.8]])
+    votes = knn.vote(similarity, torch.tensor([[2, 0, 0]]), 3, temperature=0.1)
+    expected = torch.tensor([[2 * np.exp(-1.0), 0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(votes, expected, atol=1e-6, rtol=0)
+
+
+def test_classify_equals_naive_votes_for_every_k():
+    generator = torch.Generator().manual_seed(2)
+    train, test = torch.randn(90, 6, generator=generator), torch.randn(37, 6, generator=generator)  # fewer than 100 test images
+    train_labels, test_labels = torch.arange(90) % 13, torch.arange(37) % 13
+    result = knn.classify(train, train_labels, test, test_labels, 13, backend="torch")
+    for k in knn.KS:
+        similarity, index = brute_force(test, train, min(k, 90))
+        top1 = top5 = 0
+        for row, neighbours, label in zip(similarity, index, test_labels.tolist(), strict=True):
+            votes = np.zeros(13)
+            for s, i in zip(row, neighbours, strict=True):
+                votes[train_labels[i]] += np.exp(s / 0.07)
+            ranked = [c for c in np.argsort(-votes, kind="stable") if votes[c] > 0]
+            top1 += ranked[0] == label
+            top5 += label in ranked[:5]
+        assert result[k] == pytest.approx({"top1": 100 * top1 / 37, "top5": 100 * top5 / 37})
+
+
+def test_two_classes_and_an_unseen_class():
+    train = torch.eye(4)
+    result = knn.classify(train, torch.tensor([0, 0, 1, 1]), train, torch.tensor([0, 0, 1, -1]), 2, ks=(1,))
+    assert result == {1: {"top1": 75.0, "top5": 75.0}}
+
+
+def test_bad_features_are_named():
+    features = torch.randn(5, 3)
+    features[3, 1] = float("nan")
+    with pytest.raises(ValueError, match="row 3 of the gallery"):
+        knn.search(torch.randn(2, 3), features, 1)
+    with pytest.raises(ValueError, match="at least one row"):
+        knn.search(torch.randn(0, 3), torch.randn(2, 3), 1)
+
+
+def test_pixel_features_ignore_brightness():
+    image = np.random.default_rng(0).integers(0, 200, (64, 64, 3), dtype=np.uint8)
+    features = knn.pixel_features(iter([image, image + 40]))
+    assert features.shape == (2, 3072)
+    torch.testing.assert_close(features[0], features[1], atol=1e-3, rtol=0)
+
+
+def test_map_classes():
+    assert knn.map_classes(["b", "c", "a"], ["a", "b"]).tolist() == [1, -1, 0]

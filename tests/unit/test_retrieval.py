@@ -1,0 +1,95 @@
+"""Retrieval ranks against a loop, the removal of the current frame, de-duplication and the floors."""
+
+import numpy as np
+import pytest
+import torch
+
+from internlm.eval import retrieval
+
+
+def pool(clips=6, steps=4, dim=5, seed=0):
+    """Clips of two takes that overlap: frame numbers 3·(c//2) onward, features a fixed function of (take, frame)."""
+    generator = torch.Generator().manual_seed(seed)
+    takes = torch.arange(clips) % 2
+    frames = 3 * (torch.arange(clips) // 2)[:, None] + torch.arange(steps + 1)
+    table = torch.randn(2, int(frames.max()) + 1, dim, generator=generator)
+    prediction = torch.randn(clips, steps, dim, generator=generator)
+    return takes, frames, table, prediction
+
+
+def loop_ranks(prediction, takes, frames, table, scope):
+    """Rank by an explicit loop over the distinct frames of the pool, in float64."""
+    items = sorted({(int(t), int(f)) for t, row in zip(takes, frames, strict=True) for f in row})
+    unit = torch.nn.functional.normalize(table.double(), dim=-1)
+    found = np.zeros(prediction.shape[:2], dtype=int)
+    for c in range(len(takes)):
+        for s in range(prediction.shape[1]):
+            take, now, after = int(takes[c]), int(frames[c, s]), int(frames[c, s + 1])
+            score = {i: float(unit[i] @ prediction[c, s].double()) for i in items}
+            rivals = [i for i in items if i not in ((take, now), (take, after))]
+            if scope == "take":
+                rivals = [i for i in rivals if i[0] == take]
+            if scope == "clip":
+                rivals = [i for i in rivals if i[0] == take and i[1] in frames[c].tolist()]
+            found[c, s] = 1 + sum(score[i] >= score[take, after] for i in rivals)
+    return found
+
+
+@pytest.mark.parametrize("scope", retrieval.SCOPES)
+def test_ranks_equal_a_loop(scope, monkeypatch):
+    monkeypatch.setattr(retrieval, "TILE_ELEMENTS", 40)
+    takes, frames, table, prediction = pool()
+    gallery = retrieval.build_gallery(table[takes[:, None], frames], takes, frames)
+    result = retrieval.retrieve(prediction, gallery, scope=scope)
+    expected = loop_ranks(prediction, takes, frames, table, scope)
+    assert np.array_equal(result["ranks"].numpy(), expected)
+    assert result["top1"] == pytest.approx(100 * (expected == 1).mean())
+    assert result["top5"] == pytest.approx(100 * (expected <= 5).mean())
+    assert result["map"] == pytest.approx(100 * (1 / expected).mean())
+    floor = loop_ranks(table[takes[:, None], frames[:, :-1]], takes, frames, table, scope)
+    assert result["floors"]["current_frame"]["map"] == pytest.approx(100 * (1 / floor).mean())
+
+
+def test_frames_shared_by_clips_are_one_item():
+    takes, frames, table, _ = pool()
+    gallery = retrieval.build_gallery(table[takes[:, None], frames], takes, frames)
+    assert len(gallery.features) == 2 * int(frames.max() + 1)
+    assert torch.equal(gallery.features[gallery.items], table[takes[:, None], frames])
+    assert torch.equal(gallery.frame_numbers[gallery.items], frames)
+    assert torch.equal(gallery.takes[gallery.items], takes[:, None].expand_as(frames))
+
+
+def test_perfect_prediction_and_collapse():
+    takes, frames, table, _ = pool()
+    features = table[takes[:, None], frames]
+    gallery = retrieval.build_gallery(features, takes, frames)
+    perfect = retrieval.retrieve(features[:, 1:], gallery)
+    assert perfect["top1"] == perfect["map"] == 100.0
+    collapsed = retrieval.build_gallery(torch.ones_like(features), takes, frames)
+    assert retrieval.retrieve(torch.ones_like(features[:, 1:]), collapsed)["top5"] == 0.0
+
+
+def test_the_current_frame_is_removed():
+    """A predictor that answers with the current frame is beaten only by the item that is removed."""
+    features = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]])
+    gallery = retrieval.build_gallery(features, torch.zeros(1, dtype=torch.int64), torch.tensor([[0, 5, 10]]))
+    result = retrieval.retrieve(features[:, :-1], gallery)
+    assert result["ranks"].tolist() == [[1, 2]]
+    assert result["competing_items"] == 2
+
+
+def test_chance_is_the_mean_over_random_orders():
+    expected = {"top1": 25.0, "top5": 100.0, "map": 100 * (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4}
+    assert retrieval.chance(torch.tensor([4])) == pytest.approx(expected)
+
+
+def test_contradictory_query_is_refused():
+    one = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="both as its right answer"):
+        retrieval.ranks(torch.randn(1, 2), torch.randn(3, 2), one, one)
+
+
+def test_nearest_leaves_out_the_current_frame():
+    gallery = torch.eye(3) + 0.1
+    assert retrieval.nearest(gallery[:1], gallery, torch.tensor([0]), 5).shape == (1, 2)
+    assert retrieval.nearest(torch.tensor([[1.0, 0.5, 0.0]]), gallery, torch.tensor([0]), 1).tolist() == [[1]]
