@@ -89,6 +89,10 @@ class DinoHead(nn.Module):
         """``[..., h] -> [..., bottleneck]``, unit length, float32."""
         return F.normalize(self.layers(hidden).float(), dim=-1, eps=1e-6)
 
+    def similarity(self, bottleneck: Tensor) -> Tensor:
+        """Cosine similarity of unit vectors ``[..., bottleneck]`` to the prototypes, ``[..., K]``."""
+        return F.linear(bottleneck, F.normalize(self.prototypes.float(), dim=-1, eps=1e-12))
+
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., h] -> [..., K]`` cosine similarities."""
-        return F.linear(self.bottleneck(hidden), F.normalize(self.prototypes.float(), dim=-1, eps=1e-12))
+        return self.similarity(self.bottleneck(hidden))

@@ -1,0 +1,21 @@
+"""L_act: masked L1 on 3D joints, and the visibility cross-entropy (spec §4.3)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from internlm.core import collectives
+
+
+def pose_l1(predicted: Tensor, target: Tensor, visible: Tensor) -> Tensor:
+    """Mean absolute error in metres over the coordinates of visible joints, ``[..., J, 3]`` with ``[..., J]`` -> scalar.
+
+    Normalised by the mean visible count over ranks: a rank without a visible joint contributes zero, not NaN.
+    """
+    mask = visible.unsqueeze(-1).float()
+    error = ((predicted.float() - target.float()).abs() * mask).sum()
+    return error / (3 * collectives.all_reduce_mean(mask.sum())).clamp(min=1.0)
+
+
+def visibility_bce(logits: Tensor, visible: Tensor) -> Tensor:
+    """Binary cross-entropy of the visibility logits, ``[..., J]`` -> scalar."""
+    return F.binary_cross_entropy_with_logits(logits.float(), visible.float())

@@ -1,0 +1,82 @@
+"""The weighted sum L = rep·L_rep + pred·L_pred + act·L_act + visibility·BCE, and what is logged beside it (spec §4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from internlm.config.schema import LossConfig
+
+from .action import pose_l1, visibility_bce
+from .dino import Targets, entropy, koleo, multicrop_cross_entropy
+from .prediction import next_state_cross_entropy
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """``total`` carries the gradient; ``logged`` holds detached scalars; the rest feeds the health monitor."""
+
+    total: Tensor
+    logged: dict[str, Tensor]
+    teacher: Tensor  # [N, K] target probabilities
+    features: Tensor  # [N, d] L2-normalised bottleneck of the observer
+
+
+class JointLoss(nn.Module):
+    """Both losses' targets live here, so that their centres are part of every checkpoint."""
+
+    def __init__(self, config: LossConfig, prototypes: int):
+        super().__init__()
+        self.config = config
+        self.rep_targets = Targets(prototypes, config.targets, config.center_momentum, config.sinkhorn_iterations)
+        self.pred_targets = Targets(prototypes, config.targets, config.center_momentum, config.sinkhorn_iterations)
+
+    def image_loss(self, predictor: nn.Module, observer: nn.Module, crops: list[Tensor], teacher_temp: float) -> LossParts:
+        """L_rep on multi-crop views: ``crops`` are ``[V, B, 3, S, S]`` by size, the global views first."""
+        config, (global_crops, *local_crops) = self.config, crops
+        views = torch.cat([predictor(c.flatten(0, 1)).unflatten(0, c.shape[:2]) for c in (global_crops, *local_crops)])
+        with torch.no_grad():
+            features = observer.head.bottleneck(observer(global_crops.flatten(0, 1))).unflatten(0, global_crops.shape[:2])
+            logits = observer.head.similarity(features)
+            teacher = self.rep_targets(logits, teacher_temp)
+        ce = multicrop_cross_entropy(
+            predictor.head, views, teacher, temperature=config.student_temp, chunk=config.row_chunk
+        )
+        total = config.rep_weight * ce
+        teacher_entropy = entropy(teacher).mean()
+        logged = {"rep": ce.detach(), "rep_kl": ce.detach() - teacher_entropy, "rep_teacher_entropy": teacher_entropy}
+        if config.koleo_weight:
+            groups = torch.arange(views.shape[1], device=views.device)
+            spread = koleo(predictor.head.bottleneck(views[0]), groups)
+            total = total + config.koleo_weight * spread
+            logged["koleo"] = spread.detach()
+        return LossParts(total, logged, teacher.flatten(0, 1), features.flatten(0, 1))
+
+    def clip_loss(
+        self, predictor: nn.Module, observer: nn.Module, images: Tensor, next_images: Tensor, actions: tuple[Tensor, ...],
+        teacher_temp: float,
+    ) -> LossParts:
+        """L_pred and L_act on clips.
+
+        ``images`` ``[B, T, 3, S, S]`` are I_1..I_T as the predictor sees them, ``next_images`` I_2..I_{T+1} as the observer does;
+        ``actions`` = (poses, visible, past_poses, past_visible) as in ``EgoNetwork.forward_clip``.
+        """
+        config, (poses, visible, _, _) = self.config, actions
+        readout = predictor(images, *actions)
+        with torch.no_grad():
+            features = observer.head.bottleneck(observer.encode_clip(next_images))
+            teacher = self.pred_targets(observer.head.similarity(features), teacher_temp)
+        ce = next_state_cross_entropy(
+            predictor.head, readout.state, teacher, temperature=config.student_temp, chunk=config.row_chunk
+        ).mean()
+        act, seen = pose_l1(readout.action, poses, visible), visibility_bce(readout.visibility, visible)
+        total = config.pred_weight * ce + config.act_weight * act + config.visibility_weight * seen
+        teacher_entropy = entropy(teacher).mean()
+        logged = {
+            "pred": ce.detach(),
+            "pred_kl": ce.detach() - teacher_entropy,
+            "pred_teacher_entropy": teacher_entropy,
+            "act": act.detach(),
+            "visibility": seen.detach(),
+        }
+        return LossParts(total, logged, teacher.flatten(0, 1), features.flatten(0, 1))
