@@ -5,8 +5,10 @@ from torch import nn
 
 
 class MovingAverage:
-    """Moves ``target`` towards ``source``: t ← m·t + (1 − m)·s over the target's parameters, buffers copied.
+    """Moves ``target`` towards ``source``: t ← m·t + (1 − m)·s over the target's parameters.
 
+    Buffers (BatchNorm's running statistics) of a target in eval mode are copied from the source; a target in training
+    mode measures its own in every forward pass, and those fit its weights better than the source's.
     The target may lack parts of the source (the observer has no action parts), never the other way round.
     Pairs are looked up once; an update is a few fused kernels.
     """
@@ -19,7 +21,7 @@ class MovingAverage:
             raise ValueError(f"the observer has parameters that the predictor lacks: {unmatched[:5]}")
         self._sources = [sources[name].detach() for name in targets]
         self._targets = [parameter.detach() for parameter in targets.values()]
-        # Running statistics have their own momentum: averaging them once more would only make them late.
+        self._target = target
         buffers = dict(source.named_buffers())
         shared = [(buffer, buffers[name]) for name, buffer in target.named_buffers() if name in buffers]
         self._buffer_pairs = [(own, other) for own, other in shared if own.shape == other.shape]
@@ -28,5 +30,7 @@ class MovingAverage:
     def update(self, momentum: float) -> None:
         """One update after an optimizer step; momentum 1 leaves the parameters as they are."""
         torch._foreach_lerp_(self._targets, self._sources, 1.0 - momentum)
-        for own, other in self._buffer_pairs:
-            own.copy_(other)
+        if not self._target.training:
+            # Running statistics have their own momentum: averaging them once more would only make them late.
+            for own, other in self._buffer_pairs:
+                own.copy_(other)

@@ -34,12 +34,20 @@ def test_momentum_one_leaves_parameters_and_zero_copies_them():
     assert torch.equal(observer["linear"].weight, predictor["linear"].weight)
 
 
-def test_batchnorm_statistics_are_copied():
-    predictor, observer = network(), network()
+def test_observer_in_eval_mode_takes_the_predictors_batchnorm_statistics():
+    predictor, observer = network(), network().eval()
     predictor["norm"](torch.randn(8, 3) + 5)
     MovingAverage(predictor, observer).update(0.99)
     assert torch.equal(observer["norm"].running_mean, predictor["norm"].running_mean)
     assert observer["norm"].num_batches_tracked == 1
+
+
+def test_observer_in_training_mode_keeps_the_statistics_it_measured():
+    predictor, observer = network(), network()
+    predictor["norm"](torch.randn(8, 3) + 5)
+    observer["norm"](torch.randn(8, 3) - 5)
+    MovingAverage(predictor, observer).update(0.99)
+    assert (observer["norm"].running_mean < 0).all()
 
 
 def test_update_sees_weights_loaded_later():

@@ -1,0 +1,80 @@
+"""From a checkpoint to a model: the trained agent for evaluation, or the start of stage 2."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from internlm.config.schema import Config
+from internlm.model.egoagent import EgoAgent
+
+from .manager import CheckpointError, find_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What came from the other checkpoint and what did not, as ``<part>.<parameter>`` names."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]  # in the model, not in the checkpoint: freshly initialised
+    unexpected: tuple[str, ...]  # in the checkpoint, not used
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded"
+        for name, keys in (("fresh", self.missing), ("unused", self.unexpected)):
+            text += f"; {len(keys)} {name}" + (f" ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})" if keys else "")
+        return text
+
+
+def load_agent(path: str | Path, device: torch.device | str = "cpu") -> tuple[EgoAgent, Config, int]:
+    """The agent of a run folder or checkpoint folder, in eval mode, with its run's config and step.
+
+    Raises CheckpointError when there is no intact checkpoint.
+    """
+    checkpoint = find_checkpoint(path, ("predictor", "observer"))
+    config = Config.model_validate(checkpoint.meta["config"])
+    agent = EgoAgent(config.model)
+    agent.predictor.load_state_dict(checkpoint.parts["predictor"])
+    agent.observer.load_state_dict(checkpoint.parts["observer"])
+    return agent.to(device).eval(), config, checkpoint.step
+
+
+def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path) -> InitReport:
+    """Start stage 2 from a stage-1 checkpoint: predictor, observer and the losses' centres, by name.
+
+    Stage 1's summary token is the state query under the same name. Action parts that stage 1 never trained stay fresh.
+    Raises CheckpointError when a tensor has another shape than the model's.
+    """
+    checkpoint = find_checkpoint(path, ("predictor", "observer", "loss"))
+    trained_actions = checkpoint.meta.get("config", {}).get("stage") == "joint"
+    observer_names = agent.observer.state_dict().keys()
+    loaded: list[str] = []
+    missing: list[str] = []
+    unexpected: list[str] = []
+    for part, module in (("predictor", agent.predictor), ("observer", agent.observer), ("loss", loss)):
+        tensors = checkpoint.parts[part]
+        if part == "predictor" and not trained_actions:
+            tensors = {name: tensor for name, tensor in tensors.items() if name in observer_names}
+        own = module.state_dict()
+        _check_shapes(part, own, tensors, checkpoint.path)
+        module.load_state_dict({name: tensors.get(name, own[name]) for name in own})
+        loaded += [f"{part}.{name}" for name in own if name in tensors]
+        missing += [f"{part}.{name}" for name in own if name not in tensors]
+        unexpected += [f"{part}.{name}" for name in checkpoint.parts[part] if name not in own or name not in tensors]
+    report = InitReport(tuple(loaded), tuple(missing), tuple(unexpected))
+    log.info("initialised from %s: %s", checkpoint.path, report)
+    return report
+
+
+def _check_shapes(part: str, own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{path}: {part}.{name} has shape {tuple(tensors[name].shape)}, the model's is {tuple(own[name].shape)} "
+            f"({len(wrong)} such tensors); the 'model' sections of the two configs must agree"
+        )
