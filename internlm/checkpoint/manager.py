@@ -145,7 +145,8 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Che
     sums = _checksums(path)
     meta = json.loads(_checked(path, META, sums).read_bytes())
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
-        raise CheckpointError(f"{path} is {meta.get('format')} version {meta.get('version')}, expected {FORMAT} version {VERSION}")
+        found = f"{meta.get('format')} version {meta.get('version')}"
+        raise CheckpointError(f"{path} is {found}, expected {FORMAT} version {VERSION}")
     names = [Path(name).stem for name in sums if name.endswith(".safetensors")] if parts is None else list(parts)
     files = {name: _checked(path, f"{name}.safetensors", sums) for name in names}
     tensors = {name: load_file(file) for name, file in files.items()}
@@ -186,12 +187,16 @@ def _checksums(folder: Path) -> dict[str, str]:
     matches = [_SUM_LINE.fullmatch(line) for line in lines]
     if not matches or not all(matches) or rest:
         raise CheckpointError(f"{folder}: {CHECKSUMS} is damaged")
-    return {match.group(2): match.group(1) for match in matches if match}
+    sums = {match.group(2): match.group(1) for match in matches if match}
+    differing = sorted(sums.keys() ^ {file.name for file in folder.iterdir() if file.name != CHECKSUMS})
+    if differing:
+        raise CheckpointError(f"{folder}: its files and {CHECKSUMS} disagree about {', '.join(differing)}")
+    return sums
 
 
 def _checked(folder: Path, name: str, sums: Mapping[str, str]) -> Path:
     path = folder / name
-    if name not in sums or not path.is_file():
+    if name not in sums:
         raise CheckpointError(f"{folder}: {name} is missing")
     if _sha256(path) != sums[name]:
         raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 differs from {CHECKSUMS})")

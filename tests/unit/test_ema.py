@@ -59,5 +59,5 @@ def test_update_sees_weights_loaded_later():
 
 
 def test_observer_with_more_parts_is_refused():
-    with pytest.raises(ValueError, match="action.weight"):
+    with pytest.raises(ValueError, match=r"action\.weight"):
         MovingAverage(network(), network(extra=True))

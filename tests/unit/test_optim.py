@@ -86,7 +86,7 @@ def test_state_of_another_model_is_refused():
     take_step(model, optimizer, 1)
     tensors = optimizer_tensors(optimizer)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("linear.weight/")}
-    with pytest.raises(KeyError, match="linear.weight"):
+    with pytest.raises(KeyError, match=r"linear\.weight"):
         load_optimizer_tensors(build_optimizer(Toy(), OptimConfig()), tensors)
 
 
