@@ -34,12 +34,18 @@ class ModelConfig(Section):
     local_image_size: Positive = Field(112, description="pixels of a local crop's side")
     patch_size: Positive = Field(16, description="power of two: one stride-2 convolution per factor")
     stem_norm: Literal["batch", "layer"] = "batch"
-    sequence: Literal["causal", "block"] = Field("causal", description="causal = published; block = patches of a frame see each other")
+    sequence: Literal["causal", "block"] = Field(
+        "causal", description="causal = published; block = patches of a frame see each other"
+    )
     observer_attention: Literal["frame", "clip"] = Field("frame", description="frame: each frame its own sequence")
     num_joints: Positive = 17
     poses_per_step: Positive = 5
-    pose_target: Literal["absolute", "offset"] = Field("absolute", description="offset = from the last observed pose, zero-initialised")
-    pose_context: bool = Field(False, description="the action query also carries the last observed poses in the chunk's coordinates")
+    pose_target: Literal["absolute", "offset"] = Field(
+        "absolute", description="offset = from the last observed pose, zero-initialised"
+    )
+    pose_context: bool = Field(
+        False, description="the action query also carries the last observed poses in the chunk's coordinates"
+    )
     head_hidden: Positive = 2048
     head_bottleneck: Positive = 256
     prototypes: Positive = 65_536
@@ -55,7 +61,9 @@ class ModelConfig(Section):
             raise ValueError(f"patch_size {self.patch_size} is not a power of two of at least 2")
         stem_width_divisor = 2 ** (self.patch_size.bit_length() - 2)
         if self.hidden_size % stem_width_divisor:
-            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by {stem_width_divisor}, the first stem width's divisor")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by {stem_width_divisor}, the first stem width's divisor"
+            )
         for name in ("image_size", "local_image_size"):
             if getattr(self, name) % self.patch_size:
                 raise ValueError(f"{name} {getattr(self, name)} is not a multiple of patch_size {self.patch_size}")
@@ -87,7 +95,9 @@ class CropConfig(Section):
     local_crops: int = Field(6, ge=0)
     global_scale: Scale = (0.4, 1.0)
     local_scale: Scale = (0.05, 0.4)
-    init_scale: Scale | None = Field((0.2, 1.0), description="area share of the first crop that all views are taken from; None = whole image")
+    init_scale: Scale | None = Field(
+        (0.2, 1.0), description="area share of the first crop that all views are taken from; None = whole image"
+    )
     flip: Share = 0.5
     color_jitter: Share = 0.8
     brightness: float = 0.4
@@ -95,7 +105,9 @@ class CropConfig(Section):
     saturation: float = 0.2
     hue: float = 0.1
     gray: Share = 0.2
-    blur_global: tuple[Share, Share] = Field((1.0, 0.1), description="blur probability of the first and of the other global crops")
+    blur_global: tuple[Share, Share] = Field(
+        (1.0, 0.1), description="blur probability of the first and of the other global crops"
+    )
     blur_local: Share = 0.5
     solarize: Share = Field(0.2, description="probability for the second global crop")
 
@@ -105,10 +117,16 @@ class ClipConfig(Section):
 
     steps: Positive = 20
     frame_stride: Positive = Field(5, description="frame numbers between two steps")
-    pose_stride: Positive | None = Field(None, description="frame numbers between two poses of a chunk; None = frame_stride / poses_per_step")
-    pose_coordinates: Literal["camera", "chunk"] = Field("camera", description="camera: each pose in its own frame's camera; chunk: all in I_t's camera")
+    pose_stride: Positive | None = Field(
+        None, description="frame numbers between two poses of a chunk; None = frame_stride / poses_per_step"
+    )
+    pose_coordinates: Literal["camera", "chunk"] = Field(
+        "camera", description="camera: each pose in its own frame's camera; chunk: all in I_t's camera"
+    )
     crop_scale: Scale = Field((1.0, 1.0), description="area share of the one crop that all frames of a clip share")
-    color_jitter: Share = Field(0.0, description="probability of one photometric change shared by the predictor's frames of a clip")
+    color_jitter: Share = Field(
+        0.0, description="probability of one photometric change shared by the predictor's frames of a clip"
+    )
 
 
 class DataConfig(Section):
@@ -209,12 +227,13 @@ class Config(Section):
             )
         if clip.pose_stride is not None and (model.poses_per_step - 1) * clip.pose_stride >= clip.frame_stride:
             raise ValueError(
-                f"{model.poses_per_step} poses every {clip.pose_stride} frames reach the next step at {clip.frame_stride} frames; "
-                "the next image would be in the past of the action that should predict it"
+                f"{model.poses_per_step} poses every {clip.pose_stride} frames reach the next step at {clip.frame_stride} "
+                "frames; the next image would be in the past of the action that should predict it"
             )
         for name in ("image_batch", "clip_batch"):
-            if getattr(train, name) % train.accumulation:
-                raise ValueError(f"train.{name} {getattr(train, name)} is not a multiple of train.accumulation {train.accumulation}")
+            size = getattr(train, name)
+            if size % train.accumulation:
+                raise ValueError(f"train.{name} {size} is not a multiple of train.accumulation {train.accumulation}")
         return self
 
     @property

@@ -1,0 +1,9 @@
+"""Stage 2 at a size that a laptop's CPU trains in minutes, on the built-in world."""
+
+base = "../dino_pretrain/demo.py"
+
+job_name = "demo_joint"
+stage = "joint"
+data = dict(clips=["demo/world"])
+optim = dict(lr=6e-4)
+train = dict(steps=400, image_batch=16, clip_batch=16, init_from="runs/demo_pretrain")
