@@ -1,0 +1,91 @@
+"""The ``egoagent`` command: the first word picks a part of the package, and only that part is imported.
+
+Each part is a module with ``add_arguments(parser)`` and ``run(args) -> int``. Help costs no import of torch.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from internlm import __version__
+
+# word: (module, one line of help)
+COMMANDS = {
+    "demo": ("internlm.launch.demo", "make a small world, train both stages, evaluate, write report.html"),
+    "train": ("internlm.train.command", "train a config: egoagent train CONFIG [section.key=value ...]"),
+    "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),
+    "eval": ("internlm.eval.command", "evaluate a checkpoint: knn, retrieval or motion"),
+    "world": ("internlm.data.egoworld.command", "generate EgoWorld takes"),
+    "data": ("dataset_preprocess.command", "turn recordings into a take store"),
+}
+
+_EXPECTED = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, ModuleNotFoundError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, the command's own code, 2 for what the user can mend, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"egoagent {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "egoagent --help lists them"
+        print(f"egoagent: no command {words[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    module_name, summary = COMMANDS[words[0]]
+    try:
+        module = importlib.import_module(module_name)
+        parser = argparse.ArgumentParser(prog=f"egoagent {words[0]}", description=summary)
+        module.add_arguments(parser)
+        return module.run(_parse(parser, words[1:])) or 0
+    except KeyboardInterrupt:
+        print("egoagent: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _expected(error):
+            raise
+        if os.environ.get("EGOAGENT_TRACEBACK"):
+            traceback.print_exc()
+        print(f"egoagent {words[0]}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Options may stand between positionals (``train CONFIG --run-dir DIR optim.lr=1e-3``), except beside sub-commands."""
+    if any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in parser._actions):
+        return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
+
+
+def _expected(error: Exception) -> bool:
+    """Missing files, missing optional packages, and every error class that this project defines for its users."""
+    own = type(error).__module__.partition(".")[0] in ("internlm", "dataset_preprocess")
+    return own or isinstance(error, _EXPECTED)
+
+
+def _usage() -> str:
+    lines = [f"  {word:<10} {summary}" for word, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: egoagent COMMAND ...",
+            "",
+            "One causal transformer that represents first-person frames, predicts the next state and the next motion.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "egoagent COMMAND --help explains a command; egoagent --version prints the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
