@@ -1,0 +1,80 @@
+"""What a person sees while training: a live bar on a terminal, one plain line per logged step otherwise."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+SHOWN = ("loss", "rep_kl", "pred_kl", "act", "grad_norm")
+
+
+class Progress:
+    """Shows step, speed, time left and the loss parts.
+
+    Args:
+        total: steps of the whole run.
+        start: steps done before this process started.
+        bar: False prints plain lines even on a terminal.
+    """
+
+    def __init__(self, *, total: int, start: int = 0, bar: bool = True, stream: TextIO | None = None) -> None:
+        self.total, self.start, self.step = total, start, start
+        self.stream = stream or sys.stderr
+        self._began = time.monotonic()
+        self._bar = _rich_bar(self.stream, total, start) if bar and self.stream.isatty() else None
+
+    def advance(self, step: int) -> None:
+        """Move to a number of finished steps."""
+        self.step = step
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the figures of a logged step."""
+        text = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
+        speed = f"{values['images_per_s']:.1f} images/s" if "images_per_s" in values else ""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step, losses=text, speed=speed)
+        else:
+            self._line(f"step {step}/{self.total}  {text}  {speed}  {_clock(self.seconds_left(step))} left")
+
+    def note(self, message: str) -> None:
+        """Print a message without breaking the bar."""
+        if self._bar:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            self._line(message)
+
+    def seconds_left(self, step: int) -> float:
+        """Seconds to the end of the run at this process's mean speed so far."""
+        done = step - self.start
+        return (time.monotonic() - self._began) / done * (self.total - step) if done else 0.0
+
+    def close(self) -> None:
+        """Take the bar down."""
+        if self._bar:
+            self._bar.stop()
+
+    def _line(self, message: str) -> None:
+        print(message, file=self.stream, flush=True)
+
+
+def _rich_bar(stream: TextIO, total: int, start: int):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    bar = RichProgress(
+        MofNCompleteColumn(), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}  {task.fields[losses]}"),
+        console=Console(file=stream), refresh_per_second=4,
+    )  # fmt: skip
+    bar.add_task("train", total=total, completed=start, losses="", speed="")
+    bar.start()
+    return bar
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
