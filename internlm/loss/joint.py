@@ -54,12 +54,13 @@ class JointLoss(nn.Module):
 
     def clip_loss(
         self, predictor: nn.Module, observer: nn.Module, images: Tensor, next_images: Tensor, actions: tuple[Tensor, ...],
-        teacher_temp: float,
+        teacher_temp: float, visible_count: Tensor | None = None,
     ) -> LossParts:
         """L_pred and L_act on clips.
 
         ``images`` ``[B, T, 3, S, S]`` are I_1..I_T as the predictor sees them, ``next_images`` I_2..I_{T+1} as the observer does;
-        ``actions`` = (poses, visible, past_poses, past_visible) as in ``EgoNetwork.forward_clip``.
+        ``actions`` = (poses, visible, past_poses, past_visible) as in ``EgoNetwork.forward_clip``; ``visible_count`` as the
+        ``count`` of ``pose_l1``, when the clips are a piece of a batch.
         """
         config, (poses, visible, _, _) = self.config, actions
         readout = predictor(images, *actions)
@@ -69,7 +70,7 @@ class JointLoss(nn.Module):
         ce = next_state_cross_entropy(
             predictor.head, readout.state, teacher, temperature=config.student_temp, chunk=config.row_chunk
         ).mean()
-        act, seen = pose_l1(readout.action, poses, visible), visibility_bce(readout.visibility, visible)
+        act, seen = pose_l1(readout.action, poses, visible, visible_count), visibility_bce(readout.visibility, visible)
         total = config.pred_weight * ce + config.act_weight * act + config.visibility_weight * seen
         teacher_entropy = entropy(teacher).mean()
         logged = {
