@@ -6,9 +6,7 @@ in float64, so the neighbours are those of a float64 brute force, and equal simi
 """
 
 import importlib.util
-from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -99,23 +97,11 @@ def classify(
     return {k: {"top1": 100 * float(h[0]) / len(test), "top5": 100 * float(h[1]) / len(test)} for k, h in hits.items()}
 
 
-def pixel_features(images: Iterator[np.ndarray]) -> Tensor:
-    """The pixel floor's features: uint8 [S, S, 3] images (already cropped as for the network) -> float32 [N, 3072].
-
-    Area-averaged to 32×32 and centred per image, so that the cosine compares patterns rather than brightness.
-    """
-    rows = []
-    for image in images:
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-        rows.append(F.interpolate(pixels, size=(32, 32), mode="area").flatten())
-    features = torch.stack(rows)
-    return features - features.mean(1, keepdim=True)
-
-
-def map_classes(labels: list[str], classes: list[str]) -> Tensor:
-    """Names to class numbers, -1 where ``classes`` lacks the name: int64 [N]."""
-    number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number.get(name, -1) for name in labels], dtype=torch.int64)
+def match_classes(labels: Tensor, classes: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor:
+    """Renumber labels of ``classes`` as those of ``wanted``, by name: int64 [N], -1 for a class (or label) that is not there."""
+    number = {name: i for i, name in enumerate(wanted)}
+    table = torch.tensor([number.get(name, -1) for name in classes] + [-1])
+    return table[labels.where(labels >= 0, torch.full_like(labels, len(classes)))]
 
 
 def _check_features(features: Tensor, name: str) -> None:

@@ -97,8 +97,8 @@ def measure(prediction: np.ndarray, chunks: MotionChunks, rate: float | np.ndarr
 def compare(prediction: np.ndarray, chunks: MotionChunks, rate: float | np.ndarray) -> dict:
     """The model beside both floors, in the chunks' own coordinates and root-relative, on one set of joints.
 
-    prediction [N, P, J, 3] metres; ``rate`` = poses per second, one or [N]. Also ``mpjpe_cm_all_visible``: the model over every visible
-    target joint, whether the floors have it or not. Raises ValueError when no joint is comparable.
+    prediction [N, P, J, 3] metres; ``rate`` = poses per second, one or [N]. Also ``mpjpe_cm_all_visible``: the model over
+    every visible target joint, whether the floors have it or not. Raises ValueError when no joint is comparable.
     """
     mask = comparable(chunks)
     if not mask.any():

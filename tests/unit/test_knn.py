@@ -91,12 +91,5 @@ def test_bad_features_are_named():
         knn.search(torch.randn(0, 3), torch.randn(2, 3), 1)
 
 
-def test_pixel_features_ignore_brightness():
-    image = np.random.default_rng(0).integers(0, 200, (64, 64, 3), dtype=np.uint8)
-    features = knn.pixel_features(iter([image, image + 40]))
-    assert features.shape == (2, 3072)
-    torch.testing.assert_close(features[0], features[1], atol=1e-3, rtol=0)
-
-
-def test_map_classes():
-    assert knn.map_classes(["b", "c", "a"], ["a", "b"]).tolist() == [1, -1, 0]
+def test_classes_are_matched_by_name():
+    assert knn.match_classes(torch.tensor([0, 1, 2, -1]), ("b", "c", "a"), ("a", "b")).tolist() == [1, -1, 0, -1]

@@ -1,0 +1,118 @@
+"""Results on disk: JSON written whole or not at all, and one self-contained HTML page that needs no network."""
+
+import html
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import figures
+from .style import STYLE
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number beside its floors."""
+
+    name: str
+    value: float
+    unit: str
+    floors: dict[str, float] = field(default_factory=dict)
+    higher_is_better: bool = True
+    meaning: str = ""
+
+    def verdict(self) -> str:
+        """Where the value stands against its best floor, in words."""
+        floors = {name: floor for name, floor in self.floors.items() if math.isfinite(floor)}
+        if not floors or not math.isfinite(self.value):
+            return ""
+        name, best = (max if self.higher_is_better else min)(floors.items(), key=lambda item: item[1])
+        gain = self.value - best if self.higher_is_better else best - self.value
+        word = ("above" if self.higher_is_better else "below") if gain > 0 else "not better than"
+        ratio = f", {self.value / best:.2f} × it" if best > 0 else ""
+        return f"{abs(gain):.3g} {self.unit} {word} {name}{ratio}" if gain > 0 else f"{word} {name}{ratio}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of the page; ``body`` is HTML."""
+
+    title: str
+    body: str
+    lead: str = ""
+
+
+def write_json(path: str | os.PathLike, content: dict[str, Any]) -> Path:
+    """Write a JSON file through a temporary one, so that a reader sees all of it or the old one.
+
+    Numbers that JSON lacks (NaN, infinity) become null.
+    """
+    return _write_atomically(Path(path), json.dumps(_plain(content), indent=1) + "\n")
+
+
+def curves(records: list[dict[str, Any]], keys: dict[str, str], *, x: str = "step") -> dict[str, tuple[list, list]]:
+    """Series for ``figures.line_chart``: ``keys`` maps a name in the legend to a key of the records."""
+    series = {}
+    for name, key in keys.items():
+        rows = [(r[x], r[key]) for r in records if isinstance(r.get(key), int | float) and isinstance(r.get(x), int | float)]
+        if rows:
+            series[name] = ([a for a, _ in rows], [b for _, b in rows])
+    return series
+
+
+def table_of_figures(rows: list[Figure]) -> str:
+    """The main table as HTML: every figure with its floors as bars, its meaning and where it stands."""
+    body = []
+    for row in rows:
+        arrow = "higher is better" if row.higher_is_better else "lower is better"
+        values = {"this model": row.value, **row.floors}
+        good = bool(row.floors) and "not better" not in row.verdict()
+        verdict = f'<span class="{"good" if good else "plain"}">{html.escape(row.verdict())}</span>'
+        body.append(
+            f"<tr><th>{html.escape(row.name)}<small>{html.escape(row.meaning)}</small><small>{arrow}</small></th>"
+            f"<td>{figures.bars(values, unit=row.unit)}</td><td>{verdict}</td></tr>"
+        )
+    head = "<tr><th>What is measured</th><th>Value beside its floors</th><th>Against the best floor</th></tr>"
+    return f'<table class="results"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def facts(rows: dict[str, Any]) -> str:
+    """A two-column list of facts as HTML."""
+    cells = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in rows.items())
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def write_page(path: str | os.PathLike, *, title: str, summary: str, sections: list[Section]) -> Path:
+    """One HTML file with everything inside: style, pictures and curves. ``summary`` is plain text."""
+    body = "".join(
+        f'<section><h2>{html.escape(s.title)}</h2><p class="lead">{html.escape(s.lead)}</p>{s.body}</section>' for s in sections
+    )
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f"<body><header><h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p></header><main>{body}</main></body></html>\n"
+    )
+    return _write_atomically(Path(path), page)
+
+
+def _plain(value: Any) -> Any:
+    """Containers and scalars of other libraries as JSON's own."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # tensors and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _write_atomically(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return path

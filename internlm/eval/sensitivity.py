@@ -1,0 +1,75 @@
+"""Does the predicted next state depend on the action? KL with the true, a foreign and no action at the same frames.
+
+KL(S_{t+1} || S'_{t+1}) = cross-entropy minus the teacher's entropy. Only a_t is changed, one step at a time: frames,
+earlier actions and the poses observed before the chunk stay true, so nothing but the action can explain a difference.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from internlm.core.init import autocast
+from internlm.data.batch import ClipBatch, to_device
+from internlm.loss import JointLoss
+from internlm.loss.prediction import next_state_kl
+from internlm.model.egoagent import EgoAgent
+
+from .clips import normalise_clip
+
+ACTIONS = ("true", "shuffled", "zero")
+
+
+@torch.no_grad()
+def prediction_kl(
+    agent: EgoAgent,
+    loss: JointLoss,
+    batches: Iterable[ClipBatch],
+    *,
+    actions: tuple[str, ...] = ACTIONS,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, float]:
+    """Mean KL in nats over clips and steps for each kind of action, and the teacher's mean entropy.
+
+    ``loss`` holds the trained centre and temperatures (the final teacher temperature is used). ``shuffled`` gives each clip
+    the chunk of another clip of its batch at the same step, so batches need two clips; a last batch of one is left out.
+    """
+    device = torch.device(device)
+    agent, loss = agent.to(device).eval(), loss.to(device).eval()
+    sums = dict.fromkeys((*actions, "teacher_entropy"), 0.0)
+    count = 0
+    for batch in batches:
+        if "shuffled" in actions and len(batch.images) < 2:
+            continue
+        batch = to_device(batch, device)
+        with autocast(device, dtype):
+            images = normalise_clip(batch.images)
+            targets = loss.pred_targets(agent.observer.head(agent.observer.encode_clip(images[:, 1:])), loss.config.teacher_temp)
+            for kind in actions:
+                state = torch.stack(list(_states(agent, images, batch, kind)), dim=1)
+                kl = next_state_kl(agent.predictor.head, state, targets, temperature=loss.config.student_temp)
+                sums[kind] += float(kl.double().sum())
+        sums["teacher_entropy"] += float(torch.special.entr(targets).sum())
+        count += targets[..., 0].numel()
+    if not count:
+        raise ValueError("the action check needs a batch of at least two clips; give it more held-out data")
+    return {name: value / count for name, value in sums.items()}
+
+
+def _states(agent: EgoAgent, images: Tensor, batch: ClipBatch, kind: str) -> Iterator[Tensor]:
+    """Hidden [B, h] of S'_{t+1} for every t, with a_t as ``kind`` says."""
+    past = (batch.past_poses, batch.past_visible)
+    if kind == "true":
+        yield from agent.predictor.forward_clip(images[:, :-1], batch.poses, batch.visible, *past).state.unbind(1)
+        return
+    shift = max(1, len(images) // 2)  # neighbours in a batch are neighbours in a take; half a batch away is elsewhere
+    for t in range(batch.poses.shape[1]):
+        poses, visible = batch.poses[:, : t + 1].clone(), batch.visible[:, : t + 1].clone()
+        if kind == "zero":
+            poses[:, t], visible[:, t] = 0, False
+        else:
+            poses[:, t], visible[:, t] = batch.poses[:, t].roll(shift, 0), batch.visible[:, t].roll(shift, 0)
+        until = [tensor[:, : t + 1] for tensor in past]
+        # Step t sees nothing later, so the sequence may end there.
+        yield agent.predictor.forward_clip(images[:, : t + 1], poses, visible, *until).state[:, t]
