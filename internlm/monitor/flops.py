@@ -1,0 +1,100 @@
+"""Size and cost of a configured model, read off the model itself on the meta device: nothing is computed or allocated.
+
+FLOPs are what ``torch.utils.flop_counter`` counts: two per multiply-add of convolutions and matrix products, causal
+attention as the full square, norms and activation functions not at all.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from internlm.config.schema import Config, ModelConfig
+from internlm.model.egoagent import EgoAgent
+from internlm.model.sequence import clip_layout, frame_layout
+
+
+def build_on_meta(config: ModelConfig) -> EgoAgent:
+    """The model with shapes and no storage."""
+    with torch.device("meta"):
+        return EgoAgent(config)
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parameters_by_part(agent: EgoAgent) -> dict[str, int]:
+    """Parameters of the predictor: ``backbone`` = stem + blocks + final norm; ``total`` is everything that is trained.
+
+    ``observer`` is the moving-average copy of the image parts; it is stored, not trained.
+    """
+    network = agent.predictor
+    stem, trunk = count(network.stem), count(network.backbone)
+    head, total = count(network.head), count(network)
+    return {
+        "stem": stem,
+        "trunk": trunk,
+        "backbone": stem + trunk,
+        "head": head,
+        "action_and_queries": total - stem - trunk - head,
+        "total": total,
+        "observer": count(agent.observer),
+    }
+
+
+def tokens(config: Config) -> dict[str, int]:
+    """Sequence lengths: one image, one local crop, the predictor's clip and the observer's frames of that clip."""
+    model, steps = config.model, config.data.clip.steps
+    patches = (model.image_size // model.patch_size) ** 2
+    local = (model.local_image_size // model.patch_size) ** 2
+    frame = len(frame_layout(patches, model.sequence))
+    return {
+        "image": frame,
+        "local_crop": len(frame_layout(local, model.sequence)),
+        "clip": len(clip_layout(patches, steps, model.sequence)),
+        "clip_observer": frame * steps,
+        "clip_steps": steps,
+    }
+
+
+def clip_inputs(config: Config, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Meta tensors shaped as one clip batch: images ``[B, T, 3, S, S]`` and (poses, visible, past poses, past visible)."""
+    model, steps = config.model, config.data.clip.steps
+    chunk = (batch, steps, model.poses_per_step, model.num_joints)
+    images = torch.empty(batch, steps, 3, model.image_size, model.image_size, device="meta", dtype=dtype)
+    poses = torch.empty(*chunk, 3, device="meta", dtype=dtype)
+    visible = torch.empty(*chunk, device="meta", dtype=torch.bool)
+    return images, (poses, visible, poses, visible)
+
+
+def flops(config: Config, agent: EgoAgent) -> dict[str, int]:
+    """FLOPs of one sample.
+
+    ``image``: forward of one image through the predictor and its head. ``clip``: forward of one clip through the predictor
+    and of its T next frames through the observer, heads included. ``train_image``, ``train_clip``: one training sample, a
+    backward pass counted as twice its forward, the observer forward only.
+    """
+    model, crops = config.model, config.data.crops
+    image = _image(agent, model.image_size)
+    local = _image(agent, model.local_image_size)
+    images, actions = clip_inputs(config, 1)
+    predictor = _counted(lambda: agent.predictor.head(agent.predictor(images, *actions).state))
+    observer = _counted(lambda: agent.observer.head(agent.observer.encode_clip(images)))
+    views = crops.global_crops * image + crops.local_crops * local
+    return {
+        "image": image,
+        "clip": predictor + observer,
+        "train_image": 3 * views + crops.global_crops * image,
+        "train_clip": 3 * predictor + observer,
+    }
+
+
+def _image(agent: EgoAgent, size: int) -> int:
+    return _counted(lambda: agent.predictor.head(agent.predictor(torch.empty(1, 3, size, size, device="meta"))))
+
+
+def _counted(forward) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward()
+    return counter.get_total_flops()

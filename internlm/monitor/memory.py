@@ -1,0 +1,95 @@
+"""Estimated memory of one GPU in training: the states by arithmetic, the activations by running the losses on the meta device.
+
+    states       = (4 weights + 4 gradients + 8 Adam) bytes x trained parameters / (dp_shard x tp)
+                 + 4 bytes x observer parameters / (dp_shard x tp)
+    working copy = 2 bytes (bfloat16) x trained parameters / tp, or of two blocks where dp_shard > 1; none in float32
+    activations  = what autograd saves in one micro-step, attention matrices left out, since fused kernels do not store
+                   them; taken as if tensor parallelism did not divide them
+
+Left out: the CUDA context, the allocator's slack and the communication buffers; plan for a fifth more.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from internlm.config.schema import Config
+from internlm.loss.joint import JointLoss
+from internlm.model.egoagent import EgoAgent
+
+from .flops import clip_inputs, count
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    observer: int
+    working_copy: int
+    activations: int
+
+    def as_dict(self) -> dict[str, int]:
+        """The parts and their sum."""
+        parts = asdict(self)
+        return {**parts, "total": sum(parts.values())}
+
+
+def estimate(config: Config, agent: EgoAgent, *, images: int, clips: int) -> Memory:
+    """Memory of one process for a micro-step of so many images and clips. Converts ``agent`` (on meta) to the compute dtype."""
+    mesh, half = config.parallel, config.train.dtype != "float32"
+    trained, observed = count(agent.predictor), count(agent.observer)
+    shards = mesh.dp_shard * mesh.tp
+    copied = 2 * count(agent.predictor.backbone.blocks[0]) if mesh.dp_shard > 1 else trained
+    return Memory(
+        parameters=4 * trained // shards,
+        gradients=4 * trained // shards,
+        optimizer=8 * trained // shards,
+        observer=4 * observed // shards,
+        working_copy=2 * copied // mesh.tp if half else 0,
+        activations=_activations(config, agent.to(torch.bfloat16) if half else agent, images, clips),
+    )
+
+
+def _activations(config: Config, agent: EgoAgent, images: int, clips: int) -> int:
+    """The larger of the image and the clip micro-step: each has its own backward pass."""
+    dtype = next(agent.parameters()).dtype
+    with torch.device("meta"):
+        loss = JointLoss(config.loss, config.model.prototypes)
+    model, crops = config.model, config.data.crops
+
+    def views(number: int, size: int) -> Tensor:
+        return torch.empty(number, images, 3, size, size, device="meta", dtype=dtype)
+
+    largest = 0
+    if images:
+        batch = [views(crops.global_crops, model.image_size)]
+        if crops.local_crops:
+            batch.append(views(crops.local_crops, model.local_image_size))
+        largest = _saved_bytes(agent, lambda: loss.image_loss(agent.predictor, agent.observer, batch, 0.04))
+    if clips:
+        frames, actions = clip_inputs(config, clips, dtype)
+        run = _saved_bytes(agent, lambda: loss.clip_loss(agent.predictor, agent.observer, frames, frames, actions, 0.04))
+        largest = max(largest, run)
+    return largest
+
+
+def _saved_bytes(agent: EgoAgent, forward) -> int:
+    """Bytes of the distinct storages that autograd saves during ``forward``, weights and attention matrices excluded."""
+    weights = {parameter.untyped_storage()._cdata for parameter in agent.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}  # holding the storages keeps their ids from being reused
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        square = tensor.ndim >= 3 and tensor.shape[-1] == tensor.shape[-2] and tensor.shape[-1] > 3
+        if storage._cdata not in weights and not square:
+            saved[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(storage.nbytes() for storage in saved.values())
