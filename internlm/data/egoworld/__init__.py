@@ -1,0 +1,1 @@
+"""EgoWorld: a procedurally generated first-person world with full ground truth (numpy and OpenCV only)."""

@@ -1,0 +1,338 @@
+"""The eye of EgoWorld: a vectorised ray caster for rooms of boxes and a body of capsules.
+
+One frame, all in float32 arrays: the picture is cut into square tiles, each bounded by four planes through the camera;
+planes against solids gives (tile, solid) pairs; pairs times the tile's rays are intersected in one batch (slab method),
+and the minimum over a tile's pairs is kept with the solid's number packed into the low bits of the distance. The winners
+are then intersected exactly and shaded: painted pattern x (ambient + directional + lamp) light.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from internlm.data.egoworld.camera import rays
+from internlm.data.egoworld.rooms import Room
+from internlm.data.egoworld.textures import GLOW, LEVEL_OFFSETS, LEVELS, SIZE, TEXELS, bake
+
+if TYPE_CHECKING:
+    from internlm.data.store import Camera
+
+ID_BITS = 9  # of the packed distance: 2^-15 relative error in the choice of the nearest solid, none in the depth
+_ID_MASK = (1 << ID_BITS) - 1
+_FAR = np.float32(1e4)
+_NOISE_LEVEL = 3.0  # grey levels, standard deviation of the optional sensor noise
+DEFAULT_BODY_TINTS = np.array([[0.80, 0.60, 0.48], [0.30, 0.38, 0.60], [0.24, 0.24, 0.28], [0.85, 0.85, 0.82]], np.float32)
+
+
+class Tiles:
+    """The rays of a camera in square tiles, with four bounding planes each (camera frame). Dark pixels are left out
+    of the planes; a tile without light has planes that nothing passes."""
+
+    def __init__(self, camera: "Camera", side: int) -> None:
+        directions, valid = rays(camera)
+        self.height, self.width = valid.shape
+        down, across = -(-self.height // side), -(-self.width // side)
+        pad = ((0, down * side - self.height), (0, across * side - self.width))
+        directions = np.pad(directions, (*pad, (0, 0)), mode="edge")
+        valid = np.pad(valid, pad)
+        self.count, self.lanes = down * across, side * side
+        self.directions = self._cut(directions, side).transpose(2, 0, 1).copy()  # [3, T, lanes]
+        self.valid = self._cut(valid[..., None], side)[..., 0]  # [T, lanes]
+        place = np.arange(down * side * across * side).reshape(down * side, across * side)
+        order = self._cut(place[..., None], side).reshape(-1)
+        inverse = np.empty(order.size, np.intp)
+        inverse[order] = np.arange(order.size)
+        self.to_image = inverse.reshape(down * side, across * side)[: self.height, : self.width].reshape(-1).copy()
+        self.planes = self._bounding_planes()
+        # metres on a surface under one pixel, per metre of distance
+        self.pixel_angle = float(np.sqrt(_solid_angle(directions, valid)))
+
+    @staticmethod
+    def _cut(image: np.ndarray, side: int) -> np.ndarray:
+        rows, columns, channels = image.shape
+        tiles = image.reshape(rows // side, side, columns // side, side, channels).swapaxes(1, 2)
+        return tiles.reshape(-1, side * side, channels)
+
+    def _bounding_planes(self) -> np.ndarray:
+        """Inward unit normals [4, T, 3]: left, right, top and bottom of each tile's rays."""
+        x, y, z = self.directions
+        if (z[self.valid] <= 0.01).any():
+            raise ValueError("EgoWorld renders cameras with less than 178 degrees of view; a ray of this one looks backwards")
+        wide, tall = x / np.maximum(z, 0.01), y / np.maximum(z, 0.01)
+        lit = self.valid
+        lows = [np.where(lit, plane, np.inf).min(1) - 1e-4 for plane in (wide, tall)]
+        highs = [np.where(lit, plane, -np.inf).max(1) + 1e-4 for plane in (wide, tall)]
+        zero, one = np.zeros(self.count), np.ones(self.count)
+        normals = np.stack(
+            [
+                np.stack([one, zero, -lows[0]], -1),
+                np.stack([-one, zero, highs[0]], -1),
+                np.stack([zero, one, -lows[1]], -1),
+                np.stack([zero, -one, highs[1]], -1),
+            ]
+        )
+        normals[:, ~lit.any(1)] = 0.0
+        return (normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def _solid_angle(directions: np.ndarray, valid: np.ndarray) -> float:
+    """Mean solid angle of a lit pixel, from the angle between neighbours."""
+    right = np.linalg.norm(np.diff(directions, axis=1), axis=-1)[:-1]
+    down = np.linalg.norm(np.diff(directions, axis=0), axis=-1)[:, :-1]
+    lit = valid[1:, 1:] & valid[:-1, :-1] & (right > 0) & (down > 0)
+    return float((right * down)[lit].mean())
+
+
+class Renderer:
+    """Renders one room through one camera. ``body_tints`` [K, 3] are the colours the capsules' tint ids choose from."""
+
+    def __init__(self, room: Room, camera: "Camera", body_tints: np.ndarray | None = None, tile: int = 0) -> None:
+        self.room, self.camera = room, camera
+        side = tile or max(8, int(np.ceil(np.sqrt(camera.width * camera.height) / 10 / 4) * 4))
+        self.tiles = Tiles(camera, side)
+        self.body_tints = np.asarray(DEFAULT_BODY_TINTS if body_tints is None else body_tints, np.float32)
+        self._paint()
+        self._noise: np.ndarray | None = None
+
+    # ---- once per room ---------------------------------------------------------------------------------------------
+
+    def _paint(self) -> None:
+        """Bake every used (pattern, colours) pair and lay out the faces' tables; the shell is the last box."""
+        room = self.room
+        self.boxes = np.concatenate([room.boxes, np.stack([np.zeros(3), room.size])[None]]).astype(np.float32)
+        textures = np.concatenate([room.box_textures, room.shell_textures[None]]).reshape(-1)
+        slots = np.concatenate([np.repeat(room.box_colours, 6, 0), room.shell_colours])
+        used, material = np.unique(np.column_stack([textures, slots]), axis=0, return_inverse=True)
+        tints = room.tints * room.light.colour
+        self.texels = np.concatenate([bake(int(row[0]), tints[row[1:]]) for row in used], 1)
+        self.face_texels = (material.reshape(-1) * TEXELS).astype(np.int32)
+        repeats = np.concatenate([room.box_repeats, room.shell_repeats[None]]).reshape(-1, 2)
+        span = np.repeat(self.boxes[:, 1] - self.boxes[:, 0], 6, 0).reshape(-1, 6, 3)
+        across = np.stack([span[:, f, [1, 2] if f < 2 else [0, 2] if f < 4 else [0, 1]] for f in range(6)], 1).reshape(-1, 2)
+        scale = repeats * SIZE / np.maximum(across, 1e-3)  # texels per metre
+        self.face_scale = np.ascontiguousarray(scale.T, np.float32)
+        self.face_fine = np.sqrt(scale[:, 0] * scale[:, 1]).astype(np.float32)
+        side = np.tile([-1.0, 1.0], 3)
+        normal = np.zeros((6, 3))
+        normal[np.arange(6), np.arange(6) // 2] = side
+        facing = normal @ room.light.direction
+        outside = np.tile(room.light.ambient + room.light.directional * np.maximum(facing, 0), len(room.boxes))
+        inside = room.light.ambient + room.light.directional * np.maximum(-facing, 0)
+        glow = GLOW[textures]
+        self.face_light = np.where(glow, 0.9, np.concatenate([outside, inside])).astype(np.float32)
+        self.face_lamp = np.where(glow, 0.0, room.light.lamp_power * 4.0).astype(np.float32)
+
+    # ---- once per frame --------------------------------------------------------------------------------------------
+
+    def render(
+        self,
+        world_from_camera: np.ndarray,
+        capsules: np.ndarray | None = None,
+        moved: dict[int, np.ndarray] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One frame.
+
+        world_from_camera [4, 4]; capsules float [C, 8]: ends a and b, radius (metres, world) and body tint id; moved:
+        object number -> its centre [3] in this frame; rng: adds sensor noise. Returns rgb uint8 [H, W, 3] and depth
+        float32 [H, W], metres along the pixel's ray, 0 (and black) where the lens carries no light.
+        """
+        pose = np.asarray(world_from_camera, np.float32)
+        rotation, eye = pose[:3, :3], pose[:3, 3]
+        tiles = self.tiles
+        direction = (rotation @ tiles.directions.reshape(3, -1)).reshape(3, tiles.count, tiles.lanes)
+        direction[np.abs(direction) < 1e-7] = 1e-7
+        inverse = 1.0 / direction
+        planes = tiles.planes @ rotation.T
+        boxes = self._boxes_now(moved)
+        distance, face = self._cast_boxes(boxes, eye, direction, inverse, planes)
+        colour = self._shade(boxes, eye, direction, inverse, distance, face)
+        if capsules is not None and len(capsules):
+            self._draw_capsules(np.asarray(capsules, np.float32), eye, direction, planes, distance, colour)
+        return self._finish(colour, distance, rng)
+
+    def _boxes_now(self, moved: dict[int, np.ndarray] | None) -> np.ndarray:
+        if not moved:
+            return self.boxes
+        boxes = self.boxes.copy()
+        for index, centre in moved.items():
+            thing = self.room.objects[index]
+            boxes[thing.box] = np.stack([centre - thing.half_size, centre + thing.half_size])
+        return boxes
+
+    def _cast_boxes(
+        self, boxes: np.ndarray, eye: np.ndarray, direction: np.ndarray, inverse: np.ndarray, planes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest solid of every ray: distance float32 [T*lanes] and face number (6 per box, shell last)."""
+        corner = boxes - eye  # [M+1, 2, 3]
+        tiles, solids = self._pairs(corner[:-1], planes)
+        shell = np.maximum(corner[-1, 0, :, None, None] * inverse, corner[-1, 1, :, None, None] * inverse)
+        exit_distance = shell.min(0)
+        best = exit_distance.view(np.int32) | _ID_MASK  # the id of all ones is the shell
+        if len(tiles):
+            low, high = corner[solids, 0, :, None], corner[solids, 1, :, None]
+            enter = leave = None
+            for axis in range(3):
+                slope = inverse[axis, tiles]
+                first = low[:, axis] * slope
+                np.multiply(slope, high[:, axis], out=slope)
+                near = np.minimum(first, slope)
+                far = np.maximum(first, slope, out=slope)
+                enter = near if enter is None else np.maximum(enter, near, out=enter)
+                leave = far if leave is None else np.minimum(leave, far, out=leave)
+            missed = (enter > leave) | (enter < 0.01)
+            key = enter.view(np.int32)
+            key &= ~_ID_MASK
+            key |= solids.astype(np.int32)[:, None]
+            key[missed] = np.iinfo(np.int32).max
+            starts = np.flatnonzero(np.diff(tiles, prepend=-1))
+            nearest = np.minimum.reduceat(key, starts, axis=0)
+            rows = tiles[starts]
+            best[rows] = np.minimum(best[rows], nearest)
+        box = best.reshape(-1) & _ID_MASK
+        return self._exact(boxes, eye, box, direction, inverse)
+
+    def _pairs(self, corner: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(tile, box) pairs that may meet, sorted by tile: a box is out when it lies behind one of a tile's planes."""
+        centre, half = (corner[:, 1] + corner[:, 0]) / 2, (corner[:, 1] - corner[:, 0]) / 2
+        normals = planes.reshape(-1, 3)
+        ahead = normals @ centre.T
+        ahead += np.abs(normals) @ half.T
+        ahead = ahead.reshape(4, self.tiles.count, -1)
+        lit = self.tiles.valid.any(1)
+        return np.nonzero((ahead.min(0) >= 0) & lit[:, None])
+
+    def _exact(
+        self, boxes: np.ndarray, eye: np.ndarray, box: np.ndarray, direction: np.ndarray, inverse: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        shell = box == _ID_MASK
+        box = np.where(shell, np.int32(len(boxes) - 1), box)
+        plane = (boxes - eye).transpose(0, 2, 1).reshape(-1)  # index box*6 + axis*2 + side, as faces are numbered
+        base = box * 6
+        enters = []
+        for axis in range(3):
+            backwards = direction[axis].reshape(-1) < 0
+            side = (backwards ^ shell).view(np.int8)  # outside: the face turned to us; inside a shell: the one ahead
+            enters.append((base + (2 * axis) + side, inverse[axis].reshape(-1)))
+        times = [plane[face] * slope for face, slope in enters]
+        sign = np.where(shell, np.float32(-1), np.float32(1))
+        signed = [time * sign for time in times]
+        best01 = signed[1] > signed[0]
+        high = np.maximum(signed[0], signed[1])
+        best2 = signed[2] > high
+        distance = np.maximum(high, signed[2]) * sign
+        face = np.where(best2, enters[2][0], np.where(best01, enters[1][0], enters[0][0]))
+        return distance, face
+
+    def _shade(
+        self, boxes: np.ndarray, eye: np.ndarray, direction: np.ndarray, inverse: np.ndarray, distance: np.ndarray, face: np.ndarray
+    ) -> np.ndarray:
+        """Colours float32 [3, T*lanes] in 0..1."""
+        x, y, z = (direction[axis].reshape(-1) * distance + eye[axis] for axis in range(3))
+        box, which = np.divmod(face, 6)
+        low = boxes[:, 0]
+        high_z = boxes[:, 1, 2]
+        flat, sideways = which >= 4, which < 2
+        across = np.where(sideways, y - low[box, 1], x - low[box, 0])
+        along = np.where(flat, y - low[box, 1], high_z[box] - z)
+        column = (across * self.face_scale[0, face] + 0.01).astype(np.int32) & (SIZE - 1)
+        row = (along * self.face_scale[1, face] + 0.01).astype(np.int32) & (SIZE - 1)
+        axis = which >> 1
+        slant = np.where(axis == 0, inverse[0].reshape(-1), np.where(axis == 1, inverse[1].reshape(-1), inverse[2].reshape(-1)))
+        np.abs(slant, out=slant)
+        # texels under a pixel; the level is its base-2 exponent, taken from the float's bits
+        footprint = distance * self.face_fine[face] * np.sqrt(np.minimum(slant, 9.0)) * np.float32(self.tiles.pixel_angle * 1.2)
+        level = np.clip((footprint.view(np.int32) >> 23) - 127, 0, LEVELS - 1)
+        offsets = np.array(LEVEL_OFFSETS, np.int32)
+        texel = self.face_texels[face] + offsets[level] + ((row >> level) << (6 - level)) + (column >> level)
+        lamp = self.room.light.lamp
+        to_lamp = [lamp[0] - x, lamp[1] - y, lamp[2] - z]
+        square = to_lamp[0] ** 2 + to_lamp[1] ** 2 + to_lamp[2] ** 2
+        toward = np.where(axis == 0, to_lamp[0], np.where(axis == 1, to_lamp[1], to_lamp[2]))
+        # seen faces are turned to the eye, so the lamp counts when it is on the eye's side of the face
+        eyeward = np.where(axis == 0, direction[0].reshape(-1), np.where(axis == 1, direction[1].reshape(-1), direction[2].reshape(-1)))
+        lit = np.maximum(np.where(eyeward < 0, toward, -toward), 0)
+        light = self.face_light[face] + self.face_lamp[face] * lit / ((1.5 + square) * np.sqrt(square + 0.05))
+        return self.texels[:, texel] * light
+
+    def _draw_capsules(
+        self, capsules: np.ndarray, eye: np.ndarray, direction: np.ndarray, planes: np.ndarray, distance: np.ndarray, colour: np.ndarray
+    ) -> None:
+        """Paint the body over the frame where it is nearer; changes distance and colour."""
+        start, end, radius = capsules[:, 0:3] - eye, capsules[:, 3:6] - eye, capsules[:, 6]
+        ahead = np.maximum(planes @ start.T, planes @ end.T) + radius
+        tiles, which = np.nonzero((ahead.min(0) >= 0) & self.tiles.valid.any(1)[:, None])
+        if not len(tiles):
+            return
+        rays_xyz = direction[:, tiles]
+        time, along = _capsule_hits(start[which], end[which], radius[which], rays_xyz)
+        key = (np.where(time < _FAR, time, _FAR).view(np.int32) & ~_ID_MASK) | np.arange(len(tiles), dtype=np.int32)[:, None] % (_ID_MASK + 1)
+        starts = np.flatnonzero(np.diff(tiles, prepend=-1))
+        nearest = np.minimum.reduceat(key, starts, axis=0)
+        lengths = np.diff(np.append(starts, len(tiles)))
+        rank = (nearest & _ID_MASK) - starts[:, None] % (_ID_MASK + 1)
+        pair = starts[:, None] + np.mod(rank, _ID_MASK + 1)
+        pair = np.minimum(pair, (starts + lengths - 1)[:, None])
+        lane = np.arange(self.tiles.lanes)[None]
+        hit_time, hit_along = time[pair, lane], along[pair, lane]
+        place = tiles[starts][:, None] * self.tiles.lanes + lane
+        front = hit_time < distance[place]
+        place, pair, hit_time, hit_along = place[front], pair[front], hit_time[front], hit_along[front]
+        if not len(place):
+            return
+        body = which[pair]
+        ray = direction.reshape(3, -1)[:, place]
+        point = ray * hit_time
+        axis = start[body] + (end - start)[body] * hit_along[:, None]
+        normal = (point - axis.T) / radius[body]
+        light = self.room.light
+        to_lamp = (light.lamp - eye)[:, None] - point
+        reach = np.sqrt((to_lamp**2).sum(0))
+        shade = light.ambient * (0.75 - 0.35 * (normal * ray).sum(0)) + light.directional * np.maximum(light.direction @ normal, 0)
+        shade += light.lamp_power * 4 * np.maximum((normal * to_lamp).sum(0), 0) / ((1.5 + reach**2) * reach)
+        tint = self.body_tints[capsules[body, 7].astype(np.int64) % len(self.body_tints)] * light.colour
+        distance[place] = hit_time
+        colour[:, place] = tint.T * shade
+
+    def _finish(self, colour: np.ndarray, distance: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        tiles = self.tiles
+        colour *= 255.0
+        if rng is not None:
+            if self._noise is None:
+                self._noise = (np.random.default_rng(5).standard_normal(colour.size * 2) * _NOISE_LEVEL).astype(np.float32)
+            shift = int(rng.integers(colour.size))
+            colour += self._noise[shift : shift + colour.size].reshape(colour.shape)
+        np.clip(colour, 0, 255, out=colour)
+        dark = ~tiles.valid.reshape(-1)
+        if dark.any():
+            colour[:, dark] = 0
+            distance = np.where(dark, np.float32(0), distance)
+        pixels = colour.astype(np.uint8)[:, tiles.to_image]
+        rgb = np.ascontiguousarray(pixels.T).reshape(tiles.height, tiles.width, 3)
+        return rgb, distance[tiles.to_image].reshape(tiles.height, tiles.width)
+
+
+def _capsule_hits(start: np.ndarray, end: np.ndarray, radius: np.ndarray, ray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances [P, lanes] of rays [3, P, lanes] from the origin to capsules [P], _FAR where missed, and where along the
+    axis (0 at start, 1 at end). A ray hits a capsule where it enters the cylinder between the ends or one end's ball."""
+    bone = end - start
+    bone_ray = np.einsum("pc,cpl->pl", bone, ray)
+    start_ray = np.einsum("pc,cpl->pl", start, ray)
+    end_ray = np.einsum("pc,cpl->pl", end, ray)
+    bone2 = np.maximum((bone**2).sum(1), 1e-9)[:, None]
+    bone_start = (bone * start).sum(1)[:, None]
+    start2, end2, radius2 = (start**2).sum(1)[:, None], (end**2).sum(1)[:, None], (radius**2)[:, None]
+    a = np.maximum(bone2 - bone_ray**2, 1e-9)
+    b = -bone2 * start_ray + bone_start * bone_ray
+    c = bone2 * start2 - bone_start**2 - radius2 * bone2
+    h = b * b - a * c
+    time = np.where(h > 0, (-b - np.sqrt(np.maximum(h, 0))) / a, _FAR)
+    along = (time * bone_ray - bone_start) / bone2
+    time = np.where((h > 0) & (along > 0) & (along < 1) & (time > 0.01), time, _FAR)
+    for towards, square, at in ((start_ray, start2, 0.0), (end_ray, end2, 1.0)):
+        gap = towards**2 - square + radius2
+        ball = towards - np.sqrt(np.maximum(gap, 0))
+        better = (gap > 0) & (ball > 0.01) & (ball < time)
+        time = np.where(better, ball, time)
+        along = np.where(better, np.float32(at), along)
+    return time.astype(np.float32), along.astype(np.float32)
