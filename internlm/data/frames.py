@@ -1,0 +1,246 @@
+"""Single images as samples: any folder tree of images, and the frames of take stores, behind one interface."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from internlm.data.store import StoreError, Take, TakeStore
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+class DataError(Exception):
+    """The data cannot serve what is asked of it; the message says what was looked at and what to do."""
+
+
+class BrokenFile(DataError):
+    """One file cannot be read or decoded. ``resume_at`` is the index of the first sample that does not need it."""
+
+    def __init__(self, name: str, reason: object, resume_at: int):
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason, self.resume_at = name, str(reason), resume_at
+
+    def __reduce__(self):
+        return BrokenFile, (self.name, self.reason, self.resume_at)
+
+
+class ImageSource(Protocol):
+    """Indexed images; ``classes`` is empty and ``label`` None where there are no labels."""
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def label(self, index: int) -> int | None: ...
+    def read(self, index: int, min_side: int = 0) -> np.ndarray: ...
+
+
+def decode(data: bytes, min_side: int = 0) -> np.ndarray:
+    """Encoded image to uint8 RGB [H, W, 3]. ValueError when it cannot be decoded completely.
+
+    min_side > 0 allows a JPEG to come out smaller by a power of two while both sides stay at least that long, which is
+    much faster for photographs.
+    """
+    if data.startswith(b"\xff\xd8"):
+        import simplejpeg
+
+        try:
+            return simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2 if min_side else 1)
+        except ValueError:
+            pass  # CMYK and slightly odd files are for Pillow, which is also the judge of what is broken
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow's plugins raise a dozen kinds
+        raise ValueError(f"cannot be decoded ({len(data)} bytes): {error}") from None
+
+
+class ImageFolder:
+    """Every image below a folder, sorted by path; with ``labelled`` the first-level folders are the classes.
+
+    Raises DataError when the folder is missing or has no image (or, labelled, an image outside a class folder).
+    """
+
+    def __init__(self, path: str | os.PathLike, *, labelled: bool = False):
+        self.path = Path(path)
+        names = _list_images(self.path)
+        self.classes: tuple[str, ...] = ()
+        self._labels: np.ndarray | None = None
+        if labelled:
+            firsts = [name.split("/", 1)[0] if "/" in name else None for name in names]
+            if None in firsts:
+                raise DataError(
+                    f"{self.path / names[firsts.index(None)]}: lies in no class folder; labels need {self.path}/<class>/<image>"
+                )
+            self.classes = tuple(sorted(set(firsts)))
+            rows = {name: row for row, name in enumerate(self.classes)}
+            self._labels = np.array([rows[first] for first in firsts], np.int32)
+        # One buffer instead of millions of str objects: forked workers then share it.
+        encoded = [os.fsencode(name) for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded])
+        self._names = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def name(self, index: int) -> str:
+        start = int(self._ends[index - 1]) if index else 0
+        return str(self.path / os.fsdecode(self._names[start : int(self._ends[index])]))
+
+    def label(self, index: int) -> int | None:
+        return None if self._labels is None else int(self._labels[index])
+
+    def read(self, index: int, min_side: int = 0) -> np.ndarray:
+        name = self.name(index)
+        try:
+            with open(name, "rb") as file:
+                return decode(file.read(), min_side)
+        except (OSError, ValueError) as error:
+            raise BrokenFile(name, error, index + 1) from None
+
+
+class StoreImages:
+    """Every ``frame_stride``-th stored frame of a store's takes of one split; ``label`` names a key of the takes' labels.
+
+    Raises DataError when the split has no take or no frame, or when a take lacks the label.
+    """
+
+    def __init__(self, path: str | os.PathLike, split: str | None, frame_stride: int = 1, label: str | None = None):
+        self.takes = select_takes(path, split)
+        self._frames = [take.frame_numbers[::frame_stride] for take in self.takes]
+        self._ends = np.cumsum([len(frames) for frames in self._frames])
+        if not self._ends[-1]:
+            raise DataError(f"{path}: the {len(self.takes)} takes of split {split!r} have no frames")
+        self.classes: tuple[str, ...] = ()
+        if label is not None:
+            lacking = [take.info.name for take in self.takes if label not in take.info.labels]
+            if lacking:
+                known = sorted({key for take in self.takes for key in take.info.labels})
+                raise DataError(
+                    f"{path}: take {lacking[0]!r} has no label {label!r}; labels of this store: {', '.join(known) or 'none'}"
+                )
+            self.classes = tuple(sorted({take.info.labels[label] for take in self.takes}))
+            self._labels = [self.classes.index(take.info.labels[label]) for take in self.takes]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, index: int) -> tuple[Take, int]:
+        """The take and frame number of a sample."""
+        row = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[row - 1]) if row else 0
+        return self.takes[row], int(self._frames[row][index - start])
+
+    def name(self, index: int) -> str:
+        take, number = self.locate(index)
+        return frame_name(take, number)
+
+    def label(self, index: int) -> int | None:
+        return self._labels[int(np.searchsorted(self._ends, index, side="right"))] if self.classes else None
+
+    def read(self, index: int, min_side: int = 0) -> np.ndarray:
+        take, number = self.locate(index)
+        try:
+            return decode(take.read_frame(number), min_side)
+        except (OSError, ValueError, StoreError) as error:
+            raise BrokenFile(frame_name(take, number), error, index + 1) from None
+
+
+class JoinedImages:
+    """Several sources one after another; equal class names become one class."""
+
+    def __init__(self, sources: Sequence[ImageSource]):
+        self.sources = list(sources)
+        self._ends = np.cumsum([len(source) for source in self.sources])
+        self.classes: tuple[str, ...] = tuple(sorted({name for source in self.sources for name in source.classes}))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _locate(self, index: int) -> tuple[ImageSource, int]:
+        row = int(np.searchsorted(self._ends, index, side="right"))
+        return self.sources[row], index - (int(self._ends[row - 1]) if row else 0)
+
+    def name(self, index: int) -> str:
+        source, inner = self._locate(index)
+        return source.name(inner)
+
+    def label(self, index: int) -> int | None:
+        source, inner = self._locate(index)
+        label = source.label(inner)
+        return None if label is None else self.classes.index(source.classes[label])
+
+    def read(self, index: int, min_side: int = 0) -> np.ndarray:
+        source, inner = self._locate(index)
+        try:
+            return source.read(inner, min_side)
+        except BrokenFile as error:
+            raise BrokenFile(error.name, error.reason, index - inner + error.resume_at) from None
+
+
+def open_images(
+    paths: Sequence[str | os.PathLike], split: str | None = None, frame_stride: int = 1, label: str | None = None
+) -> ImageSource:
+    """Open take stores and image folders as one source.
+
+    split and frame_stride concern take stores only: a folder has no splits, name its ``train`` folder itself.
+    label: None = unlabelled; "folder" = first-level folders of image folders; else a key of the takes' labels ("place").
+    """
+    if not paths:
+        raise DataError("no image paths given (data.images is empty)")
+    sources: list[ImageSource] = []
+    for path in paths:
+        if TakeStore.is_store(path):
+            if label == "folder":
+                raise DataError(f"{path}: is a take store; label 'folder' is for image folders, use a take label such as 'place'")
+            sources.append(StoreImages(path, split, frame_stride, label))
+        else:
+            if label not in (None, "folder"):
+                raise DataError(f"{path}: is no take store, so it has no label {label!r}; use label 'folder'")
+            sources.append(ImageFolder(path, labelled=label == "folder"))
+    return sources[0] if len(sources) == 1 else JoinedImages(sources)
+
+
+def select_takes(path: str | os.PathLike, split: str | None) -> list[Take]:
+    """Takes of a store's split; DataError naming the splits that exist when there are none."""
+    try:
+        store = TakeStore(path)
+        takes = store.select(split)
+    except StoreError as error:
+        raise DataError(str(error)) from None
+    if not takes:
+        counts = Counter(info.split for info in store.infos)
+        existing = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())) or "no takes at all"
+        raise DataError(f"{path}: no take of split {split!r}; the store has {existing}")
+    return takes
+
+
+def frame_name(take: Take, number: int) -> str:
+    """How messages call a stored frame."""
+    return f"{take.path} frame {number}"
+
+
+def _list_images(root: Path) -> list[str]:
+    """Paths of the images below a folder, relative with forward slashes, sorted; hidden files and folders are left out."""
+    if not root.is_dir():
+        raise DataError(f"{root}: {'is a file, not a folder' if root.exists() else 'does not exist'}")
+    names, others = [], 0
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        prefix = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if prefix == "." else prefix + "/"
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                names.append(prefix + name)
+            else:
+                others += 1
+    if not names:
+        raise DataError(f"{root}: no image ({', '.join(IMAGE_SUFFIXES)}) in it or below; other files seen: {others}")
+    return sorted(names)

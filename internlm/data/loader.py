@@ -1,0 +1,268 @@
+"""Batches: for training, a resumable stream that is the same for any number of workers; for evaluation, plain iteration."""
+
+import logging
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from internlm.config.schema import Config
+from internlm.data.augment import eval_transform, sample_views
+from internlm.data.batch import ClipBatch, ImageBatch
+from internlm.data.clips import ClipDataset
+from internlm.data.frames import BrokenFile, DataError, ImageSource, open_images
+from internlm.data.mixture import CLIP_STREAM, IMAGE_STREAM, SampleOrder, StepPlan
+
+Sample = dict[str, np.ndarray]
+_log = logging.getLogger(__name__)
+_MAX_REPLACEMENTS = 50  # broken samples in a row before the search for a valid one is given up
+_EARLY_READS, _EARLY_SHARE = 20, 0.5  # with this many reads, more than this share broken is no accident
+_FULL_DECODE = 512  # pixels; JPEGs this small gain nothing from a reduced decode
+
+
+@dataclass
+class BrokenCounts:
+    """Broken files of a run. ``files`` maps each name, seen once or often, to the reason."""
+
+    max_share: float
+    total: int  # files that the data has
+    reads: int = 0
+    broken: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reads: int, broken: list[tuple[str, str]]) -> None:
+        """Count, name each file once, and raise DataError above the allowed share.
+
+        The share is that of distinct broken files among all files, so that one bad file early in a run does not end it;
+        when most of the first reads fail, waiting for that share would be pointless.
+        """
+        self.reads += reads
+        self.broken += len(broken)
+        for name, reason in broken:
+            if name not in self.files:
+                self.files[name] = reason
+                _log.warning("broken file, replaced by the next sample: %s: %s", name, reason)
+        limit = max(self.max_share, _EARLY_SHARE)
+        if len(self.files) > self.max_share * self.total or (self.reads >= _EARLY_READS and self.broken > limit * self.reads):
+            name, reason = next(iter(self.files.items()))
+            raise DataError(
+                f"{len(self.files)} broken of {self.total} files ({self.broken} of {self.reads} reads) is more than "
+                f"data.max_broken_share {self.max_share:g}; the first: {name}: {reason}"
+            )
+
+
+class _StepResult(NamedTuple):
+    images: ImageBatch | None
+    clips: ClipBatch | None
+    reads: int
+    broken: list[tuple[str, str]]
+    failure: str | None
+
+
+class _StepDataset(Dataset):
+    """Item s is the whole batch of optimizer step s."""
+
+    def __init__(self, config: Config, images: ImageSource | None, clips: ClipDataset | None, plan: StepPlan):
+        self.config, self.images, self.clips, self.plan = config, images, clips, plan
+        self.image_order = SampleOrder(len(images), config.seed, IMAGE_STREAM) if images is not None else None
+        self.clip_order = SampleOrder(len(clips), config.seed, CLIP_STREAM) if clips is not None else None
+        self.min_side = max(_FULL_DECODE, 2 * config.model.image_size)
+
+    def __getitem__(self, step: int) -> _StepResult:
+        image_positions, clip_positions = self.plan.positions(step)
+        broken: list[tuple[str, str]] = []
+        images = clips = None
+        try:
+            if len(image_positions):
+                images = _batch(ImageBatch, image_positions, self.image_order, self._views, broken)
+            if len(clip_positions):
+                clips = _batch(ClipBatch, clip_positions, self.clip_order, self.clips.sample, broken)
+        except DataError as error:
+            return _StepResult(None, None, len(broken), broken, str(error))
+        reads = len(image_positions) + len(clip_positions) + len(broken)
+        return _StepResult(images, clips, reads, broken, None)
+
+    def _views(self, index: int, rng: np.random.Generator) -> Sample:
+        image = self.images.read(index, self.min_side)
+        return sample_views(rng, image, self.config.data.crops, self.config.model.image_size, self.config.model.local_image_size)
+
+
+class TrainingBatches:
+    """Iterator of (ImageBatch | None, ClipBatch | None), one pair per optimizer step, with ``counts`` and ``close()``.
+
+    Raises DataError when too many files are broken, or when a worker dies or stalls.
+    """
+
+    def __init__(self, dataset: _StepDataset, steps: range, counts: BrokenCounts, timeout: float, pin_memory: bool):
+        self.counts = counts
+        self.images, self.clips = dataset.images, dataset.clips
+        workers = min(dataset.config.data.workers, len(steps))
+        options = {}
+        if workers:
+            context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
+            options = {
+                "prefetch_factor": 2,
+                "timeout": timeout,
+                "worker_init_fn": _init_worker,
+                "multiprocessing_context": context,
+            }
+        self._timeout = timeout
+        self._iterator = iter(
+            DataLoader(
+                dataset,
+                batch_size=None,
+                sampler=steps,
+                num_workers=workers,
+                collate_fn=_unchanged,
+                pin_memory=pin_memory,
+                **options,
+            )
+        )
+
+    def __iter__(self) -> "TrainingBatches":
+        return self
+
+    def __next__(self) -> tuple[ImageBatch | None, ClipBatch | None]:
+        if self._iterator is None:
+            raise StopIteration
+        try:
+            result = next(self._iterator)
+        except RuntimeError as error:
+            self.close()
+            if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+                raise
+            raise DataError(
+                f"a data worker died or gave nothing for {self._timeout:g} s: {error}. Look for a lack of memory or of /dev/shm "
+                "and for a stalled file system; data.workers=0 reads in the main process"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        try:
+            self.counts.add(result.reads, result.broken)
+            if result.failure is not None:
+                raise DataError(result.failure)
+        except DataError:
+            self.close()
+            raise
+        return result.images, result.clips
+
+    def close(self) -> None:
+        """Stop the workers; further iteration ends at once."""
+        iterator, self._iterator = self._iterator, None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                if worker.is_alive():  # stalled in a read, and deaf to SIGTERM by _init_worker
+                    worker.kill()
+
+
+def training_batches(
+    config: Config, start_step: int = 0, *, rank: int = 0, world: int = 1, timeout: float = 600, pin_memory: bool = False
+) -> TrainingBatches:
+    """Batches of the optimizer steps from start_step to config.train.steps.
+
+    The sample at position n of a stream is a pure function of (seed, epoch, n): batches depend neither on data.workers nor on
+    where a run was resumed, and ranks share one global order. timeout: seconds to wait for a batch of the workers.
+    """
+    data, model, train = config.data, config.model, config.train
+    images = open_images(data.images, data.split, data.frame_stride) if train.image_batch else None
+    clips = None
+    if train.clip_batch:
+        clips = ClipDataset(data.clips, data.split, data.clip, model.poses_per_step, model.num_joints, model.image_size)
+    total = (len(images) if images is not None else 0) + (clips.frame_count if clips is not None else 0)
+    plan = StepPlan(train.image_batch, train.clip_batch, train.mixing, rank, world)
+    dataset = _StepDataset(config, images, clips, plan)
+    return TrainingBatches(
+        dataset, range(start_step, train.steps), BrokenCounts(data.max_broken_share, total), timeout, pin_memory
+    )
+
+
+class EvaluationImages(NamedTuple):
+    """A batch for feature extraction; ``labels`` is None where the source has none, ``rows`` are indices of the source."""
+
+    images: Tensor  # uint8 [n, 3, S, S]
+    labels: Tensor | None  # int64 [n]
+    rows: Tensor  # int64 [n]
+
+
+def evaluation_images(
+    source: ImageSource, image_size: int, batch: int = 256, *, max_broken_share: float = 0.01, rows: np.ndarray | None = None
+) -> Iterator[EvaluationImages]:
+    """Every image once (or those of ``rows``), in order, resized and centre-cropped; broken files are left out and counted."""
+    rows = np.arange(len(source)) if rows is None else np.asarray(rows)
+    counts = BrokenCounts(max_broken_share, len(rows))
+    for start in range(0, len(rows), batch):
+        images, kept = [], []
+        for row in rows[start : start + batch].tolist():
+            try:
+                images.append(eval_transform(source.read(row), image_size))
+                kept.append(row)
+                counts.add(1, [])
+            except BrokenFile as error:
+                counts.add(1, [(error.name, error.reason)])
+        if kept:
+            labels = [source.label(row) for row in kept]
+            label_tensor = None if labels[0] is None else torch.tensor(labels)
+            yield EvaluationImages(torch.from_numpy(np.stack(images)), label_tensor, torch.tensor(kept))
+
+
+def evaluation_clips(
+    dataset: ClipDataset, batch: int = 8, *, hop: int | None = None, limit: int | None = None, max_broken_share: float = 0.01
+) -> Iterator[ClipBatch]:
+    """Clips in order without augmentation; clips with a broken frame are left out and counted.
+
+    hop, limit: as in ``ClipDataset.evaluation_starts``. sample_ids are the clips' indices in the dataset.
+    """
+    starts = dataset.evaluation_starts(hop, limit)
+    counts = BrokenCounts(max_broken_share, dataset.frame_count)
+    for begin in range(0, len(starts), batch):
+        samples = []
+        for index in starts[begin : begin + batch].tolist():
+            try:
+                samples.append(dataset.sample(index, None) | {"sample_ids": np.int64(index)})
+                counts.add(1, [])
+            except BrokenFile as error:
+                counts.add(1, [(error.name, error.reason)])
+        if samples:
+            yield _stack(ClipBatch, samples)
+
+
+def _batch(kind, positions: range, order: SampleOrder, read: Callable[[int, np.random.Generator], Sample], broken: list):
+    """The batch of some positions; a broken sample is replaced by the next valid one, read with the same random numbers."""
+    samples = []
+    for position in positions:
+        _, index = order.locate(position)
+        for _ in range(min(_MAX_REPLACEMENTS, order.length)):
+            try:
+                samples.append(read(index, order.rng(position)) | {"sample_ids": np.int64(position)})
+                break
+            except BrokenFile as error:
+                broken.append((error.name, error.reason))
+                index = error.resume_at % order.length
+        else:
+            name, reason = broken[-1]
+            raise DataError(f"no valid sample among {min(_MAX_REPLACEMENTS, order.length)} in a row; the last: {name}: {reason}")
+    return _stack(kind, samples)
+
+
+def _stack(kind, samples: list[Sample]):
+    return kind(**{name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]})
+
+
+def _unchanged(item):
+    return item
+
+
+def _init_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    # A scheduler signals the whole process group; the main process saves and then ends its workers itself.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
