@@ -8,6 +8,7 @@ are then intersected exactly and shaded: painted pattern x (ambient + directiona
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from internlm.data.egoworld.camera import rays
@@ -26,7 +27,7 @@ DEFAULT_BODY_TINTS = np.array([[0.80, 0.60, 0.48], [0.30, 0.38, 0.60], [0.24, 0.
 
 class Tiles:
     """The rays of a camera in square tiles, with four bounding planes each (camera frame). Dark pixels are left out
-    of the planes; a tile without light has planes that nothing passes."""
+    of the planes, and tiles without light are skipped."""
 
     def __init__(self, camera: "Camera", side: int) -> None:
         directions, valid = rays(camera)
@@ -43,6 +44,7 @@ class Tiles:
         inverse = np.empty(order.size, np.intp)
         inverse[order] = np.arange(order.size)
         self.to_image = inverse.reshape(down * side, across * side)[: self.height, : self.width].reshape(-1).copy()
+        self.lit = self.valid.any(1)  # [T]
         self.planes = self._bounding_planes()
         # metres on a surface under one pixel, per metre of distance
         self.pixel_angle = float(np.sqrt(_solid_angle(directions, valid)))
@@ -71,7 +73,7 @@ class Tiles:
                 np.stack([zero, -one, highs[1]], -1),
             ]
         )
-        normals[:, ~lit.any(1)] = 0.0
+        normals[:, ~self.lit] = 0.0
         return (normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)).astype(np.float32)
 
 
@@ -81,6 +83,17 @@ def _solid_angle(directions: np.ndarray, valid: np.ndarray) -> float:
     down = np.linalg.norm(np.diff(directions, axis=0), axis=-1)[:, :-1]
     lit = valid[1:, 1:] & valid[:-1, :-1] & (right > 0) & (down > 0)
     return float((right * down)[lit].mean())
+
+
+class _View:
+    """A camera pose's rays in world axes: eye [3], direction and inverse [3, T, lanes], tile planes [4, T, 3]."""
+
+    def __init__(self, tiles: Tiles, world_from_camera: np.ndarray) -> None:
+        rotation, self.eye = world_from_camera[:3, :3], world_from_camera[:3, 3]
+        self.direction = (rotation @ tiles.directions.reshape(3, -1)).reshape(3, tiles.count, tiles.lanes)
+        self.direction[np.abs(self.direction) < 1e-7] = 1e-7
+        self.inverse = 1.0 / self.direction
+        self.planes = tiles.planes @ rotation.T
 
 
 class Renderer:
@@ -121,6 +134,21 @@ class Renderer:
         glow = GLOW[textures]
         self.face_light = np.where(glow, 0.9, np.concatenate([outside, inside])).astype(np.float32)
         self.face_lamp = np.where(glow, 0.0, room.light.lamp_power * 4.0).astype(np.float32)
+        self._offsets = np.array(LEVEL_OFFSETS, np.int32)
+        self._floor_light = self._floor_shadow()
+
+    def _floor_shadow(self) -> np.ndarray:
+        """Light that reaches the floor, float32 [ny, nx] in 0.45..1: blurred furniture, low things darker than high ones."""
+        cell = 0.08
+        nx, ny = (int(n) for n in np.ceil(self.room.size[:2] / cell))
+        cover = np.ones((ny + 16, nx + 16), np.float32)
+        cover[8:-8, 8:-8] = 0
+        for low, high in self.room.boxes:
+            weight = float(np.clip(1.2 - low[2], 0, 1))
+            x0, y0, x1, y1 = (int(v / cell) + 8 for v in (low[0], low[1], high[0], high[1]))
+            if weight and high[2] > 0.05:
+                cover[y0 : y1 + 1, x0 : x1 + 1] = np.maximum(cover[y0 : y1 + 1, x0 : x1 + 1], weight)
+        return 1 - 0.55 * cv2.GaussianBlur(cover, (0, 0), 2.5)[8:-8, 8:-8]
 
     # ---- once per frame --------------------------------------------------------------------------------------------
 
@@ -137,18 +165,12 @@ class Renderer:
         object number -> its centre [3] in this frame; rng: adds sensor noise. Returns rgb uint8 [H, W, 3] and depth
         float32 [H, W], metres along the pixel's ray, 0 (and black) where the lens carries no light.
         """
-        pose = np.asarray(world_from_camera, np.float32)
-        rotation, eye = pose[:3, :3], pose[:3, 3]
-        tiles = self.tiles
-        direction = (rotation @ tiles.directions.reshape(3, -1)).reshape(3, tiles.count, tiles.lanes)
-        direction[np.abs(direction) < 1e-7] = 1e-7
-        inverse = 1.0 / direction
-        planes = tiles.planes @ rotation.T
+        view = _View(self.tiles, np.asarray(world_from_camera, np.float32))
         boxes = self._boxes_now(moved)
-        distance, face = self._cast_boxes(boxes, eye, direction, inverse, planes)
-        colour = self._shade(boxes, eye, direction, inverse, distance, face)
+        distance, face = self._cast_boxes(boxes, view)
+        colour = self._shade(boxes, view, distance, face)
         if capsules is not None and len(capsules):
-            self._draw_capsules(np.asarray(capsules, np.float32), eye, direction, planes, distance, colour)
+            self._draw_capsules(np.asarray(capsules, np.float32), view, distance, colour)
         return self._finish(colour, distance, rng)
 
     def _boxes_now(self, moved: dict[int, np.ndarray] | None) -> np.ndarray:
@@ -160,12 +182,10 @@ class Renderer:
             boxes[thing.box] = np.stack([centre - thing.half_size, centre + thing.half_size])
         return boxes
 
-    def _cast_boxes(
-        self, boxes: np.ndarray, eye: np.ndarray, direction: np.ndarray, inverse: np.ndarray, planes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _cast_boxes(self, boxes: np.ndarray, view: "_View") -> tuple[np.ndarray, np.ndarray]:
         """Nearest solid of every ray: distance float32 [T*lanes] and face number (6 per box, shell last)."""
-        corner = boxes - eye  # [M+1, 2, 3]
-        tiles, solids = self._pairs(corner[:-1], planes)
+        corner, inverse = boxes - view.eye, view.inverse  # [M+1, 2, 3], [3, T, lanes]
+        tiles, solids = self._pairs(corner[:-1], view.planes)
         shell = np.maximum(corner[-1, 0, :, None, None] * inverse, corner[-1, 1, :, None, None] * inverse)
         exit_distance = shell.min(0)
         best = exit_distance.view(np.int32) | _ID_MASK  # the id of all ones is the shell
@@ -190,7 +210,7 @@ class Renderer:
             rows = tiles[starts]
             best[rows] = np.minimum(best[rows], nearest)
         box = best.reshape(-1) & _ID_MASK
-        return self._exact(boxes, eye, box, direction, inverse)
+        return self._exact(corner, box, view)
 
     def _pairs(self, corner: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(tile, box) pairs that may meet, sorted by tile: a box is out when it lies behind one of a tile's planes."""
@@ -199,21 +219,19 @@ class Renderer:
         ahead = normals @ centre.T
         ahead += np.abs(normals) @ half.T
         ahead = ahead.reshape(4, self.tiles.count, -1)
-        lit = self.tiles.valid.any(1)
-        return np.nonzero((ahead.min(0) >= 0) & lit[:, None])
+        return np.nonzero((ahead.min(0) >= 0) & self.tiles.lit[:, None])
 
-    def _exact(
-        self, boxes: np.ndarray, eye: np.ndarray, box: np.ndarray, direction: np.ndarray, inverse: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _exact(self, corner: np.ndarray, box: np.ndarray, view: "_View") -> tuple[np.ndarray, np.ndarray]:
+        """Distance and face of each ray's winner, in full precision."""
         shell = box == _ID_MASK
-        box = np.where(shell, np.int32(len(boxes) - 1), box)
-        plane = (boxes - eye).transpose(0, 2, 1).reshape(-1)  # index box*6 + axis*2 + side, as faces are numbered
+        box = np.where(shell, np.int32(len(corner) - 1), box)
+        plane = corner.transpose(0, 2, 1).reshape(-1)  # index box*6 + axis*2 + side, as faces are numbered
         base = box * 6
         enters = []
         for axis in range(3):
-            backwards = direction[axis].reshape(-1) < 0
+            backwards = view.direction[axis].reshape(-1) < 0
             side = (backwards ^ shell).view(np.int8)  # outside: the face turned to us; inside a shell: the one ahead
-            enters.append((base + (2 * axis) + side, inverse[axis].reshape(-1)))
+            enters.append((base + (2 * axis) + side, view.inverse[axis].reshape(-1)))
         times = [plane[face] * slope for face, slope in enters]
         sign = np.where(shell, np.float32(-1), np.float32(1))
         signed = [time * sign for time in times]
@@ -224,75 +242,70 @@ class Renderer:
         face = np.where(best2, enters[2][0], np.where(best01, enters[1][0], enters[0][0]))
         return distance, face
 
-    def _shade(
-        self, boxes: np.ndarray, eye: np.ndarray, direction: np.ndarray, inverse: np.ndarray, distance: np.ndarray, face: np.ndarray
-    ) -> np.ndarray:
+    def _shade(self, boxes: np.ndarray, view: "_View", distance: np.ndarray, face: np.ndarray) -> np.ndarray:
         """Colours float32 [3, T*lanes] in 0..1."""
-        x, y, z = (direction[axis].reshape(-1) * distance + eye[axis] for axis in range(3))
+        ray, slope = view.direction.reshape(3, -1), view.inverse.reshape(3, -1)
+        x, y, z = (ray[axis] * distance + view.eye[axis] for axis in range(3))
         box, which = np.divmod(face, 6)
-        low = boxes[:, 0]
-        high_z = boxes[:, 1, 2]
+        low, high_z = boxes[:, 0], boxes[:, 1, 2]
         flat, sideways = which >= 4, which < 2
         across = np.where(sideways, y - low[box, 1], x - low[box, 0])
         along = np.where(flat, y - low[box, 1], high_z[box] - z)
         column = (across * self.face_scale[0, face] + 0.01).astype(np.int32) & (SIZE - 1)
         row = (along * self.face_scale[1, face] + 0.01).astype(np.int32) & (SIZE - 1)
-        axis = which >> 1
-        slant = np.where(axis == 0, inverse[0].reshape(-1), np.where(axis == 1, inverse[1].reshape(-1), inverse[2].reshape(-1)))
-        np.abs(slant, out=slant)
-        # texels under a pixel; the level is its base-2 exponent, taken from the float's bits
-        footprint = distance * self.face_fine[face] * np.sqrt(np.minimum(slant, 9.0)) * np.float32(self.tiles.pixel_angle * 1.2)
+        slant = np.where(flat, slope[2], np.where(sideways, slope[0], slope[1]))
+        # texels under a pixel; the mip level is its base-2 exponent, taken from the float's bits
+        tilt = np.sqrt(np.minimum(np.abs(slant), 9.0))
+        footprint = distance * self.face_fine[face] * tilt * np.float32(self.tiles.pixel_angle * 1.2)
         level = np.clip((footprint.view(np.int32) >> 23) - 127, 0, LEVELS - 1)
-        offsets = np.array(LEVEL_OFFSETS, np.int32)
-        texel = self.face_texels[face] + offsets[level] + ((row >> level) << (6 - level)) + (column >> level)
+        texel = self.face_texels[face] + self._offsets[level] + ((row >> level) << (6 - level)) + (column >> level)
         lamp = self.room.light.lamp
-        to_lamp = [lamp[0] - x, lamp[1] - y, lamp[2] - z]
-        square = to_lamp[0] ** 2 + to_lamp[1] ** 2 + to_lamp[2] ** 2
-        toward = np.where(axis == 0, to_lamp[0], np.where(axis == 1, to_lamp[1], to_lamp[2]))
-        # seen faces are turned to the eye, so the lamp counts when it is on the eye's side of the face
-        eyeward = np.where(axis == 0, direction[0].reshape(-1), np.where(axis == 1, direction[1].reshape(-1), direction[2].reshape(-1)))
-        lit = np.maximum(np.where(eyeward < 0, toward, -toward), 0)
+        to_x, to_y, to_z = lamp[0] - x, lamp[1] - y, lamp[2] - z
+        square = to_x**2 + to_y**2 + to_z**2
+        toward = np.where(flat, to_z, np.where(sideways, to_x, to_y))
+        # a seen face is turned to the eye, so the lamp counts when it is on the eye's side of the face
+        lit = np.maximum(np.where(slant < 0, toward, -toward), 0)
         light = self.face_light[face] + self.face_lamp[face] * lit / ((1.5 + square) * np.sqrt(square + 0.05))
-        return self.texels[:, texel] * light
+        return self.texels[:, texel] * light * self._contact(x, y, z, face)
 
-    def _draw_capsules(
-        self, capsules: np.ndarray, eye: np.ndarray, direction: np.ndarray, planes: np.ndarray, distance: np.ndarray, colour: np.ndarray
-    ) -> None:
+    def _contact(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, face: np.ndarray) -> np.ndarray:
+        """Soft darkening 0..1 where the floor meets furniture and walls, and walls meet floor and ceiling."""
+        size = self.room.size
+        floor = face == len(self.boxes) * 6 - 2
+        rows, columns = self._floor_light.shape
+        column = np.clip((x * np.float32(columns / size[0])).astype(np.int32), 0, columns - 1)
+        row = np.clip((y * np.float32(rows / size[1])).astype(np.int32), 0, rows - 1)
+        wall = np.minimum(np.minimum(z, size[2] - z) * 2.5 + 0.65, 1.0)
+        return np.where(floor, self._floor_light[row, column], np.where(face >= len(self.boxes) * 6 - 6, wall, 1.0))
+
+    def _draw_capsules(self, capsules: np.ndarray, view: "_View", distance: np.ndarray, colour: np.ndarray) -> None:
         """Paint the body over the frame where it is nearer; changes distance and colour."""
-        start, end, radius = capsules[:, 0:3] - eye, capsules[:, 3:6] - eye, capsules[:, 6]
-        ahead = np.maximum(planes @ start.T, planes @ end.T) + radius
-        tiles, which = np.nonzero((ahead.min(0) >= 0) & self.tiles.valid.any(1)[:, None])
+        start, end, radius = capsules[:, 0:3] - view.eye, capsules[:, 3:6] - view.eye, capsules[:, 6]
+        ahead = np.maximum(view.planes @ start.T, view.planes @ end.T) + radius
+        tiles, which = np.nonzero((ahead.min(0) >= 0) & self.tiles.lit[:, None])
         if not len(tiles):
             return
-        rays_xyz = direction[:, tiles]
-        time, along = _capsule_hits(start[which], end[which], radius[which], rays_xyz)
-        key = (np.where(time < _FAR, time, _FAR).view(np.int32) & ~_ID_MASK) | np.arange(len(tiles), dtype=np.int32)[:, None] % (_ID_MASK + 1)
-        starts = np.flatnonzero(np.diff(tiles, prepend=-1))
-        nearest = np.minimum.reduceat(key, starts, axis=0)
-        lengths = np.diff(np.append(starts, len(tiles)))
-        rank = (nearest & _ID_MASK) - starts[:, None] % (_ID_MASK + 1)
-        pair = starts[:, None] + np.mod(rank, _ID_MASK + 1)
-        pair = np.minimum(pair, (starts + lengths - 1)[:, None])
-        lane = np.arange(self.tiles.lanes)[None]
-        hit_time, hit_along = time[pair, lane], along[pair, lane]
-        place = tiles[starts][:, None] * self.tiles.lanes + lane
-        front = hit_time < distance[place]
-        place, pair, hit_time, hit_along = place[front], pair[front], hit_time[front], hit_along[front]
-        if not len(place):
-            return
-        body = which[pair]
-        ray = direction.reshape(3, -1)[:, place]
-        point = ray * hit_time
-        axis = start[body] + (end - start)[body] * hit_along[:, None]
-        normal = (point - axis.T) / radius[body]
+        times, alongs = _capsule_hits(start[which], end[which], radius[which], view.direction[:, tiles])
+        for body in np.unique(which):  # one capsule meets a tile once, so plain indexing paints it
+            rows = which == body
+            nearest = distance.reshape(self.tiles.count, -1)[tiles[rows]]
+            pair, lane = np.nonzero(times[rows] < nearest)
+            place = tiles[rows][pair] * self.tiles.lanes + lane
+            time = times[rows][pair, lane]
+            distance[place] = time
+            point = view.direction.reshape(3, -1)[:, place] * time
+            axis = start[body][:, None] + (end - start)[body][:, None] * alongs[rows][pair, lane]
+            tint = self.body_tints[int(capsules[body, 7]) % len(self.body_tints)] * self.room.light.colour
+            colour[:, place] = tint[:, None] * self._body_light(point, (point - axis) / radius[body], view.eye)
+
+    def _body_light(self, point: np.ndarray, normal: np.ndarray, eye: np.ndarray) -> np.ndarray:
+        """Light [N] on points [3, N] (from the eye) with normals [3, N]; rims turn darker, which shows the roundness."""
         light = self.room.light
         to_lamp = (light.lamp - eye)[:, None] - point
         reach = np.sqrt((to_lamp**2).sum(0))
-        shade = light.ambient * (0.75 - 0.35 * (normal * ray).sum(0)) + light.directional * np.maximum(light.direction @ normal, 0)
-        shade += light.lamp_power * 4 * np.maximum((normal * to_lamp).sum(0), 0) / ((1.5 + reach**2) * reach)
-        tint = self.body_tints[capsules[body, 7].astype(np.int64) % len(self.body_tints)] * light.colour
-        distance[place] = hit_time
-        colour[:, place] = tint.T * shade
+        turned = -(normal * point).sum(0) / np.sqrt((point**2).sum(0))
+        shade = light.ambient * (0.55 + 0.45 * turned) + light.directional * np.maximum(light.direction @ normal, 0)
+        return shade + light.lamp_power * 4 * np.maximum((normal * to_lamp).sum(0), 0) / ((1.5 + reach**2) * reach)
 
     def _finish(self, colour: np.ndarray, distance: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         tiles = self.tiles

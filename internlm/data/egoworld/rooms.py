@@ -131,26 +131,29 @@ def make_room(rng: np.random.Generator, place: str) -> Room:
 
 
 def _attempt(rng: np.random.Generator, furnishing: Furnishing, place: str) -> Room | None:
-    size = np.array([rng.uniform(4.6, 7.0), rng.uniform(4.6, 7.0), rng.uniform(2.5, 3.0)], np.float32)
+    size = np.array([rng.uniform(4.0, 6.2), rng.uniform(4.0, 6.2), rng.uniform(2.4, 2.8)], np.float32)
     layout = _Layout(rng, size)
     if not all(layout.along_wall(builder, 30) for builder in furnishing.musts):
         return None
-    layout.island(furnishing.islands[int(rng.integers(len(furnishing.islands)))], 30)
-    layout.hang(furnishing.hangings[int(rng.integers(len(furnishing.hangings)))])
-    for i in range(10):
-        layout.along_wall(furnishing.walls[int(rng.integers(len(furnishing.walls)))], 6)
-        if i in (2, 5):
-            layout.along_wall(DISTRACTORS[int(rng.integers(len(DISTRACTORS)))], 6)
-    if size[0] * size[1] > 30:
-        layout.island(furnishing.islands[int(rng.integers(len(furnishing.islands)))], 12)
-    for _ in range(3):
-        layout.hang(furnishing.hangings[int(rng.integers(len(furnishing.hangings)))], 5)
-        layout.hang(HANGINGS[int(rng.integers(len(HANGINGS)))], 5)
-    layout.along_wall(DISTRACTORS[int(rng.integers(len(DISTRACTORS)))], 6)
+    layout.island(_pick(rng, furnishing.islands), 30)
+    layout.along_wall(_pick(rng, furnishing.hangings), 8)
+    for i in range(12):
+        layout.along_wall(_pick(rng, furnishing.walls), 8)
+        if i in (2, 6):
+            layout.along_wall(_pick(rng, DISTRACTORS), 6)
+    layout.island(_pick(rng, furnishing.islands), 12)
+    for _ in range(4):
+        layout.along_wall(_pick(rng, furnishing.hangings), 5)
+        layout.along_wall(_pick(rng, HANGINGS), 5)
+    layout.along_wall(_pick(rng, DISTRACTORS), 6)
     room = _assemble(rng, place, size, layout.parts)
-    if room is None or room.free_mask.sum() * CELL**2 < 4.0 or len(room.objects) < 3:
+    if room is None or room.free_mask.sum() * CELL**2 < 3.0 or len(room.objects) < 3:
         return None
     return room
+
+
+def _pick(rng: np.random.Generator, builders: tuple[Builder, ...]) -> Builder:
+    return builders[int(rng.integers(len(builders)))]
 
 
 class _Layout:
@@ -167,17 +170,22 @@ class _Layout:
         low, high = _bounds(piece.parts)
         for _ in range(tries):
             wall = int(self.rng.integers(4))
-            room = self.size[wall % 2] - (high[0] - low[0])
+            room = float(self.size[wall % 2] - (high[0] - low[0]))
             if room < 0:
                 continue
-            # every second try starts in a corner, which packs walls tightly
-            slide = float(self.rng.choice([0.0, room])) if self.rng.uniform() < 0.35 else self.rng.uniform(0, room)
-            if self._place(piece, wall, slide, None, 0.03):
+            slide = self.rng.uniform(0, room)
+            if self.rng.uniform() < 0.7:  # flush with a corner or a neighbour, which packs walls tightly
+                slide = float(self.rng.choice(self._flush(wall, high[0] - low[0])))
+            if 0 <= slide <= room and self._place(piece, wall, slide, None, 0.01):
                 return True
         return False
 
-    def hang(self, builder: Builder, tries: int = 8) -> bool:
-        return self.along_wall(builder, tries)
+    def _flush(self, wall: int, width: float) -> list[float]:
+        """Positions along a wall at which a piece of this width touches a corner or a piece that stands already."""
+        ends = [0.0, float(self.size[wall % 2] - width)]
+        for low, high in self.bounds:
+            ends += [float(high[wall % 2]) + 0.02, float(low[wall % 2] - width) - 0.02]
+        return ends
 
     def island(self, builder: Builder, tries: int) -> bool:
         """Stand a piece free in the room with a way round it."""
@@ -186,11 +194,11 @@ class _Layout:
             turn = int(self.rng.integers(4))
             low, high = _bounds(piece.parts)
             span = (high - low)[[0, 1] if turn % 2 == 0 else [1, 0]]
-            spare = self.size[:2] - span - 1.4
+            spare = self.size[:2] - span - 1.2
             if (spare < 0).any():
                 continue
-            corner = 0.7 + self.rng.uniform(size=2) * spare
-            if self._place(piece, turn, 0.0, corner, 0.6):
+            corner = 0.6 + self.rng.uniform(size=2) * spare
+            if self._place(piece, turn, 0.0, corner, 0.55):
                 return True
         return False
 
@@ -269,8 +277,9 @@ def _decoration(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     """Shell textures [6], shell colour slots [6,4] and the room's palette [P,3], all free of the class."""
     hue = rng.uniform(0, 180, PALETTE + 8)
     saturation = rng.choice([20, 70, 130, 190], PALETTE + 8) * rng.uniform(0.7, 1.2, PALETTE + 8)
+    saturation[PALETTE:] *= 0.5
     # furniture colours spread evenly from dark to light, so that every drawing keeps contrast
-    value = np.concatenate([rng.permutation(np.linspace(60, 250, PALETTE)), rng.uniform(90, 245, 8)])
+    value = np.concatenate([rng.permutation(np.linspace(60, 250, PALETTE)), rng.uniform(110, 250, 8)])
     hsv = np.stack([hue, np.clip(saturation, 0, 255), value], -1).astype(np.uint8)
     tints = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].astype(np.float32) / 255
     wall, accent, floor = (TEXTURE_ID[name] for name in rng.choice(FINISHES, 3))
@@ -282,7 +291,7 @@ def _decoration(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     pairs = [base[[0, 1]]] * 4 + [base[[4, 5]], base[[6, 7]]]
     colours = np.array([[*pair, base[2], base[3]] for pair in pairs])
     # a wall's two colours stay close to each other: the furniture, not the wallpaper, carries the contrast
-    mix = rng.uniform(0.15, 0.6)
+    mix = rng.uniform(0.1, 0.4)
     tints[base[1]] = tints[base[0]] * (1 - mix) + tints[base[1]] * mix
     tints[base[5]] = tints[base[4]] * (1 - mix) + tints[base[5]] * mix
     return textures, colours, tints
@@ -294,7 +303,7 @@ def _light(rng: np.random.Generator, size: np.ndarray) -> Light:
     colour = np.array([1 + warmth, 1 + rng.uniform(-0.05, 0.05), 1 - warmth])
     lamp = size * rng.uniform((0.2, 0.2, 0.8), (0.8, 0.8, 0.95))
     return Light(
-        (direction / np.linalg.norm(direction)).astype(np.float32), rng.uniform(0.1, 0.4), rng.uniform(0.35, 0.6),
+        (direction / np.linalg.norm(direction)).astype(np.float32), rng.uniform(0.15, 0.4), rng.uniform(0.5, 0.75),
         lamp.astype(np.float32), rng.uniform(0.3, 0.7), colour.astype(np.float32),
     )  # fmt: skip
 

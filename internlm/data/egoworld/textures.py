@@ -85,11 +85,11 @@ def _plain(rng: np.random.Generator) -> Canvas:
 
 
 def _noise(rng: np.random.Generator) -> Canvas:
-    return Canvas(light=0.75).grain(rng, 0.14, (1.2, 1.2))
+    return Canvas(light=0.8).grain(rng, 0.07, (1.2, 1.2))
 
 
 def _wood(rng: np.random.Generator) -> Canvas:
-    return Canvas(light=0.72).grain(rng, 0.16, (10, 0.8))
+    return Canvas(light=0.78).grain(rng, 0.11, (10, 0.8))
 
 
 def _planks(rng: np.random.Generator) -> Canvas:
