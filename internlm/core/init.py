@@ -5,12 +5,16 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 
+class DeviceError(RuntimeError):
+    """The machine lacks a device that was asked for."""
+
+
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` → device. RuntimeError when CUDA is asked for and there is none."""
+    """``auto``, ``cpu`` or ``cuda`` → device. DeviceError when CUDA is asked for and there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError("train.device is 'cuda' but torch sees no GPU; set train.device to 'auto' or 'cpu'")
+        raise DeviceError("train.device is 'cuda' but torch sees no GPU; set train.device to 'auto' or 'cpu'")
     return torch.device(name)
 
 

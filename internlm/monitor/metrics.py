@@ -30,8 +30,12 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write one record; non-finite numbers become null, which JSON has no other word for."""
         record = {"step": step} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            # A full disk must not end a run that could still be saved once there is room again.
+            log.error("figures of step %d could not be written to %s: %s", step, self.path, error)
         if self._board:
             for name, value in record.items():
                 if name != "step" and isinstance(value, int | float):

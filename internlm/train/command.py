@@ -1,0 +1,42 @@
+"""``egoagent train CONFIG [section.key=value ...] [--run-dir DIR] [--no-resume]``."""
+
+import argparse
+import json
+import logging
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("config", help="config file (.py or .yaml), or a run folder holding config.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values laid over the file, e.g. optim.lr=3e-4")
+    parser.add_argument("--run-dir", help="run folder; the same as run_dir=DIR")
+    parser.add_argument("--no-resume", action="store_true", help="start anew; an earlier run there is moved to previous-<n>")
+    parser.epilog = (
+        "exit codes: 0 complete; 75 stopped by SIGTERM, SIGINT or SIGUSR1 with a checkpoint saved (the same command continues); "
+        "3 too many non-finite steps; 2 config, data or checkpoint to mend"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and return the exit code (``signals.py``)."""
+    from internlm.config.load import load_config
+
+    overrides = [*args.overrides, *([f"run_dir={json.dumps(args.run_dir)}"] if args.run_dir else [])]
+    config = load_config(args.config, overrides)
+
+    from .loop import NonFiniteError, train
+    from .signals import EXIT_NON_FINITE, EXIT_STOPPED
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        result = train(config, resume=not args.no_resume)
+    except NonFiniteError as error:
+        print(f"egoagent train: {error}", file=sys.stderr)
+        return EXIT_NON_FINITE
+    if not result.finished:
+        print(f"stopped by {result.stopped_by} at step {result.step}, saved in {result.run_dir}", file=sys.stderr)
+        return EXIT_STOPPED
+    verdict = f"; standing verdict: collapse ({result.verdict})" if result.verdict else ""
+    print(f"{result.run_dir}: {result.step} steps, {result.seconds:.0f} s, {result.bad_steps} skipped{verdict}", file=sys.stderr)
+    return 0

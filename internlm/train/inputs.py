@@ -1,0 +1,46 @@
+"""From a batch of bytes to what the networks take: photometric changes and normalisation, on the device."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from internlm.data.augment import normalise, photometric
+from internlm.data.batch import ClipBatch, ImageBatch, to_device
+
+Batch = TypeVar("Batch", ImageBatch, ClipBatch)
+ON_HOST = ("photometric", "global_photometric", "local_photometric", "sample_ids")
+Actions = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def upload(batch: Batch, device: torch.device) -> Batch:
+    """Copy a batch to a device. What is read on the host stays there: fetching it back would wait for the device."""
+    return replace(to_device(batch, device), **{name: getattr(batch, name) for name in ON_HOST if hasattr(batch, name)})
+
+
+def image_views(batch: ImageBatch) -> list[Tensor]:
+    """Views by size, the global ones first: float32 ``[G, B, 3, S, S]`` and, where there are local crops, ``[L, B, 3, s, s]``."""
+    pairs = [(batch.global_crops, batch.global_photometric), (batch.local_crops, batch.local_photometric)]
+    return [_views(crops, parameters) for crops, parameters in pairs if crops.shape[1]]
+
+
+def clip_inputs(batch: ClipBatch, *, jitter: bool) -> tuple[Tensor, Tensor, Actions]:
+    """Predictor frames I_1..I_T, observer frames I_2..I_{T+1} (both ``[B, T, 3, S, S]``), and the actions.
+
+    ``jitter`` applies the clip's photometric change to the predictor's frames; the observer always sees them as they are.
+    """
+    size = batch.images.shape[:2]
+    plain = normalise(batch.images.flatten(0, 1)).unflatten(0, size)
+    frames = plain[:, :-1]
+    if jitter:
+        steps = size[1] - 1
+        parameters = batch.photometric.repeat_interleave(steps, dim=0)
+        frames = photometric(batch.images[:, :-1].flatten(0, 1), parameters).unflatten(0, (size[0], steps))
+    return frames, plain[:, 1:], (batch.poses, batch.visible, batch.past_poses, batch.past_visible)
+
+
+def _views(crops: Tensor, parameters: Tensor) -> Tensor:
+    """``[B, V, 3, S, S]`` and ``[B, V, 8]`` -> ``[V, B, 3, S, S]``."""
+    crops, parameters = crops.transpose(0, 1), parameters.transpose(0, 1)
+    return photometric(crops.flatten(0, 1), parameters.flatten(0, 1)).unflatten(0, crops.shape[:2])
