@@ -23,6 +23,7 @@ COMMANDS = {
     "data": ("dataset_preprocess.command", "turn recordings into a take store"),
 }
 
+_OWN = ("internlm", "dataset_preprocess")
 _EXPECTED = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, ModuleNotFoundError)
 
 
@@ -67,7 +68,9 @@ def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namesp
 
 def _expected(error: Exception) -> bool:
     """Missing files, missing optional packages, and every error class that this project defines for its users."""
-    own = type(error).__module__.partition(".")[0] in ("internlm", "dataset_preprocess")
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in _OWN:
+        return False
+    own = type(error).__module__.partition(".")[0] in _OWN
     return own or isinstance(error, _EXPECTED)
 
 

@@ -1,0 +1,111 @@
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from internlm.config.load import load_config
+from internlm.config.schema import Config
+from internlm.launch.describe import as_text, describe
+from internlm.model.egoagent import EgoAgent
+from internlm.monitor import flops, memory
+
+SMALL = dict(
+    hidden_size=64, num_layers=2, num_heads=2, mlp_multiple_of=32, image_size=64, local_image_size=32, prototypes=256,
+    head_hidden=96, head_bottleneck=32,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small():
+    return Config(stage="joint", model=SMALL, data=dict(clip=dict(steps=3)), train=dict(image_batch=8, clip_batch=8))
+
+
+@pytest.mark.parametrize(
+    ("file", "backbone", "head"),
+    [("lr5e-4_tmp004_300m.py", 289_977_472, 23_597_312), ("lr5e-4_tmp004_1b.py", 1_159_620_864, 25_694_464)],
+)
+def test_published_sizes(root, file, backbone, head):
+    config = load_config(root / "configs/dino_pretrain" / file)
+    parts = flops.parameters_by_part(flops.build_on_meta(config.model))
+    assert (parts["backbone"], parts["head"]) == (backbone, head)
+    assert parts["total"] == backbone + head + parts["action_and_queries"]
+    found = flops.tokens(config)
+    assert (found["image"], found["local_crop"], found["clip"], found["clip_observer"]) == (197, 50, 199 * 20, 197 * 20)
+
+
+def test_published_training_cost(root):
+    """2 global and 6 local crops with the observer: about 1.5 TFLOP an image at 300M."""
+    config = load_config(root / "configs/dino_pretrain/lr5e-4_tmp004_300m.py")
+    cost = flops.flops(config, flops.build_on_meta(config.model))
+    assert cost["train_image"] == pytest.approx(1.5e12, rel=0.02)
+
+
+def test_flops_of_a_forward_by_hand(small):
+    """The counter against arithmetic: matrix products of trunk and head, stem convolutions, attention as the full square."""
+    h, inner, grid, k = 64, 192, 4, small.model.prototypes
+    length, hid, bottle = grid * grid + 1, 96, 32
+    block = 2 * length * (h * 3 * h + h * h + 3 * h * inner) + 4 * length * length * h
+    widths, side, stem = [3, 8, 16, 32, 64], 64, 0
+    for wide_in, wide_out in pairwise(widths):
+        side //= 2
+        stem += 2 * side * side * 9 * wide_in * wide_out
+    stem += 2 * side * side * h * h
+    head = 2 * (h * hid + hid * hid + hid * bottle + bottle * k)
+    agent = flops.build_on_meta(small.model)
+    assert flops.flops(small, agent)["image"] == 2 * block + stem + head
+
+
+def test_meta_counts_equal_a_real_model(small):
+    real = EgoAgent(small.model)
+    assert flops.parameters_by_part(real) == flops.parameters_by_part(flops.build_on_meta(small.model))
+
+
+def test_memory_states_follow_the_mesh(small):
+    one = memory.estimate(small, flops.build_on_meta(small.model), images=2, clips=2)
+    sharded = small.model_copy(update=dict(parallel=small.parallel.model_copy(update=dict(dp_shard=4, tp=2))))
+    eight = memory.estimate(sharded, flops.build_on_meta(small.model), images=2, clips=2)
+    total = flops.count(flops.build_on_meta(small.model).predictor)
+    assert (one.parameters, one.gradients, one.optimizer) == (4 * total, 4 * total, 8 * total)
+    assert (eight.parameters, eight.optimizer) == (4 * total // 8, 8 * total // 8)
+    assert eight.working_copy < one.working_copy and eight.activations == one.activations
+    assert one.as_dict()["total"] == sum(value for key, value in one.as_dict().items() if key != "total")
+
+
+def test_activations_grow_with_the_batch_and_shrink_in_half_precision(small):
+    def measure(clips, dtype="bfloat16"):
+        config = small.model_copy(update=dict(train=small.train.model_copy(update=dict(dtype=dtype))))
+        return memory.estimate(config, flops.build_on_meta(small.model), images=0, clips=clips).activations
+
+    assert measure(8) - measure(4) == pytest.approx(measure(12) - measure(8), rel=0.05)
+    assert measure(8) > 1.5 * measure(4)
+    assert measure(8, "float32") > 1.3 * measure(8)  # what the losses hold is float32 in both
+
+
+def test_saved_bytes_counts_each_storage_once_and_no_weights():
+    agent = torch.nn.Linear(8, 8, device="meta")
+    x = torch.empty(4, 8, device="meta", requires_grad=True)
+
+    def forward():
+        y = agent(x)  # saves x (weights are excluded)
+        return torch.tanh(y).sum() + (x * x).sum()  # saves tanh's output, and x again
+
+    assert memory._saved_bytes(agent, forward) == 2 * 4 * 8 * 4
+
+
+def test_the_command_prints_the_promised_keys(root, capsys):
+    from internlm.cli import main
+
+    file = str(root / "configs/joint_train/demo.py")
+    assert main(["describe", file, "--json", "--batch", "4", "--dp-shard", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    promised = dict(parameters=("backbone", "head", "total"), tokens=("image", "clip"), flops=("image", "clip"))
+    for section, keys in promised.items():
+        assert all(isinstance(found[section][key], int) for key in keys)
+    assert found["memory"]["micro_batch"] == dict(images=4, clips=4) and found["memory"]["mesh"]["dp_shard"] == 2
+    assert "GFLOPs" in as_text(describe(load_config(file)))
+
+
+def test_stage_one_has_no_clips_in_memory(root):
+    config = load_config(root / "configs/dino_pretrain/demo.py")
+    assert describe(config, 4)["memory"]["micro_batch"] == dict(images=4, clips=0)

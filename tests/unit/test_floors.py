@@ -1,0 +1,103 @@
+"""The house rules about imports: nothing climbs to a higher floor, and what must stay light stays light."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FLOORS = (
+    {"config", "core"},
+    {"model", "loss", "data"},
+    {"parallel", "solver", "checkpoint", "monitor"},
+    {"train", "eval", "launch"},
+    {"cli"},
+)
+FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
+APART = {"model", "loss", "data"}  # these do not import each other
+SHARED_TYPES = "internlm.model.sequence"
+
+
+def imports(path: Path, root: Path, *, top_only: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of every import; ``from a import b`` gives ``a.b``."""
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join((*base, *([node.module] if node.module else [])))
+            yield from ((node.lineno, f"{name}.{alias.name}") for alias in node.names)
+
+
+def climbing(path: Path, root: Path) -> list[str]:
+    """Imports of one file of internlm/ that the floors forbid."""
+    parts = path.relative_to(root).with_suffix("").parts
+    here = parts[1]
+    faults = []
+    for line, name in imports(path, root):
+        target = name.split(".")
+        if target[0] != "internlm" or len(target) < 2 or target[1] not in FLOOR or target[1] == here:
+            continue
+        sideways = {here, target[1]} <= APART and not name.startswith(SHARED_TYPES)
+        if FLOOR.get(here, -1) < FLOOR[target[1]] or sideways:
+            faults.append(f"{path.relative_to(root)}:{line}: {here} imports {name}")
+    return faults
+
+
+def sources(root: Path, folder: str) -> list[Path]:
+    return sorted((root / folder).rglob("*.py"))
+
+
+def test_nothing_climbs(root):
+    files = sources(root, "internlm")
+    assert len(files) > 20
+    assert [fault for path in files for fault in climbing(path, root)] == []
+
+
+def test_every_part_has_a_floor(root):
+    parts = {path.relative_to(root / "internlm").with_suffix("").parts[0] for path in sources(root, "internlm")}
+    assert parts - {"__init__"} <= FLOOR.keys()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "faults"),
+    [
+        ("internlm/model/x.py", "from internlm.train import loop", 1),
+        ("internlm/model/x.py", "def f():\n    from ..eval import knn", 1),
+        ("internlm/loss/x.py", "from internlm.data.batch import ClipBatch", 1),
+        ("internlm/loss/x.py", "from internlm.model.sequence import Layout", 0),
+        ("internlm/train/x.py", "import internlm.cli", 1),
+        ("internlm/train/x.py", "from internlm.eval import knn\nfrom internlm.config.schema import Config", 0),
+        ("internlm/model/sub/x.py", "from ...solver import ema", 1),
+    ],
+)
+def test_the_check_sees_what_it_should(tmp_path, file, text, faults):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert len(climbing(path, tmp_path)) == faults
+
+
+def test_preprocessing_shares_only_the_store_and_never_torch(root):
+    for path in sources(root, "dataset_preprocess"):
+        for line, name in imports(path, root):
+            parts = name.split(".")
+            assert parts[0] not in ("torch", "torchvision"), f"{path}:{line}"
+            assert parts[0] != "internlm" or parts[1:3] == ["data", "store"], f"{path}:{line}: {name}"
+
+
+def test_the_store_and_the_world_need_no_torch(root):
+    for path in (root / "internlm/data/store.py", *sources(root, "internlm/data/egoworld")):
+        assert not [name for _, name in imports(path, root) if name.split(".")[0] == "torch"], path
+
+
+def test_the_model_knows_no_processes(root):
+    for path in sources(root, "internlm/model"):
+        assert not [name for _, name in imports(path, root) if name.startswith("torch.distributed")], path
+
+
+def test_entry_scripts_are_thin(root):
+    for path in root.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 20, path
