@@ -13,6 +13,8 @@ from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.model.egoagent import EgoAgent, EgoNetwork
 
+from .errors import EvalError
+
 FEATURES = ("bottleneck", "hidden", "logits")
 
 
@@ -52,7 +54,7 @@ def run_clips(
     ``feature``: bottleneck (unit vector of the head), hidden (at the state query) or logits (over the prototypes).
     """
     if feature not in FEATURES:
-        raise ValueError(f"feature {feature!r} is unknown; choose one of {', '.join(FEATURES)}")
+        raise EvalError(f"feature {feature!r} is unknown; choose one of {', '.join(FEATURES)}")
     device = torch.device(device)
     agent = agent.to(device).eval()
     parts: list[ClipOutputs] = []

@@ -14,6 +14,8 @@ from internlm.data.frames import DataError, ImageSource
 from internlm.data.loader import evaluation_images
 from internlm.model.egoagent import EgoNetwork
 
+from .errors import EvalError
+
 KINDS = ("state", "patch", "bottleneck")
 PIXEL_SIDE = 32
 
@@ -28,6 +30,7 @@ class Features:
     labels: Tensor  # int64 [N], -1 without a label
     classes: tuple[str, ...]
     rows: Tensor  # int64 [N], index in the source
+    unreadable: int  # images that were left out
 
 
 def encoder(
@@ -39,7 +42,7 @@ def encoder(
     head's unit vector.
     """
     if kind not in KINDS:
-        raise ValueError(f"feature {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+        raise EvalError(f"feature {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     device = torch.device(device)
     network = network.to(device).eval()
 
@@ -72,7 +75,8 @@ def extract(
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in encoders}
     labels, rows = [], []
-    for batch in evaluation_images(source, image_size, batch_size, rows=sample_rows(source, limit)):
+    wanted = sample_rows(source, limit)
+    for batch in evaluation_images(source, image_size, batch_size, rows=wanted):
         rows.append(batch.rows)
         labels.append(torch.full_like(batch.rows, -1) if batch.labels is None else batch.labels)
         for name, encode in encoders.items():
@@ -84,11 +88,11 @@ def extract(
         labels=torch.cat(labels),
         classes=tuple(source.classes),
         rows=torch.cat(rows),
+        unreadable=len(wanted) - sum(len(part) for part in rows),
         )
 
 
-def sample_rows(source: ImageSource, limit: int | None) -> np.ndarray | None:
-    """At most ``limit`` rows, spread evenly over the source; None = all."""
-    if limit is None or limit >= len(source):
-        return None
-    return np.linspace(0, len(source) - 1, limit).round().astype(np.int64)
+def sample_rows(source: ImageSource, limit: int | None) -> np.ndarray:
+    """At most ``limit`` rows, spread evenly over the source; None = all. int64, rising."""
+    count = len(source) if limit is None else min(limit, len(source))
+    return np.linspace(0, len(source) - 1, count).round().astype(np.int64)

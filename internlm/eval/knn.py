@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import EvalError
+
 KS = (10, 20, 100, 200)
 HEADLINE_K = 20
 TEMPERATURE = 0.07
@@ -24,12 +26,14 @@ def search(query: Tensor, gallery: Tensor, k: int, *, backend: str = "auto") -> 
     query [N, D], gallery [M, D] (any float dtype, need not be normalised) -> similarity float64 [N, k] descending and
     index int64 [N, k]; k is clipped to M. Ties go to the lower index. ``backend`` is "auto" (FAISS where installed and
     the features are on the CPU), "faiss" or "torch"; the neighbours do not depend on it. Memory beyond the inputs and
-    the result stays below about 200 MB whatever N and M. Raises ValueError for empty or non-finite features.
+    the result stays below about 200 MB whatever N and M. Raises EvalError for empty or non-finite features.
     """
     _check_features(query, "query")
     _check_features(gallery, "gallery")
     if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query features have {query.shape[1]} numbers, gallery features {gallery.shape[1]}; extract both alike")
+        raise EvalError(f"query features have {query.shape[1]} numbers, gallery features {gallery.shape[1]}; extract both alike")
+    if k < 1:
+        raise EvalError(f"k is {k}; at least one neighbour is needed")
     rows, dim = gallery.shape
     k = min(k, rows)
     reach = min(rows, k + max(16, k // 4))
@@ -78,9 +82,9 @@ def classify(
     classes with equal votes rank by their number.
     """
     if len(train) != len(train_labels) or len(test) != len(test_labels):
-        raise ValueError(f"{len(train)} train features with {len(train_labels)} labels, {len(test)} test with {len(test_labels)}")
+        raise EvalError(f"{len(train)} train features with {len(train_labels)} labels, {len(test)} test with {len(test_labels)}")
     if len(train_labels) and not (0 <= int(train_labels.min()) and int(train_labels.max()) < num_classes):
-        raise ValueError(f"train labels reach from {train_labels.min()} to {train_labels.max()}, outside 0..{num_classes - 1}")
+        raise EvalError(f"train labels reach from {train_labels.min()} to {train_labels.max()}, outside 0..{num_classes - 1}")
     similarity, index = search(test, train, max(ks), backend=backend)
     neighbour_labels = train_labels.to(index.device)[index]
     top = min(5, num_classes)
@@ -106,19 +110,19 @@ def match_classes(labels: Tensor, classes: tuple[str, ...], wanted: tuple[str, .
 
 def _check_features(features: Tensor, name: str) -> None:
     if features.dim() != 2 or not len(features) or not features.shape[1]:
-        raise ValueError(f"the {name} features have shape {tuple(features.shape)}; need at least one row of at least one number")
+        raise EvalError(f"the {name} features have shape {tuple(features.shape)}; need at least one row of at least one number")
     for start in range(0, len(features), 65_536):
         bad = ~torch.isfinite(features[start : start + 65_536]).all(1)
         if bad.any():
-            raise ValueError(f"row {start + int(bad.nonzero()[0])} of the {name} features is not finite; leave such rows out")
+            raise EvalError(f"row {start + int(bad.nonzero()[0])} of the {name} features is not finite; leave such rows out")
 
 
 def _use_faiss(backend: str, device: torch.device) -> bool:
     if backend not in ("auto", "faiss", "torch"):
-        raise ValueError(f"search backend {backend!r} is unknown; choose auto, faiss or torch")
+        raise EvalError(f"search backend {backend!r} is unknown; choose auto, faiss or torch")
     installed = importlib.util.find_spec("faiss") is not None
     if backend == "faiss" and not installed:
-        raise ValueError("search backend 'faiss' is not installed (pip install faiss-cpu); 'torch' gives the same neighbours")
+        raise EvalError("search backend 'faiss' is not installed (pip install faiss-cpu); 'torch' gives the same neighbours")
     return backend != "torch" and installed and device.type == "cpu"
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import EvalError
+
 HIPS = (11, 12)  # COCO order: left hip, right hip
 CM = 100.0
 TINY = 1e-12
@@ -33,7 +35,7 @@ def zero_velocity(past: np.ndarray, poses: int) -> np.ndarray:
 def constant_velocity(past: np.ndarray, poses: int) -> np.ndarray:
     """Continue the last observed step of every joint: past [N, Q, J, 3] -> [N, poses, J, 3]. Needs Q of at least 2."""
     if past.shape[1] < 2:
-        raise ValueError(f"constant velocity needs two observed poses, got {past.shape[1]}; use chunks of at least 2")
+        raise EvalError(f"constant velocity needs two observed poses, got {past.shape[1]}; use chunks of at least 2")
     step = past[:, -1:] - past[:, -2:-1]
     return past[:, -1:] + step * np.arange(1, poses + 1).reshape(1, -1, 1, 1)
 
@@ -98,11 +100,11 @@ def compare(prediction: np.ndarray, chunks: MotionChunks, rate: float | np.ndarr
     """The model beside both floors, in the chunks' own coordinates and root-relative, on one set of joints.
 
     prediction [N, P, J, 3] metres; ``rate`` = poses per second, one or [N]. Also ``mpjpe_cm_all_visible``: the model over
-    every visible target joint, whether the floors have it or not. Raises ValueError when no joint is comparable.
+    every visible target joint, whether the floors have it or not. Raises EvalError when no joint is comparable.
     """
     mask = comparable(chunks)
     if not mask.any():
-        raise ValueError("no joint is visible both in a target chunk and in the two poses before it: nothing to measure")
+        raise EvalError("no joint is visible both in a target chunk and in the two poses before it: nothing to measure")
     poses = prediction.shape[1]
     candidates = {
         "model": prediction,

@@ -23,16 +23,28 @@ class Figure:
     higher_is_better: bool = True
     meaning: str = ""
 
+    @property
+    def best_floor(self) -> tuple[str, float] | None:
+        """Name and value of the floor that is hardest to beat."""
+        floors = {name: floor for name, floor in self.floors.items() if math.isfinite(floor)}
+        return (max if self.higher_is_better else min)(floors.items(), key=lambda item: item[1]) if floors else None
+
+    @property
+    def beats_floors(self) -> bool:
+        """Whether the value is better than every floor."""
+        best = self.best_floor
+        return best is not None and (self.value > best[1] if self.higher_is_better else self.value < best[1])
+
     def verdict(self) -> str:
         """Where the value stands against its best floor, in words."""
-        floors = {name: floor for name, floor in self.floors.items() if math.isfinite(floor)}
-        if not floors or not math.isfinite(self.value):
+        if self.best_floor is None or not math.isfinite(self.value):
             return ""
-        name, best = (max if self.higher_is_better else min)(floors.items(), key=lambda item: item[1])
-        gain = self.value - best if self.higher_is_better else best - self.value
-        word = ("above" if self.higher_is_better else "below") if gain > 0 else "not better than"
-        ratio = f", {self.value / best:.2f} × it" if best > 0 else ""
-        return f"{abs(gain):.3g} {self.unit} {word} {name}{ratio}" if gain > 0 else f"{word} {name}{ratio}"
+        name, best = self.best_floor
+        ratio = f" ({self.value / best:.2f} × it)" if best > 0 else ""
+        if not self.beats_floors:
+            return f"not better than {name}{ratio}"
+        unit = "points" if self.unit == "%" else self.unit
+        return f"{abs(self.value - best):.3g} {unit} {'above' if self.higher_is_better else 'below'} {name}{ratio}"
 
 
 @dataclass(frozen=True)
@@ -68,8 +80,7 @@ def table_of_figures(rows: list[Figure]) -> str:
     for row in rows:
         arrow = "higher is better" if row.higher_is_better else "lower is better"
         values = {"this model": row.value, **row.floors}
-        good = bool(row.floors) and "not better" not in row.verdict()
-        verdict = f'<span class="{"good" if good else "plain"}">{html.escape(row.verdict())}</span>'
+        verdict = f'<span class="{"good" if row.beats_floors else "plain"}">{html.escape(row.verdict())}</span>'
         body.append(
             f"<tr><th>{html.escape(row.name)}<small>{html.escape(row.meaning)}</small><small>{arrow}</small></th>"
             f"<td>{figures.bars(values, unit=row.unit)}</td><td>{verdict}</td></tr>"

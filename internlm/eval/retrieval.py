@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import EvalError
+
 SCOPES = ("pool", "take", "clip")
 TILE_ELEMENTS = 2**24
 
@@ -52,7 +54,7 @@ def ranks(
     """
     if bool((positive == excluded).any()):
         row = int((positive == excluded).nonzero()[0])
-        raise ValueError(f"query {row} has item {int(positive[row])} both as its right answer and as its removed current frame")
+        raise EvalError(f"query {row} has item {int(positive[row])} both as its right answer and as its removed current frame")
     query, gallery = F.normalize(query.float(), dim=1), F.normalize(gallery.float(), dim=1)
     ahead = torch.zeros(len(query), dtype=torch.int64, device=query.device)
     count = torch.zeros_like(ahead)
@@ -101,7 +103,7 @@ def retrieve(prediction: Tensor, gallery: Gallery, *, scope: str = "pool") -> di
     under the same removal, and a random order. Steps whose next image is the current one (same frame number) do not occur.
     """
     if scope not in SCOPES:
-        raise ValueError(f"gallery {scope!r} is unknown; choose one of {', '.join(SCOPES)}")
+        raise EvalError(f"gallery {scope!r} is unknown; choose one of {', '.join(SCOPES)}")
     clips, steps, _ = prediction.shape
     features, items, group = gallery.features, gallery.items, gallery.takes
     query_group = gallery.takes[items[:, 0]] if scope == "take" else None

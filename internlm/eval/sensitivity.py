@@ -4,7 +4,8 @@ KL(S_{t+1} || S'_{t+1}) = cross-entropy minus the teacher's entropy. Only a_t is
 earlier actions and the poses observed before the chunk stay true, so nothing but the action can explain a difference.
 """
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from internlm.loss.prediction import next_state_kl
 from internlm.model.egoagent import EgoAgent
 
 from .clips import normalise_clip
+from .errors import EvalError
 
 ACTIONS = ("true", "shuffled", "zero")
 
@@ -24,9 +26,10 @@ ACTIONS = ("true", "shuffled", "zero")
 def prediction_kl(
     agent: EgoAgent,
     loss: JointLoss,
-    batches: Iterable[ClipBatch],
+    batches: Sequence[ClipBatch],
     *,
     actions: tuple[str, ...] = ACTIONS,
+    fit_center: bool = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
@@ -34,9 +37,13 @@ def prediction_kl(
 
     ``loss`` holds the trained centre and temperatures (the final teacher temperature is used). ``shuffled`` gives each clip
     the chunk of another clip of its batch at the same step, so batches need two clips; a last batch of one is left out.
+    ``fit_center`` replaces the centre by the mean of the teacher's logits over these batches: before stage 2 there is no
+    trained one, and none at all would make the targets of the first step needlessly hard.
     """
     device = torch.device(device)
-    agent, loss = agent.to(device).eval(), loss.to(device).eval()
+    agent, loss = agent.to(device).eval(), copy.deepcopy(loss).to(device).eval()
+    if fit_center:
+        loss.pred_targets.center.copy_(_mean_logits(agent, batches, device, dtype))
     sums = dict.fromkeys((*actions, "teacher_entropy"), 0.0)
     count = 0
     for batch in batches:
@@ -45,7 +52,7 @@ def prediction_kl(
         batch = to_device(batch, device)
         with autocast(device, dtype):
             images = normalise_clip(batch.images)
-            targets = loss.pred_targets(agent.observer.head(agent.observer.encode_clip(images[:, 1:])), loss.config.teacher_temp)
+            targets = loss.pred_targets(_teacher_logits(agent, images), loss.config.teacher_temp)
             for kind in actions:
                 state = torch.stack(list(_states(agent, images, batch, kind)), dim=1)
                 kl = next_state_kl(agent.predictor.head, state, targets, temperature=loss.config.student_temp)
@@ -53,8 +60,19 @@ def prediction_kl(
         sums["teacher_entropy"] += float(torch.special.entr(targets).sum())
         count += targets[..., 0].numel()
     if not count:
-        raise ValueError("the action check needs a batch of at least two clips; give it more held-out data")
+        raise EvalError("the action check needs a batch of at least two clips; give it more held-out data")
     return {name: value / count for name, value in sums.items()}
+
+
+def _teacher_logits(agent: EgoAgent, images: Tensor) -> Tensor:
+    return agent.observer.head(agent.observer.encode_clip(images[:, 1:])).float()
+
+
+def _mean_logits(agent: EgoAgent, batches: Sequence[ClipBatch], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with autocast(device, dtype):
+        means = [_teacher_logits(agent, normalise_clip(batch.images.to(device))).mean((0, 1)) for batch in batches]
+    weights = torch.tensor([float(len(batch.images)) for batch in batches], device=device)
+    return (torch.stack(means) * weights[:, None]).sum(0) / weights.sum()
 
 
 def _states(agent: EgoAgent, images: Tensor, batch: ClipBatch, kind: str) -> Iterator[Tensor]:

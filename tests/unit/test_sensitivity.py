@@ -14,7 +14,8 @@ from internlm.model.egoagent import EgoAgent
 
 MODEL = ModelConfig(
     hidden_size=32, num_layers=2, num_heads=2, mlp_multiple_of=16, image_size=16, local_image_size=16, patch_size=8,
-    stem_norm="layer", poses_per_step=3, prototypes=24, head_hidden=32, head_bottleneck=16, pose_context=True, pose_target="offset", init_std=0.2,
+    stem_norm="layer", poses_per_step=3, prototypes=24, head_hidden=32, head_bottleneck=16,
+    pose_context=True, pose_target="offset", init_std=0.2,
 )  # fmt: skip
 
 
@@ -87,3 +88,14 @@ def test_a_single_clip_cannot_be_shuffled():
     with pytest.raises(ValueError, match="at least two clips"):
         sensitivity.prediction_kl(agent, loss, [clip_batch(clips=1)])
     assert sensitivity.prediction_kl(agent, loss, [clip_batch(clips=1)], actions=("true",))["true"] > 0
+
+
+def test_a_fitted_centre_takes_the_common_part_out_of_the_targets():
+    agent, loss = trained()
+    batches = [clip_batch(seed=1), clip_batch(clips=2, seed=2)]
+    fitted = sensitivity.prediction_kl(agent, loss, batches, actions=("true",), fit_center=True)
+    with torch.no_grad():
+        logits = torch.cat([agent.observer.head(agent.observer.encode_clip(normalise_clip(b.images)[:, 1:])) for b in batches])
+        teacher = ((logits - logits.mean((0, 1))) / loss.config.teacher_temp).softmax(-1)
+    assert fitted["teacher_entropy"] == pytest.approx(float(torch.special.entr(teacher).sum(-1).mean()), rel=1e-4)
+    assert bool((loss.pred_targets.center == 0).all())  # the caller's loss is left as it was

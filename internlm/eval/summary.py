@@ -1,0 +1,73 @@
+"""Results as rows of one table, the same on the console and on the page."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from .report import Figure
+
+FLOOR_NAMES = {
+    "random_weights": "random weights",
+    "pixels": "raw pixels",
+    "current_frame": "current frame",
+    "random": "random order",
+    "zero_velocity": "zero velocity",
+    "constant_velocity": "constant velocity",
+}
+
+
+def knn_figures(report: dict[str, Any]) -> list[Figure]:
+    """Rows of a ``protocols.knn_report``."""
+    meaning = f"place class of a frame, k = {report['k']}; top-5 is {report['top5']:.1f} %"
+    floors = _named(report["floors"]) | {"chance": report["chance"]}
+    return [Figure("kNN top-1", report["top1"], "%", floors, meaning=meaning)]
+
+
+def retrieval_figures(report: dict[str, Any]) -> list[Figure]:
+    """Rows of a ``protocols.retrieval_report``."""
+    full = report["floors_in_full"]
+    where = f"finding the true next frame among {report['competing_items']:.0f}"
+    by_map = _named({name: scores["map"] for name, scores in full.items()})
+    return [
+        Figure("Next-state retrieval top-1", report["top1"], "%", _named(report["floors"]), meaning=where),
+        Figure("Next-state retrieval mAP", report["map"], "%", by_map, meaning="mean reciprocal rank"),
+    ]
+
+
+def motion_figures(report: dict[str, Any]) -> list[Figure]:
+    """Rows of a ``protocols.motion_report``."""
+    horizon = 1000 * report["protocol"]["horizon_seconds"]
+    rows = []
+    for view, part in (("head camera", report), ("root-relative", report["root_relative"])):
+        if part is None:
+            continue
+        for key, name, unit in (("mpjpe_cm", "MPJPE", "cm"), ("mpjve_cm_s", "MPJVE", "cm/s")):
+            floors = _named({floor: values[key] for floor, values in part["floors"].items()})
+            meaning = f"next {horizon:.0f} ms of body motion"
+            rows.append(Figure(f"{name}, {view}", part[key], unit, floors, higher_is_better=False, meaning=meaning))
+    return rows
+
+
+def sensitivity_figures(report: dict[str, float]) -> list[Figure]:
+    """Row of a ``sensitivity.prediction_kl`` with all three actions."""
+    others = {"shuffled action": report["shuffled"], "zeroed action": report["zero"]}
+    meaning = "KL of the predicted next state, at the same frames"
+    return [Figure("Prediction with the true action", report["true"], "nats", others, higher_is_better=False, meaning=meaning)]
+
+
+def print_table(title: str, rows: Iterable[Figure]) -> None:
+    """The rows as a console table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column, justify in (("", "left"), ("value", "right"), ("floors", "left"), ("against the best floor", "left")):
+        table.add_column(column, justify=justify)
+    for row in rows:
+        floors = ", ".join(f"{name} {value:.4g}" for name, value in row.floors.items())
+        colour = "green" if row.beats_floors else "yellow"
+        table.add_row(row.name, f"[bold]{row.value:.4g}[/] {row.unit}", floors, f"[{colour}]{row.verdict()}[/]")
+    Console().print(table)
+
+
+def _named(floors: dict[str, float]) -> dict[str, float]:
+    return {FLOOR_NAMES[name]: value for name, value in floors.items()}
