@@ -1,0 +1,95 @@
+"""``egoagent world``: write an EgoWorld take store, or with --raw the folder layout of Ego-Exo4D."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``egoagent world``."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the take store (created, or extended by missing takes)")
+    parser.add_argument("--takes", type=int, metavar="N", help="training takes (default 40; with --motion one per sequence)")
+    parser.add_argument("--val-takes", type=int, metavar="N", help="validation takes (default 8; 0 with --motion)")
+    parser.add_argument("--test-takes", type=int, metavar="N", help="test takes (default 8; with --motion one per test sequence)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of a take (default 30)")
+    parser.add_argument("--size", type=int, default=64, help="image side in pixels (default 64)")
+    parser.add_argument("--image-stride", type=int, default=5, help="an image every so many 30 Hz frames (default 5)")
+    parser.add_argument("--camera", choices=("pinhole", "fisheye624"), default="pinhole", help="camera model (default pinhole)")
+    parser.add_argument("--places", nargs="+", default=(), metavar="PLACE", help="place classes (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="everything follows from it (default 0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; the bytes do not depend on it")
+    parser.add_argument("--motion", type=Path, metavar="FILE", help="drive the body by recorded motion: .npz, .bvh or .amc")
+    parser.add_argument("--motion-split", choices=("train", "test"), help="use only the motions the file marks so")
+    parser.add_argument("--raw", action="store_true", help="write the Ego-Exo4D layout (mp4, annotations) instead of a store")
+    parser.add_argument("--depth", action="store_true", help="also write depth (takes/<name>/depth.npz, millimetres)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the world; returns the exit status."""
+    from internlm.data.egoworld.place_motion import PlacementError
+    from internlm.data.egoworld.rooms import PLACES
+    from internlm.data.egoworld.simulate import generate_store
+    from internlm.data.mocap import MocapError, read_motions
+    from internlm.data.store import StoreError
+
+    try:
+        if unknown := [place for place in args.places if place not in PLACES]:
+            raise ValueError(f"--places {unknown[0]}: unknown; known are {', '.join(PLACES)}")
+        for name in ("seconds", "size", "image_stride", "jobs"):
+            if getattr(args, name) <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
+        motions = read_motions(args.motion, args.motion_split) if args.motion else []
+        takes = _counts(args, motions)
+        options = dict(
+            seed=args.seed, size=args.size, seconds=args.seconds, image_stride=args.image_stride, places=args.places,
+            camera=args.camera, depth=args.depth, motions=motions, jobs=args.jobs,
+        )  # fmt: skip
+        if args.raw:
+            from internlm.data.egoworld.raw import generate_raw as generate
+
+            del options["depth"], options["image_stride"]
+        else:
+            generate = generate_store
+        with _progress(sum(takes.values())) as advance:
+            generate(args.out, takes, **options, on_take=advance)
+    except (ValueError, MocapError, StoreError, PlacementError, OSError) as error:
+        print(f"egoagent world: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {', '.join(f'{count} {split}' for split, count in takes.items() if count)} takes of {args.seconds:g} s")
+    return 0
+
+
+def _counts(args: argparse.Namespace, motions: list) -> dict[str, int]:
+    """Takes a split. Recorded motion gives one take a sequence unless numbers are asked for; it has no validation part."""
+    if motions:
+        marked = {split: sum(motion.split == split for motion in motions) for split in ("train", "test")}
+        free = sum(motion.split is None for motion in motions)
+        defaults = {"train": marked["train"] + free, "val": 0, "test": marked["test"]}
+    else:
+        defaults = {"train": 40, "val": 8, "test": 8}
+    given = {"train": args.takes, "val": args.val_takes, "test": args.test_takes}
+    takes = {split: defaults[split] if count is None else count for split, count in given.items()}
+    if min(takes.values()) < 0 or not any(takes.values()):
+        raise ValueError(f"--takes, --val-takes, --test-takes {takes}: none may be negative and one must be positive")
+    return takes
+
+
+class _progress:
+    """A rich progress bar on a terminal, silence elsewhere; calling it marks one take done."""
+
+    def __init__(self, total: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("takes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task("takes", total=total)
+
+    def __enter__(self):
+        self.bar.start()
+        return lambda name: self.bar.update(self.task, advance=1)
+
+    def __exit__(self, *_):
+        self.bar.stop()

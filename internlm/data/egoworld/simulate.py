@@ -1,0 +1,281 @@
+"""From a seed to takes: a room, a wearer moving in it, and what the head camera sees. Writes the take store.
+
+Every take has its own room. All randomness of a take comes from (seed, split, index), so the bytes of a store depend on
+its arguments only, never on how many processes wrote it.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from internlm.data.egoworld.body import capsules, draw_proportions, draw_tints, head_camera
+from internlm.data.egoworld.camera import default_camera
+from internlm.data.egoworld.place_motion import fit, label_actions
+from internlm.data.egoworld.programs import Wearer
+from internlm.data.egoworld.render import Renderer
+from internlm.data.egoworld.rooms import PLACES, Room, make_room
+from internlm.data.egoworld.sight import FieldOfView
+from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE
+from internlm.data.store import SPLITS, Camera, PoseTrack, StoreWriter, TakeInfo
+
+if TYPE_CHECKING:
+    from internlm.data.mocap import Motion
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class SimulatedTake:
+    """Everything of one take except the pictures, which ``images`` renders on demand. F frames at 30 Hz."""
+
+    room: Room
+    camera: Camera
+    image_frames: np.ndarray  # int64 [n], the frame numbers that have an image
+    joints: np.ndarray  # float64 [F, 17, 3] world metres
+    visible: np.ndarray  # bool [F, 17]
+    world_from_camera: np.ndarray  # float64 [F, 4, 4]
+    capsules: np.ndarray  # float64 [F, C, 8], the wearer's own body as the renderer takes it
+    body_tints: np.ndarray  # [4, 3] colours that the capsules refer to
+    moved: list[dict[int, np.ndarray]]  # per frame: object number to its centre, of objects that are not where they were
+    actions: np.ndarray  # int64 [F], index into ACTIONS
+    gaze: np.ndarray | None  # float64 [F, 3] world point the eyes attend to; None for recorded motion
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def images(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(frame number, rgb uint8 [H, W, 3], depth float32 [H, W] metres) of every stored image."""
+        renderer = Renderer(self.room, self.camera, self.body_tints)
+        for number in self.image_frames:
+            rgb, depth = renderer.render(self.world_from_camera[number], self.capsules[number], self.moved[number])
+            yield int(number), rgb, depth
+
+    def pose_track(self) -> PoseTrack:
+        frames = np.arange(len(self.joints))
+        return PoseTrack(frames, self.joints.astype(np.float32), self.visible, frames, self.world_from_camera)
+
+    def labels(self) -> dict[str, np.ndarray]:
+        labels = {"frames": np.arange(len(self.joints)), "action": self.actions}
+        return labels if self.gaze is None else {**labels, "gaze_target": self.gaze.astype(np.float32)}
+
+
+def simulate_take(
+    seed: int | Sequence[int],
+    place: str,
+    camera: Camera,
+    *,
+    seconds: float = 30.0,
+    image_stride: int = 5,
+    motion: "Motion | None" = None,
+    dropout: float = 0.03,
+) -> SimulatedTake:
+    """One take in a new room of class ``place``: a composed behaviour, or a recorded ``motion`` placed into the room.
+
+    Args:
+        seconds: length at 30 Hz; recorded motion may be shorter.
+        image_stride: an image every so many frames; poses exist at every frame.
+        dropout: share of joint observations lost in short gaps, as in annotated recordings.
+    """
+    room_seed, wearer_seed, gap_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3, np.uint64) >> np.uint64(1))
+    rng = np.random.default_rng(wearer_seed)
+    frames = round(seconds * FRAME_RATE)
+    room = make_room(np.random.default_rng(room_seed), place)
+    if motion is None:
+        body = draw_proportions(rng)
+        wearer = Wearer(room, body, FieldOfView.of(camera), frames, rng)
+        line = wearer.compose()
+        track = wearer.track(0, frames)
+        joints, poses, seen = track.joints, track.world_from_camera, np.ones((frames, 17), bool)
+        actions, gaze = line.action[:frames], line.gaze[:frames]
+        moved = wearer.moved_objects(track)
+        about = {"height": round(body.height, 4)}
+    else:
+        placed = fit(motion, room, frames, rng)
+        joints, seen = placed.joints, placed.visible
+        poses = head_camera(placed.world_from_head, np.radians(8.0))
+        actions, gaze, about = label_actions(placed), None, {"motion": motion.name}
+        moved = [{} for _ in range(len(joints))]
+    return SimulatedTake(
+        room=room,
+        camera=camera,
+        image_frames=np.arange(0, len(joints), image_stride),
+        joints=joints,
+        visible=seen & ~gaps(np.random.default_rng(gap_seed), len(joints), dropout),
+        world_from_camera=poses,
+        capsules=capsules(joints, seen.all(0)),
+        body_tints=draw_tints(rng),
+        moved=moved,
+        actions=actions,
+        gaze=gaze,
+        about={**about, "room_seed": room_seed},
+    )
+
+
+def gaps(rng: np.random.Generator, frames: int, share: float) -> np.ndarray:
+    """Lost observations bool [F, 17]: short runs per joint, about ``share`` of all."""
+    lost = np.zeros((frames, 17), bool)
+    mean_length = 7.0
+    for joint in range(17):
+        for start in rng.integers(0, max(frames, 1), rng.poisson(share * frames / mean_length)):
+            lost[start : start + rng.integers(3, 12), joint] = True
+    return lost
+
+
+# Writing
+
+
+@dataclass(frozen=True)
+class TakePlan:
+    """What a worker process needs to write one take."""
+
+    path: Path
+    name: str
+    split: str
+    seed: tuple[int, ...]
+    place: str
+    camera: Camera
+    seconds: float
+    image_stride: int
+    dropout: float
+    depth: bool
+    motion: "Motion | None" = None
+
+    @property
+    def uid(self) -> str:
+        return str(uuid.UUID(bytes=hashlib.sha256(f"{self.name}:{self.seed}".encode()).digest()[:16]))
+
+
+def plan_takes(
+    path: Path,
+    takes: dict[str, int],
+    *,
+    seed: int,
+    camera: Camera,
+    seconds: float,
+    image_stride: int,
+    places: Sequence[str] = (),
+    dropout: float = 0.03,
+    depth: bool = False,
+    motions: Sequence["Motion"] = (),
+) -> list[TakePlan]:
+    """Names, seeds and place classes of all takes; places take turns so that every split has them evenly.
+
+    With ``motions`` the takes of a split cycle through the recorded motions of that split (a motion without a split
+    belongs to all).
+    """
+    places = tuple(places) or tuple(PLACES)
+    plans = []
+    for split, count in takes.items():
+        if split not in SPLITS:
+            raise ValueError(f"takes: split {split!r} is not one of {', '.join(SPLITS)}")
+        pool = [motion for motion in motions if motion.split in (None, split)]
+        if motions and count and not pool:
+            raise ValueError(f"no recorded motion belongs to split {split!r}; give motions of that split or no takes for it")
+        for index in range(count):
+            place = places[index % len(places)]
+            plans.append(
+                TakePlan(
+                    path=Path(path),
+                    name=f"{split}_{index:04d}_{place}",
+                    split=split,
+                    place=place,
+                    camera=camera,
+                    seed=(seed, SPLITS.index(split), index),
+                    seconds=seconds,
+                    image_stride=image_stride,
+                    dropout=dropout,
+                    depth=depth,
+                    motion=pool[index % len(pool)] if pool else None,
+                )
+            )
+    return plans
+
+
+def write_take(plan: TakePlan) -> str:
+    """Simulate one planned take and add it to the store at ``plan.path``; returns its name."""
+    cv2.setNumThreads(1)  # takes are the unit of parallel work
+    take = simulate_take(
+        plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=plan.image_stride, motion=plan.motion,
+        dropout=plan.dropout,
+    )  # fmt: skip
+    info = TakeInfo(
+        name=plan.name, uid=plan.uid, split=plan.split, frame_rate=FRAME_RATE, camera=plan.camera, pose_space="world",
+        labels={"place": plan.place}, source="egoworld", extra={**take.about, "seed": list(plan.seed), "actions": list(ACTIONS)},
+    )  # fmt: skip
+    depths: list[np.ndarray] = []
+
+    def encoded() -> Iterator[tuple[int, bytes]]:
+        for number, rgb, depth in take.images():
+            if plan.depth:
+                depths.append(np.clip(np.nan_to_num(depth, posinf=0.0) * 1000, 0, 65535).astype(np.uint16))
+            yield number, encode_jpeg(rgb)
+
+    folder = StoreWriter(plan.path).add_take(info, encoded(), take.pose_track(), take.labels())
+    if plan.depth:
+        temporary = folder / f".depth.{os.getpid()}.npz"
+        np.savez_compressed(temporary, frames=take.image_frames, depth_mm=np.array(depths))
+        temporary.rename(folder / "depth.npz")
+    return plan.name
+
+
+def encode_jpeg(rgb: np.ndarray) -> bytes:
+    """JPEG of an RGB image; full colour resolution, which matters for pictures of 64 pixels."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode a picture of shape {rgb.shape}")
+    return data.tobytes()
+
+
+def generate_store(
+    path: str | os.PathLike,
+    takes: dict[str, int],
+    *,
+    seed: int = 0,
+    size: int = 64,
+    seconds: float = 30.0,
+    image_stride: int = 5,
+    places: Sequence[str] = (),
+    camera: str = "pinhole",
+    dropout: float = 0.03,
+    depth: bool = False,
+    motions: Sequence["Motion"] = (),
+    jobs: int = 1,
+    on_take: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a take store of ``takes`` = {"train": n, "val": n, "test": n}; existing complete takes are kept (resume).
+
+    size: image side in pixels. camera: "pinhole" or "fisheye624". jobs: processes; the result does not depend on it.
+    on_take is called with the name of every finished take.
+    """
+    writer = StoreWriter(path)
+    plans = plan_takes(
+        Path(path), takes, seed=seed, camera=default_camera(camera, size), seconds=seconds, image_stride=image_stride,
+        places=places, dropout=dropout, depth=depth, motions=motions,
+    )  # fmt: skip
+    run_plans([plan for plan in plans if not writer.has(plan.name)], write_take, jobs, on_take)
+    return Path(path)
+
+
+def run_plans(plans: Sequence[Any], work: Callable[[Any], str], jobs: int, on_take: Callable[[str], None] | None) -> None:
+    """Call ``work`` on every plan, in ``jobs`` processes when that is more than one."""
+    if jobs <= 1 or len(plans) <= 1:
+        for plan in plans:
+            name = work(plan)
+            if on_take:
+                on_take(name)
+        return
+    # Fresh processes: a forked one would inherit the thread pools of whatever the caller has loaded.
+    with ProcessPoolExecutor(min(jobs, len(plans)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(work, plan) for plan in plans]):
+            if on_take:
+                on_take(done.result())
+            else:
+                done.result()

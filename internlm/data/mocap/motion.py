@@ -1,0 +1,133 @@
+"""What every reader produces, and the steps they share: axes, frame rate, joint map, head pose.
+
+Joint map. Shoulders, elbows, wrists, hips, knees and ankles are the recorded joints themselves. The face is never
+recorded: where the file records the head's orientation (BVH, AMC), nose, eyes and ears are a rigid face of average
+proportions on the head joint; where it gives positions only (npz) they stay invisible in the pose track.
+
+Head pose. The camera needs one in every case. With a recorded head orientation that is it. Otherwise: the neck-to-head
+direction is up, tilted back by the mean inclination of a human neck, and the shoulder line gives left; smoothed over
+about a fifth of a second, since a short neck of noisy points would shake the picture.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from internlm.data.egoworld.body import (
+    LEFT_ANKLE,
+    LEFT_HIP,
+    LEFT_KNEE,
+    LEFT_SHOULDER,
+    RIGHT_ANKLE,
+    RIGHT_SHOULDER,
+    place_head,
+)
+
+RATE = 30.0
+NECK_INCLINATION = np.radians(20.0)
+Z_UP_FROM_Y_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+
+
+class MocapError(Exception):
+    """A motion file cannot be used; the message names the file, the line where there is one, and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One recorded sequence of F frames at 30 Hz; world metres, z up, floor at 0, x-y origin as recorded."""
+
+    name: str
+    split: str | None  # "train" or "test" where the file says so
+    joints: np.ndarray  # float64 [F, 17, 3]; 0 where never recorded
+    visible: np.ndarray  # bool [F, 17]
+    world_from_head: np.ndarray  # float64 [F, 4, 4], axes x forward, y left, z up, origin between the eyes
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def cut(self, start: int, stop: int) -> "Motion":
+        """Frames ``start`` to ``stop`` as a motion of its own."""
+        part = slice(start, stop)
+        return Motion(self.name, self.split, self.joints[part], self.visible[part], self.world_from_head[part])
+
+    def moved(self, yaw: float, shift: np.ndarray) -> "Motion":
+        """The motion turned about the vertical through the origin by ``yaw`` radians, then shifted by [3] metres."""
+        c, s = np.cos(yaw), np.sin(yaw)
+        rotation = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        joints = np.where(self.visible[..., None], self.joints @ rotation.T + shift, 0.0)
+        head = self.world_from_head.copy()
+        head[:, :3, :3] = rotation @ head[:, :3, :3]
+        head[:, :3, 3] = head[:, :3, 3] @ rotation.T + shift
+        return Motion(self.name, self.split, joints, self.visible, head)
+
+
+def resample(values: np.ndarray, rate: float) -> np.ndarray:
+    """Positions [F, ...] at ``rate`` Hz to 30 Hz: every k-th frame where that is exact, else linear interpolation."""
+    step = rate / RATE
+    if abs(step - round(step)) < 0.01 * step and round(step) >= 1:
+        return values[:: round(step)]
+    count = int((len(values) - 1) / step) + 1
+    at = np.arange(count) * step
+    low = np.minimum(at.astype(int), len(values) - 1)
+    high = np.minimum(low + 1, len(values) - 1)
+    share = (at - low).reshape(-1, *[1] * (values.ndim - 1))
+    return values[low] * (1 - share) + values[high] * share
+
+
+def build_motion(
+    name: str,
+    body: dict[int, np.ndarray],
+    head_base: np.ndarray,
+    neck_base: np.ndarray,
+    head_axes: np.ndarray | None,
+    split: str | None = None,
+) -> Motion:
+    """Motion from recorded points at 30 Hz, in metres, z up.
+
+    Args:
+        body: COCO joint number to positions [F, 3] for the twelve joints of trunk and limbs.
+        head_base, neck_base: [F, 3] the joint the skull turns about, and one at the base of the neck.
+        head_axes: [F, 3, 3] recorded head orientation (columns forward, left, up), or None.
+    """
+    frames = len(head_base)
+    joints, visible = np.zeros((frames, 17, 3)), np.zeros((frames, 17), bool)
+    for joint, positions in body.items():
+        joints[:, joint], visible[:, joint] = positions, True
+    leg = _length(joints, LEFT_HIP, LEFT_KNEE) + _length(joints, LEFT_KNEE, LEFT_ANKLE)
+    height = leg / 0.491  # the legs' share of body height (Winter)
+    measured = head_axes is not None
+    if not measured:
+        head_axes = head_axes_from_points(head_base, neck_base, joints[:, LEFT_SHOULDER], joints[:, RIGHT_SHOULDER])
+    eyes = head_base + np.einsum("fij,j->fi", head_axes, np.array([0.055, 0.0, 0.07]) * height)
+    if measured:
+        place_head(joints, eyes, head_axes)
+        visible[:, :5] = True
+    floor = np.percentile(joints[:, [LEFT_ANKLE, RIGHT_ANKLE], 2].min(1), 1) - 0.039 * height
+    world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
+    world_from_head[:, :3, :3], world_from_head[:, :3, 3] = head_axes, eyes
+    return Motion(name, split, joints, visible, world_from_head).moved(0.0, np.array([0.0, 0.0, -floor]))
+
+
+def head_axes_from_points(head: np.ndarray, neck: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Head orientation [F, 3, 3] from neck, head and shoulder points (see the head of this file)."""
+    up = _smooth(_unit(head - neck))
+    across = _smooth(_unit(left - right))
+    forward = _unit(np.cross(across, up))
+    across = np.cross(up, forward)
+    c, s = np.cos(NECK_INCLINATION), np.sin(NECK_INCLINATION)
+    forward, up = c * forward + s * up, c * up - s * forward
+    return np.stack([forward, across, up], axis=-1)
+
+
+def _smooth(directions: np.ndarray, radius: int = 4) -> np.ndarray:
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (radius / 2)) ** 2)
+    padded = np.pad(directions, ((radius, radius), (0, 0)), mode="edge")
+    return _unit(sum(w * padded[i : i + len(directions)] for i, w in enumerate(weights)))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _length(joints: np.ndarray, a: int, b: int) -> float:
+    return float(np.median(np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)))

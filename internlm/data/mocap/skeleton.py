@@ -1,0 +1,73 @@
+"""Rotations and text scanning shared by the skeleton formats."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from internlm.data.mocap.motion import MocapError
+
+
+def euler(axes: str, degrees: np.ndarray) -> np.ndarray:
+    """Rotations [F, 3, 3]: the product, left to right, of turns about ``axes`` ("zyx") by ``degrees`` [F, len(axes)]."""
+    result = np.broadcast_to(np.eye(3), (len(degrees), 3, 3))
+    for column, axis in enumerate(axes):
+        angle = np.radians(degrees[:, column])
+        c, s, one, zero = np.cos(angle), np.sin(angle), np.ones_like(angle), np.zeros_like(angle)
+        rows = {
+            "x": [[one, zero, zero], [zero, c, -s], [zero, s, c]],
+            "y": [[c, zero, s], [zero, one, zero], [-s, zero, c]],
+            "z": [[c, -s, zero], [s, c, zero], [zero, zero, one]],
+        }[axis]
+        result = result @ np.stack([np.stack(row, -1) for row in rows], -2)
+    return result
+
+
+class Lines:
+    """The non-empty lines of a text file as words, with their numbers, so that every complaint can name its line."""
+
+    def __init__(self, path: Path, comment: str | None = None):
+        self.path = path
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise MocapError(f"{path}: cannot be read: {error}") from None
+        self.rows = [
+            (number, words)
+            for number, line in enumerate(text.splitlines(), 1)
+            if (words := line.split()) and not (comment and words[0].startswith(comment))
+        ]
+        self.place = 0
+
+    @property
+    def number(self) -> int:
+        """Line number of the row read last (or the last line of the file)."""
+        return self.rows[min(max(self.place - 1, 0), len(self.rows) - 1)][0] if self.rows else 1
+
+    def error(self, message: str) -> MocapError:
+        return MocapError(f"{self.path}, line {self.number}: {message}")
+
+    def more(self) -> bool:
+        return self.place < len(self.rows)
+
+    def peek(self) -> list[str]:
+        return self.rows[self.place][1] if self.more() else [""]
+
+    def next(self, expected: str = "more lines") -> list[str]:
+        if not self.more():
+            self.place = len(self.rows)
+            raise self.error(f"the file ends where {expected} should follow")
+        self.place += 1
+        return self.rows[self.place - 1][1]
+
+    def numbers(self, words: list[str], count: int | None = None) -> list[float]:
+        """Finite numbers of a row; MocapError when a word is no number or the count is wrong."""
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            raise self.error(f"expected numbers, found {' '.join(words)[:60]!r}") from None
+        if not all(math.isfinite(value) for value in values):
+            raise self.error("a number is not finite")
+        if count is not None and len(values) != count:
+            raise self.error(f"expected {count} numbers, found {len(values)}")
+        return values
