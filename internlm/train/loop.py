@@ -201,7 +201,12 @@ class _Run:
 
 
 def _batches_of(config: Config, device: torch.device) -> Callable[[int], Batches]:
-    return lambda step: training_batches(config, step, pin_memory=device.type == "cuda")
+    def open_at(step: int) -> Batches:
+        # torch's loader draws a seed that no sample uses; the draw must not set a resumed run's generator apart.
+        with torch.random.fork_rng(devices=[]):
+            return training_batches(config, step, pin_memory=device.type == "cuda")
+
+    return open_at
 
 
 def _refuse_mesh(config: Config) -> None:

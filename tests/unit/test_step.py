@@ -21,8 +21,9 @@ def make(tmp_path, **arguments):
 
 
 def snapshot(state):
-    tensors = state.tensors()
-    return {f"{part}.{name}": t.clone() for part in ("predictor", "observer", "loss", "optimizer") for name, t in tensors[part].items()}
+    parts = state.tensors()
+    del parts["rng"]
+    return {f"{part}.{name}": tensor.clone() for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
 def changed(before, after):

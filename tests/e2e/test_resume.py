@@ -1,0 +1,140 @@
+"""``egoagent train`` killed without warning and started again ends as if nothing had happened, bit for bit."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
+
+TRAIN = [sys.executable, "-m", "internlm.cli", "train"]
+CONFIG = """
+stage = "joint"
+model = dict(
+    hidden_size=16, num_layers=1, num_heads=2, mlp_multiple_of=8, image_size=16, local_image_size=8, patch_size=8,
+    head_hidden=16, head_bottleneck=8, prototypes=12, poses_per_step=5, pose_target="offset", pose_context=True,
+)
+data = dict(images=["store"], clips=["store"], workers={workers}, clip=dict(steps=2), crops=dict(local_crops=2))
+optim = dict(lr=1e-3)
+train = dict(steps=12, image_batch=4, clip_batch=2, accumulation=2, mixing="{mixing}", log_every=1, checkpoint_every=3, threads=1)
+monitor = dict(progress=False, health_every=4)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with a store of two short takes and the configs of the runs."""
+    folder = tmp_path_factory.mktemp("work")
+    writer, frames = StoreWriter(folder / "store"), np.arange(40)
+    for take in range(2):
+        rng = np.random.default_rng(take)
+        images = rng.integers(0, 256, (len(frames), 24, 24, 3), dtype=np.uint8)
+        visible = rng.random((len(frames), 17)) < 0.8
+        joints = rng.normal(size=(len(frames), 17, 3)).astype(np.float32) * visible[..., None]
+        track = PoseTrack(frames, joints, visible, frames, np.tile(np.eye(4), (len(frames), 1, 1)))
+        encoded = ((int(number), cv2.imencode(".png", image)[1].tobytes()) for number, image in zip(frames, images))
+        writer.add_take(TakeInfo(f"take{take}", f"take{take}", "train", 30.0, None, "camera"), encoded, track)
+    for mixing in ("both", "alternate"):
+        (folder / f"{mixing}.py").write_text(CONFIG.format(workers=0, mixing=mixing))
+    (folder / "workers.py").write_text(CONFIG.format(workers=2, mixing="both"))
+    return folder
+
+
+def command(folder, config, run_dir):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    arguments = [*TRAIN, f"{config}.py", f"--run-dir={run_dir}"]
+    return subprocess.Popen(arguments, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder, config, run_dir):
+    process = command(folder, config, run_dir)
+    error = process.communicate(timeout=120)[1]
+    return process.returncode, error
+
+
+def interrupt(folder, config, run_dir, number, *, after):
+    """Start a run and send it a signal as soon as it has logged a step; returns its exit code and what it said."""
+    process = command(folder, config, run_dir)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if re.match(rf"step {after}/", line):
+            process.send_signal(number)
+            break
+    said.append(process.communicate(timeout=120)[1])
+    return process.returncode, "".join(said)
+
+
+def sums(folder, run_dir):
+    """SHA-256 of every tensor file of the final checkpoint; the meta data differ in the run folder's name."""
+    lines = (folder / run_dir / "checkpoints" / "step_000000012" / "checksums.sha256").read_text().splitlines()
+    return {line for line in lines if not line.endswith("meta.json")}
+
+
+def losses(folder, run_dir):
+    records = map(json.loads, (folder / run_dir / "metrics.jsonl").read_text().splitlines())
+    names = ("step", "loss", "rep", "pred", "act", "visibility", "grad_norm", "lr")
+    return [[record.get(name) for name in names] for record in records]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    code, error = finish(folder, "both", "undisturbed")
+    assert code == 0, error
+    assert len(losses(folder, "undisturbed")) == 12 and len(sums(folder, "undisturbed")) == 5
+    return sums(folder, "undisturbed"), losses(folder, "undisturbed")
+
+
+def test_a_killed_and_resumed_run_is_bitwise_the_undisturbed_one(folder, undisturbed):
+    code, _ = interrupt(folder, "both", "killed", signal.SIGKILL, after=5)
+    assert code == -signal.SIGKILL and not (folder / "killed" / "checkpoints" / "step_000000012").exists()
+    code, error = interrupt(folder, "both", "killed", signal.SIGKILL, after=8)
+    assert code == -signal.SIGKILL and "resumed from" in error
+    code, error = finish(folder, "both", "killed")
+    assert code == 0 and "resumed from" in error, error
+    assert (sums(folder, "killed"), losses(folder, "killed")) == undisturbed
+
+
+def test_a_terminated_run_saves_leaves_with_75_and_continues_bitwise(folder, undisturbed):
+    code, error = interrupt(folder, "both", "stopped", signal.SIGTERM, after=4)
+    assert code == 75 and re.search(r"stopped by SIGTERM at step \d+, saved in stopped", error), error
+    code, error = finish(folder, "both", "stopped")
+    assert code == 0, error
+    assert (sums(folder, "stopped"), losses(folder, "stopped")) == undisturbed
+
+
+def test_the_number_of_workers_changes_nothing(folder, undisturbed):
+    code, error = finish(folder, "workers", "workers")
+    assert code == 0, error
+    assert (sums(folder, "workers"), losses(folder, "workers")) == undisturbed
+
+
+def test_the_resolved_config_alone_reproduces_the_run(folder, undisturbed):
+    (folder / "resolved.py").write_text('base = "undisturbed/config.yaml"\n')
+    code, error = finish(folder, "resolved", "again")
+    assert code == 0, error
+    assert (sums(folder, "again"), losses(folder, "again")) == undisturbed
+
+
+def test_alternating_batches_survive_a_kill_too(folder):
+    code, error = finish(folder, "alternate", "alternate")
+    assert code == 0, error
+    interrupt(folder, "alternate", "alternate-killed", signal.SIGKILL, after=7)
+    code, error = finish(folder, "alternate", "alternate-killed")
+    assert code == 0, error
+    assert sums(folder, "alternate") == sums(folder, "alternate-killed")
+    assert losses(folder, "alternate") == losses(folder, "alternate-killed")
+
+
+def test_help_and_wrong_keys_need_no_run_folder(folder):
+    process = subprocess.run([*TRAIN, "both.py", "optim.learning_rate=1"], cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 2 and "optim.learning_rate" in process.stderr
+    process = subprocess.run([*TRAIN, "--help"], cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0 and "exit codes" in process.stdout and "75" in process.stdout
+    assert not (folder / "runs").exists()
