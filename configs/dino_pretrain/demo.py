@@ -20,7 +20,6 @@ model = dict(
 loss = dict(teacher_temp=0.07, warmup_teacher_temp=0.04, warmup_teacher_temp_share=0.3)
 data = dict(
     images=["demo/world"],
-    frame_stride=5,
     crops=dict(local_crops=4, flip=0.0, init_scale=None, blur_global=(0.5, 0.1)),
     clip=dict(steps=6, frame_stride=15, pose_coordinates="chunk"),
     workers=0,
