@@ -6,11 +6,19 @@ Unknown keys and wrong types are refused by pydantic; combinations that cannot w
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
-Scale = tuple[float, float]
+
+
+def _ascending_shares(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"{scale} is not (smallest, largest) share with 0 < smallest <= largest <= 1")
+    return scale
+
+
+Scale = Annotated[tuple[float, float], AfterValidator(_ascending_shares)]
 
 
 class Section(BaseModel):
@@ -220,6 +228,8 @@ class Config(Section):
             raise ValueError("stage 'joint' needs train.clip_batch of at least 1")
         if not (train.image_batch or train.clip_batch):
             raise ValueError("train.image_batch and train.clip_batch are both 0: there is nothing to train on")
+        if train.image_batch and self.data.crops.global_crops + self.data.crops.local_crops < 2:
+            raise ValueError("one global crop and no local crops leave nothing to compare; raise data.crops.local_crops")
         if clip.pose_stride is None and clip.frame_stride % model.poses_per_step:
             raise ValueError(
                 f"data.clip.frame_stride {clip.frame_stride} is not a multiple of model.poses_per_step {model.poses_per_step}; "

@@ -100,7 +100,7 @@ def multicrop_cross_entropy(
     pairs[:globals_] = globals_ - 1
     first = 0 if globals_ > 1 else 1  # a single global view has no other teacher view to match
     if first == count:
-        raise ValueError("one global crop and no local crops leave nothing to compare; set data.crops.local_crops or global_crops")
+        raise ValueError("one global crop and no local crops leave nothing to compare; raise data.crops.local_crops")
     losses = head_cross_entropy(
         head, views[first:].flatten(0, 1), targets, rows[first * batch :], temperature=temperature, chunk=chunk
     )

@@ -52,7 +52,7 @@ class EgoNetwork(nn.Module):
         return self.forward_clip(images, *actions) if actions else self.encode(images)
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``[N, 3, S, S]``, each its own sequence -> hidden of the patches ``[N, p, h]`` and of the state query ``[N, h]``."""
+        """Images ``[N, 3, S, S]``, each its own sequence -> hidden of patches ``[N, p, h]`` and state query ``[N, h]``."""
         patches = self.stem(images)
         query = self.state_query.to(patches.dtype).expand(len(patches), 1, -1)
         layout = frame_layout(patches.shape[1], self.config.sequence)

@@ -96,7 +96,10 @@ def interleave(parts: tuple[Part, ...], steps: int, kind: SequenceKind) -> Layou
 
 @lru_cache(maxsize=64)
 def frame_layout(patches: int, kind: SequenceKind, steps: int = 1) -> Layout:
-    """Images only: ``patches | state query`` per step (197 tokens at 14x14 patches). ``steps`` > 1: frames of a clip in one sequence."""
+    """Images only: ``patches | state query`` per step (197 tokens at 14x14 patches).
+
+    ``steps`` > 1: frames of a clip in one sequence.
+    """
     return interleave((Part("image", patches), Part("state", 1, query=True)), steps, kind)
 
 

@@ -1,5 +1,7 @@
 """Image tokenizer: a convolutional stem in place of a patch embedding ("early convolutions", arXiv 2106.14881)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class ConvStem(nn.Module):
         halvings = patch_size.bit_length() - 1
         widths = [3] + [hidden >> (halvings - 1 - i) for i in range(halvings)]
         layers: list[nn.Module] = []
-        for wide_in, wide_out in zip(widths, widths[1:], strict=False):
+        for wide_in, wide_out in pairwise(widths):
             layers += [
                 nn.Conv2d(wide_in, wide_out, 3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(wide_out) if norm == "batch" else ChannelNorm(wide_out),
@@ -38,5 +40,6 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-1] % self.patch_size or images.shape[-2] % self.patch_size:
-            raise ValueError(f"images of {tuple(images.shape[-2:])} pixels are not a multiple of the patch size {self.patch_size}")
+            size = tuple(images.shape[-2:])
+            raise ValueError(f"images of {size} pixels are not a multiple of the patch size {self.patch_size}")
         return self.layers(images.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
