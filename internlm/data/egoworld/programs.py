@@ -17,9 +17,10 @@ from internlm.data.egoworld.timeline import FRAME_RATE, Timeline, minimum_jerk
 NECK_LIMIT = np.radians(70.0)
 MARGIN = 0.07  # metres the camera keeps from every solid
 REMEMBERED = 3  # targets just visited that are not chosen again
+SAME_SPOT = 0.9  # metres between standing points
 CARRIED = ("bottle", "pot", "plate", "book", "box_file", "toolbox", "dumbbell", "towel_roll")
 WAVED_AT = ("clock", "lamp_small", "vase", "toy")
-LOW = 0.65  # metres: for lower things the wearer crouches
+LOW = 0.84  # metres: for lower things the wearer crouches
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Wearer:
         self.paths = Paths(room, rng)
         self.line = Timeline(frames + int(12 * FRAME_RATE))
         self.visited: list[int] = []
+        self.spots: list[np.ndarray] = []  # where the wearer stood for them
         self.centres = np.array([thing.centre for thing in room.objects], dtype=np.float64)
         self.stands = np.array([thing.stand for thing in room.objects], dtype=np.float64)
         self.owners = np.array([thing.box for thing in room.objects])
@@ -127,9 +129,10 @@ class Wearer:
 
     def decide(self, frame: int) -> int:
         """One decision: pick a target in view and act on it, or search."""
-        avoid = list(self.visited)
+        avoid = [*self.visited, *self.around_recent_spots()]
+        seen = self.seen(frame)
         while True:
-            target = choose(self.seen(frame), self.centres, avoid)
+            target = choose(seen, self.centres, avoid)
             if target is None:
                 return self.search(frame)
             path = self.paths.find(self.position(), self.stands[target.row])
@@ -138,9 +141,17 @@ class Wearer:
             avoid.append(target.row)
         self.blind = 0
         self.decisions.append((frame, target.row))
-        self.visited = [*self.visited, target.row][-min(REMEMBERED, len(self.centres) - 1) :]
+        self.visited = [*self.visited, target.row][-REMEMBERED:]
+        self.spots = [*self.spots, self.stands[target.row].copy()][-REMEMBERED + 1 :]
         frame = self.approach(frame, self.centres[target.row], path)
         return self.act(frame, target.row)
+
+    def around_recent_spots(self) -> list[int]:
+        """Objects to be had from about where the wearer has just been; without this rule one shelf would hold a whole take."""
+        if not self.spots:
+            return []
+        apart = np.linalg.norm(self.stands[:, None] - np.array(self.spots), axis=-1).min(1)
+        return np.flatnonzero(apart < SAME_SPOT).tolist()
 
     # Gaze and turning
 
@@ -247,7 +258,7 @@ class Wearer:
             self.search_side = self.wider_side(position, gaze)
         self.blind += 1
         if self.blind > 4:
-            self.visited = []
+            self.visited, self.spots = [], []
         if self.blind > 5:
             return self.wander(frame)
         goal = gaze + self.search_side * np.radians(75)
@@ -305,7 +316,7 @@ class Wearer:
         shoulder = self.body.shoulder_height
         distance = float(np.linalg.norm(point[:2] - self.position()))
         lean = float(np.clip((distance - 0.75 * self.body.arm) * 1.2 + (shoulder - point[2] - 0.5) * 0.3, 0.0, np.radians(32)))
-        drop = float(np.clip((shoulder - point[2] - 0.55) * 0.8, 0.0, 0.5 * self.body.leg)) if point[2] < LOW else 0.0
+        drop = float(np.clip((shoulder - point[2] - 0.35) * 0.8, 0.0, 0.5 * self.body.leg)) if point[2] < LOW else 0.0
         lean, drop = self.keep_clear(lean, drop)
         span = max(13, round(np.clip(distance, 0.4, 0.8) / self.pace.hand * FRAME_RATE))
         down = max(span, round(drop / 0.55 * FRAME_RATE))
@@ -374,7 +385,7 @@ class Wearer:
         self.centres[moved], self.stands[moved] = spot, self.stands[row]
         half = self.room.objects[moved].half_size
         self.boxes[self.owners[moved]] = np.stack([spot - half, spot + half])
-        self.visited = [*self.visited, moved][-min(REMEMBERED, len(self.centres) - 1) :]
+        self.visited = [*self.visited, moved][-REMEMBERED:]
         self.carried = None
         return after
 
@@ -418,18 +429,18 @@ class Wearer:
         return result
 
     def wave(self, frame: int, point: np.ndarray) -> int:
-        """Raise the nearer hand in view and wave it three times."""
+        """Raise the nearer hand into view and wave it twice."""
         hand = self.nearer_hand(point)
         side, outward = (("left", 1.0), ("right", -1.0))[hand]
-        line, rise = self.line, 0.93 * self.body.arm + 0.14
-        line.move(f"{side}_x", frame, frame + 15, 0.3)
+        line, rise = self.line, 0.93 * self.body.arm + 0.1
+        line.move(f"{side}_x", frame, frame + 15, 0.32)
         line.move(f"{side}_z", frame, frame + 15, rise)
-        swing = 0.17 * outward
+        swing = 0.14 * outward
         moment = frame + 8
-        for delta in (swing, -2 * swing, 2 * swing, -2 * swing, swing):
+        for delta in (-0.6 * swing, 1.6 * swing, -2 * swing, 2 * swing, -swing):
             line.move(f"{side}_y", moment, moment + 8, delta)
             moment += 7
-        line.move(f"{side}_x", moment, moment + 14, -0.3)
+        line.move(f"{side}_x", moment, moment + 14, -0.32)
         line.move(f"{side}_z", moment, moment + 14, -rise)
         line.label("wave", frame, moment + 10)
         return moment + 4

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from internlm.data.egoworld.body import capsules, draw_proportions, draw_tints, head_camera
+from internlm.data.egoworld.body import BodyTrack, capsules, draw_proportions, draw_tints, head_camera
 from internlm.data.egoworld.camera import default_camera
-from internlm.data.egoworld.place_motion import fit, label_actions
+from internlm.data.egoworld.place_motion import PlacementError, fit, label_actions
 from internlm.data.egoworld.programs import Wearer
 from internlm.data.egoworld.render import Renderer
 from internlm.data.egoworld.rooms import PLACES, Room, make_room
 from internlm.data.egoworld.sight import FieldOfView
 from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE
-from internlm.data.store import SPLITS, Camera, PoseTrack, StoreWriter, TakeInfo
+from internlm.data.store import SPLITS, Camera, PoseTrack, StoreError, StoreWriter, TakeInfo, TakeStore
 
 if TYPE_CHECKING:
     from internlm.data.mocap import Motion
@@ -86,18 +86,20 @@ def simulate_take(
     room_seed, wearer_seed, gap_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3, np.uint64) >> np.uint64(1))
     rng = np.random.default_rng(wearer_seed)
     frames = round(seconds * FRAME_RATE)
-    room = make_room(np.random.default_rng(room_seed), place)
+    room_rng = np.random.default_rng(room_seed)
+    room = make_room(room_rng, place)
     if motion is None:
         body = draw_proportions(rng)
         wearer = Wearer(room, body, FieldOfView.of(camera), frames, rng)
         line = wearer.compose()
         track = wearer.track(0, frames)
         joints, poses, seen = track.joints, track.world_from_camera, np.ones((frames, 17), bool)
-        actions, gaze = line.action[:frames], line.gaze[:frames]
+        actions = np.where(standing_still(track), ACTIONS.index("stand"), line.action[:frames])
+        gaze = line.gaze[:frames]
         moved = wearer.moved_objects(track)
         about = {"height": round(body.height, 4)}
     else:
-        placed = fit(motion, room, frames, rng)
+        placed, room = _best_room(motion, room, frames, room_rng)
         joints, seen = placed.joints, placed.visible
         poses = head_camera(placed.world_from_head, np.radians(8.0))
         actions, gaze, about = label_actions(placed), None, {"motion": motion.name}
@@ -116,6 +118,30 @@ def simulate_take(
         gaze=gaze,
         about={**about, "room_seed": room_seed},
     )
+
+
+def _best_room(motion: "Motion", room: Room, frames: int, rng: np.random.Generator, tries: int = 5) -> tuple["Motion", Room]:
+    """The motion placed into the first of a few rooms that holds all of it, else into the one that holds most."""
+    best: tuple[Motion, Room] | None = None
+    for attempt in range(tries):
+        try:
+            placed = fit(motion, room, frames, rng)
+        except PlacementError:
+            if attempt == tries - 1 and best is None:
+                raise
+        else:
+            if best is None or len(placed) > len(best[0]):
+                best = placed, room
+            if len(placed) >= min(len(motion), frames):
+                break
+        room = make_room(rng, room.place)
+    return best
+
+
+def standing_still(track: BodyTrack) -> np.ndarray:
+    """Frames bool [F] at which no joint moves faster than 10 cm/s."""
+    speed = np.linalg.norm(np.gradient(track.joints, axis=0), axis=-1).max(1) * FRAME_RATE
+    return speed < 0.1
 
 
 def gaps(rng: np.random.Generator, frames: int, share: float) -> np.ndarray:
@@ -150,6 +176,18 @@ class TakePlan:
     @property
     def uid(self) -> str:
         return str(uuid.UUID(bytes=hashlib.sha256(f"{self.name}:{self.seed}".encode()).digest()[:16]))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that the take's bytes depend on, as JSON; stored with it."""
+        return {
+            "seed": list(self.seed),
+            "seconds": self.seconds,
+            "image_stride": self.image_stride,
+            "dropout": self.dropout,
+            "camera": [self.camera.model, self.camera.width],
+            "motion": self.motion.name if self.motion else None,
+        }
 
 
 def plan_takes(
@@ -207,7 +245,7 @@ def write_take(plan: TakePlan) -> str:
     )  # fmt: skip
     info = TakeInfo(
         name=plan.name, uid=plan.uid, split=plan.split, frame_rate=FRAME_RATE, camera=plan.camera, pose_space="world",
-        labels={"place": plan.place}, source="egoworld", extra={**take.about, "seed": list(plan.seed), "actions": list(ACTIONS)},
+        labels={"place": plan.place}, source="egoworld", extra={**take.about, "recipe": plan.recipe, "actions": list(ACTIONS)},
     )  # fmt: skip
     depths: list[np.ndarray] = []
 
@@ -250,17 +288,24 @@ def generate_store(
     jobs: int = 1,
     on_take: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a take store of ``takes`` = {"train": n, "val": n, "test": n}; existing complete takes are kept (resume).
+    """Write a take store of ``takes`` = {"train": n, "val": n, "test": n}; complete takes of the same settings are kept.
 
     size: image side in pixels. camera: "pinhole" or "fisheye624". jobs: processes; the result does not depend on it.
-    on_take is called with the name of every finished take.
+    on_take is called with the name of every finished take. Raises StoreError when ``path`` holds takes of the same names
+    that other settings made: resuming would mix two worlds.
     """
     writer = StoreWriter(path)
     plans = plan_takes(
         Path(path), takes, seed=seed, camera=default_camera(camera, size), seconds=seconds, image_stride=image_stride,
         places=places, dropout=dropout, depth=depth, motions=motions,
     )  # fmt: skip
-    run_plans([plan for plan in plans if not writer.has(plan.name)], write_take, jobs, on_take)
+    missing = [plan for plan in plans if not writer.has(plan.name)]
+    if len(missing) < len(plans):
+        recipes = {info.name: info.extra.get("recipe") for info in TakeStore(path).infos}
+        for plan in plans:
+            if plan not in missing and recipes[plan.name] != plan.recipe:
+                raise StoreError(f"{path}: take {plan.name!r} was made with other settings; choose a new folder")
+    run_plans(missing, write_take, jobs, on_take)
     return Path(path)
 
 

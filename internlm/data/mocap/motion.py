@@ -4,9 +4,9 @@ Joint map. Shoulders, elbows, wrists, hips, knees and ankles are the recorded jo
 recorded: where the file records the head's orientation (BVH, AMC), nose, eyes and ears are a rigid face of average
 proportions on the head joint; where it gives positions only (npz) they stay invisible in the pose track.
 
-Head pose. The camera needs one in every case. With a recorded head orientation that is it. Otherwise: the neck-to-head
-direction is up, tilted back by the mean inclination of a human neck, and the shoulder line gives left; smoothed over
-about a fifth of a second, since a short neck of noisy points would shake the picture.
+Head pose. The camera needs one in every case. With a recorded head orientation that is it. Otherwise the direction from
+neck to head is up and the shoulder line gives left, smoothed over about a fifth of a second, since a short neck of noisy
+points would shake the picture; points cannot tell a level gaze, so the median inclination of the recording counts as level.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ from internlm.data.egoworld.body import (
 )
 
 RATE = 30.0
-NECK_INCLINATION = np.radians(20.0)
 Z_UP_FROM_Y_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
@@ -114,8 +113,8 @@ def head_axes_from_points(head: np.ndarray, neck: np.ndarray, left: np.ndarray, 
     across = _smooth(_unit(left - right))
     forward = _unit(np.cross(across, up))
     across = np.cross(up, forward)
-    c, s = np.cos(NECK_INCLINATION), np.sin(NECK_INCLINATION)
-    forward, up = c * forward + s * up, c * up - s * forward
+    level = -np.median(np.arcsin(np.clip(forward[:, 2], -1.0, 1.0)))
+    forward, up = np.cos(level) * forward + np.sin(level) * up, np.cos(level) * up - np.sin(level) * forward
     return np.stack([forward, across, up], axis=-1)
 
 
