@@ -125,10 +125,10 @@ def photometric(images: Tensor, params: Tensor) -> Tensor:
     need it; ``params`` is read on the host (one synchronisation when it lies on an accelerator).
     """
     host = params.detach().cpu().numpy()
-    x = images.float().div_(255)
+    x = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     _jitter(x, host)
     _apply_to(x, host[:, GRAY] > 0, lambda part, _: _grey(part).expand_as(part))
-    _apply_to(x, host[:, BLUR] > 0, lambda part, rows: _blur(part, _like(part, host[rows, BLUR])))
+    _apply_to(x, host[:, BLUR] > 0, lambda part, rows: _blur(part, host[rows, BLUR]))
     _apply_to(x, host[:, SOLARIZE] > 0, lambda part, _: torch.where(part >= 0.5, 1 - part, part))
     return x.sub_(_channels(x, MEAN)).div_(_channels(x, STD))
 
@@ -150,7 +150,7 @@ def _apply_to(x: Tensor, chosen: np.ndarray, change) -> None:
         x.copy_(change(x, rows))
     elif len(rows):
         index = torch.from_numpy(rows).to(x.device)
-        x.index_copy_(0, index, change(x.index_select(0, index), rows))
+        x[index] = change(x[index], rows)
 
 
 def _like(x: Tensor, values: np.ndarray) -> Tensor:
@@ -193,13 +193,15 @@ def _hue(x: Tensor, turns: Tensor) -> Tensor:
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
-def _blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Separable Gaussian with one sigma per sample, as a depthwise convolution; edges reflect."""
+def _blur(x: Tensor, sigma: np.ndarray) -> Tensor:
+    """Separable Gaussian with one sigma [N] per sample, cut at 3 sigma, as a depthwise convolution; edges reflect."""
     count, channels, height, width = x.shape
-    radius = min(int(np.ceil(3 * float(sigma.max()))), height - 1, width - 1)
-    taps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-0.5 * (taps / sigma.view(-1, 1)) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    reach = np.minimum(np.ceil(3 * sigma), min(height, width) - 1)
+    radius = int(reach.max())
+    taps = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (taps / sigma[:, None]) ** 2) * (np.abs(taps) <= reach[:, None])
+    weights = (weights / weights.sum(1, keepdims=True)).repeat(channels, 0)
+    kernel = torch.from_numpy(weights.astype(np.float32)).to(x.device)
     groups = count * channels
     flat = F.pad(x, (radius,) * 4, mode="reflect").view(1, groups, height + 2 * radius, width + 2 * radius)
     flat = F.conv2d(flat, kernel.view(groups, 1, 1, -1), groups=groups)

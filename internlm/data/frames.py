@@ -43,8 +43,8 @@ class ImageSource(Protocol):
 def decode(data: bytes, min_side: int = 0) -> np.ndarray:
     """Encoded image to uint8 RGB [H, W, 3]. ValueError when it cannot be decoded completely.
 
-    min_side > 0 allows a JPEG to come out smaller by a power of two while both sides stay at least that long, which is
-    much faster for photographs.
+    min_side > 0 allows a JPEG to come out at half size or less while both sides stay at least that long, which is much
+    faster for large photographs.
     """
     if data.startswith(b"\xff\xd8"):
         import simplejpeg

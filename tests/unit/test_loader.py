@@ -1,0 +1,235 @@
+"""Training batches: pure in (seed, epoch, n), resumable, honest about broken files, never hanging."""
+
+import logging
+import os
+import signal
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from data_samples import jpeg, picture, write_take
+
+from internlm.config.schema import Config
+from internlm.data.batch import split, to_device
+from internlm.data.frames import DataError, open_images
+from internlm.data.loader import BrokenCounts, evaluation_images, training_batches
+from internlm.data.mixture import SampleOrder, StepPlan
+
+
+@pytest.fixture
+def store(tmp_path):
+    for name in ("a", "b"):
+        write_take(tmp_path / "s", name, size=32)
+    return tmp_path / "s"
+
+
+def config(images=(), clips=(), *, steps=4, image_batch=4, clip_batch=2, workers=0, seed=1, mixing="both", **data) -> Config:
+    return Config.model_validate(
+        {
+            "stage": "joint" if clip_batch else "pretrain",
+            "seed": seed,
+            "model": {"image_size": 32, "local_image_size": 16, "patch_size": 8, "hidden_size": 32, "num_heads": 2},
+            "data": {
+                "images": tuple(map(str, images)),
+                "clips": tuple(map(str, clips)),
+                "workers": workers,
+                "clip": {"steps": 2, "crop_scale": (0.5, 1.0), "color_jitter": 0.5},
+                "crops": {"local_crops": 2},
+                **data,
+            },
+            "train": {"steps": steps, "image_batch": image_batch, "clip_batch": clip_batch, "accumulation": 1, "mixing": mixing},
+        }
+    )
+
+
+def equal(one, other) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(torch.equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+
+
+def same(ones, others) -> bool:
+    ones, others = list(ones), list(others)
+    return len(ones) == len(others) > 0 and all(equal(a, c) and equal(b, d) for (a, b), (c, d) in zip(ones, others))
+
+
+def picture_folder(root, count=10, broken=()):
+    root.mkdir()
+    for n in range(count):
+        content = jpeg(picture(n, 40, 40))
+        (root / f"{n:02}.jpg").write_bytes(
+            {0: b"", 1: b"this is text", 2: content[: len(content) // 2]}[n % 3] if n in broken else content
+        )
+    return root
+
+
+def test_batches_have_the_promised_shapes(store):
+    images, clips = next(training_batches(config([store], [store])))
+    assert images.global_crops.shape == (4, 2, 3, 32, 32) and images.local_crops.shape == (4, 2, 3, 16, 16)
+    assert images.global_photometric.shape == (4, 2, 8) and images.local_photometric.dtype == torch.float32
+    assert clips.images.shape == (2, 3, 3, 32, 32) and clips.images.dtype == torch.uint8
+    assert clips.poses.shape == clips.past_poses.shape == (2, 2, 5, 17, 3) and clips.poses.dtype == torch.float32
+    assert clips.visible.shape == (2, 2, 5, 17) and clips.visible.dtype == torch.bool
+    assert clips.frame_numbers.shape == (2, 3) and clips.takes.dtype == clips.sample_ids.dtype == torch.int64
+    assert [len(part.images) for part in split(to_device(clips, torch.device("cpu")), 2)] == [1, 1]
+
+
+def test_workers_do_not_change_the_batches(store):
+    in_process = list(training_batches(config([store], [store], steps=6)))
+    assert same(in_process, training_batches(config([store], [store], steps=6, workers=2)))
+    assert not same(in_process, training_batches(config([store], [store], steps=6, seed=2)))
+
+
+@pytest.mark.parametrize("mixing", ["both", "alternate"])
+def test_resume_is_the_tail(store, mixing):
+    whole = list(training_batches(config([store], [store], steps=12, mixing=mixing)))  # 48 positions of 24 images: crosses epochs
+    assert same(whole[5:], training_batches(config([store], [store], steps=12, mixing=mixing), start_step=5))
+    assert list(training_batches(config([store], [store], steps=12), start_step=12)) == []
+
+
+def test_alternate_takes_turns_and_skips_no_sample(store):
+    pairs = list(training_batches(config([store], [store], steps=6, mixing="alternate")))
+    assert [(images is None, clips is None) for images, clips in pairs] == [(False, True), (True, False)] * 3
+    assert torch.cat([images.sample_ids for images, _ in pairs[::2]]).tolist() == list(range(12))
+    assert torch.cat([clips.sample_ids for _, clips in pairs[1::2]]).tolist() == list(range(6))
+
+
+def test_stage_one_needs_no_poses_and_no_clips(tmp_path):
+    pairs = list(training_batches(config([picture_folder(tmp_path / "f")], clip_batch=0)))
+    assert all(clips is None and len(images.sample_ids) == 4 for images, clips in pairs) and len(pairs) == 4
+
+
+def test_world_size_keeps_the_global_order(store):
+    alone = list(training_batches(config([store], [store], image_batch=4, clip_batch=2)))
+    ranks = [list(training_batches(config([store], [store], image_batch=2, clip_batch=1), rank=r, world=2)) for r in range(2)]
+    for step, (images, clips) in enumerate(alone):
+        for rank in range(2):
+            part_images, part_clips = ranks[rank][step]
+            assert torch.equal(part_images.global_crops, images.global_crops[rank::2])
+            assert torch.equal(part_clips.poses, clips.poses[rank::2])
+
+
+def test_epoch_visits_each_sample_once_and_epochs_differ():
+    order = SampleOrder(37, seed=3, stream=0)
+    epochs = [[order.locate(37 * epoch + n) for n in range(37)] for epoch in range(2)]
+    for epoch, visited in enumerate(epochs):
+        assert {e for e, _ in visited} == {epoch} and sorted(i for _, i in visited) == list(range(37))
+    assert [i for _, i in epochs[0]] != [i for _, i in epochs[1]]
+    assert [SampleOrder(37, 3, 1).locate(n) for n in range(37)] != epochs[0]
+    assert order.rng(5).random() == order.rng(5).random() != order.rng(6).random()
+
+
+def test_plan_refuses_a_rank_outside_its_world():
+    with pytest.raises(ValueError, match="rank 2 is not inside a world of 2"):
+        StepPlan(1, 1, rank=2, world=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_files_are_counted_named_once_and_replaced(tmp_path, caplog, workers):
+    root = picture_folder(tmp_path / "f", 12, broken=(3, 4, 5))  # an empty file, a text, a truncated JPEG
+    cfg = config([root], clip_batch=0, steps=6, workers=workers, max_broken_share=0.3)  # two epochs
+    batches = training_batches(cfg)
+    with caplog.at_level(logging.WARNING):
+        pairs = list(batches)
+    assert [len(images.sample_ids) for images, _ in pairs] == [4] * 6
+    assert sorted(name[-6:] for name in batches.counts.files) == ["03.jpg", "04.jpg", "05.jpg"]
+    assert batches.counts.broken > 3 and batches.counts.reads == 24 + batches.counts.broken
+    for name in ("03.jpg", "04.jpg", "05.jpg"):
+        assert sum(name in record.getMessage() for record in caplog.records) == 1
+    again = list(training_batches(cfg.model_copy(update={"data": cfg.data.model_copy(update={"workers": 0})})))
+    assert same(pairs, again)
+
+
+def test_too_many_broken_files_stop_the_run(tmp_path):
+    root = picture_folder(tmp_path / "f", 12, broken=(3, 4, 5))
+    batches = training_batches(config([root], clip_batch=0, steps=6, max_broken_share=0.2))
+    with pytest.raises(
+        DataError, match=r"3 broken of 12 files .* more than data\.max_broken_share 0\.2; the first: .*\.jpg: cannot be decoded"
+    ):
+        list(batches)
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_only_broken_files_stop_at_once(tmp_path, workers):
+    root = picture_folder(tmp_path / "f", 9, broken=range(9))
+    with pytest.raises(DataError, match="broken of 9 files"):
+        next(training_batches(config([root], clip_batch=0, workers=workers)))
+    with pytest.raises(DataError, match="no valid sample among 9 in a row"):
+        next(training_batches(config([root], clip_batch=0, workers=workers, max_broken_share=1.0)))
+
+
+def test_one_broken_file_early_in_a_big_data_set_is_tolerated_but_a_dead_disk_is_not():
+    counts = BrokenCounts(0.01, total=1000)
+    counts.add(4, [("x.jpg", "empty")])
+    with pytest.raises(DataError, match="12 broken of 1000 files"):
+        counts.add(18, [(f"{n}.jpg", "gone") for n in range(11)])
+
+
+def test_broken_clip_frame_is_replaced_by_a_clip_without_it(store):
+    os.truncate(store / "takes" / "a" / "frames.tar", 3000)
+    index = np.load(store / "takes" / "a" / "frames.idx.npy")
+    index[:, 1:] = np.minimum(index[:, 1:], [3000, 0])  # frames past the cut are empty
+    np.save(store / "takes" / "a" / "frames.idx.npy", index)
+    batches = training_batches(config([], [store], image_batch=0, steps=10, max_broken_share=0.9))
+    assert all(len(clips.images) == 2 for _, clips in batches)
+    assert batches.counts.broken > 0 and all("takes/a frame" in name for name in batches.counts.files)
+
+
+def test_dead_worker_is_an_error_not_a_hang(store):
+    batches = training_batches(config([store], [store], steps=1000, workers=1), timeout=60)
+    next(batches)
+    os.kill(batches._iterator._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(DataError, match="data worker died"):
+        for _ in batches:
+            pass
+    assert list(batches) == []
+
+
+def test_stalled_worker_is_an_error_not_a_hang(tmp_path):
+    root = picture_folder(tmp_path / "f", 12)
+    os.mkfifo(root / "stalls.jpg")  # opening it waits for ever, as a lost network file system does
+    batches = training_batches(config([root], clip_batch=0, steps=1000, workers=1), timeout=2)
+    worker = batches._iterator._workers[0]
+    with pytest.raises(DataError, match="gave nothing for 2 s"):
+        for _ in batches:
+            pass
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_workers_survive_the_schedulers_signal(store):
+    batches = training_batches(config([store], [store], steps=8, workers=1))
+    next(batches)
+    os.kill(batches._iterator._workers[0].pid, signal.SIGTERM)
+    assert len(list(batches)) == 7
+
+
+def test_close_ends_iteration_and_workers(store):
+    batches = training_batches(config([store], [store], steps=100, workers=2))
+    next(batches)
+    workers = batches._iterator._workers
+    batches.close()
+    batches.close()
+    assert list(batches) == [] and not any(worker.is_alive() for worker in workers)
+
+
+def test_evaluation_images_in_order_without_broken_ones(tmp_path):
+    root = tmp_path / "f"
+    for label in ("cat", "dog"):
+        picture_folder((root / label) if root.exists() else _made(root) / label, 5, broken=(1,) if label == "dog" else ())
+    source = open_images([root], label="folder")
+    batches = list(evaluation_images(source, 32, batch=4, max_broken_share=0.2))
+    assert torch.cat([b.rows for b in batches]).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert torch.cat([b.labels for b in batches]).tolist() == [0] * 5 + [1] * 4
+    assert all(b.images.dtype == torch.uint8 and b.images.shape[1:] == (3, 32, 32) for b in batches)
+    with pytest.raises(DataError, match="1 broken of 10 files"):
+        list(evaluation_images(source, 32))
+    unlabelled = next(evaluation_images(open_images([root]), 32, batch=4, rows=np.array([8, 2])))
+    assert unlabelled.labels is None and unlabelled.rows.tolist() == [8, 2]
+
+
+def _made(path):
+    path.mkdir()
+    return path
