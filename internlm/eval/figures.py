@@ -102,20 +102,40 @@ def skeletons(
     parts.append(f'<rect x="{low[0]:.1f}" y="{low[1]:.1f}" width="100%" height="100%" fill="#eef1f5"/>')
     parts.append(f'<image href="{data_uri(image)}" width="{width}" height="{height}"/>')
     for pixels, drawable, colour in bodies:
-        fine = drawable & np.isfinite(pixels).all(-1)
         # Far outside the picture the projection says nothing to the eye and only blows up the file.
-        fine = fine & ((pixels > low - 2 * side) & (pixels < high + 2 * side)).all(-1)
-        for a, b in BONES:
-            if fine[a] and fine[b]:
-                (x1, y1), (x2, y2) = pixels[a], pixels[b]
-                parts.append(
-                    f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
-                    f'stroke-width="{side / 60:.2f}" stroke-linecap="round" opacity="0.85"/>'
-                )
-        for x, y in pixels[fine]:
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{side / 55:.2f}" fill="{colour}"/>')
+        near = ((pixels > low - 2 * side) & (pixels < high + 2 * side)).all(-1)
+        parts.append(_body(pixels, drawable & near, colour, side / 60))
     parts.append("</svg>")
     return f'<figure class="cell body">{"".join(parts)}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def side_view(bodies: Sequence[tuple[np.ndarray, np.ndarray, str]], *, caption: str = "") -> str:
+    """Bodies in camera coordinates [J, 3] (metres, y down, z forward) seen from the right: forward to the right, down is down."""
+    points = np.concatenate([joints[seen][:, (2, 1)] for joints, seen, _ in bodies])
+    if not len(points):
+        return ""
+    middle = (points.min(0) + points.max(0)) / 2
+    span = max(float((points.max(0) - points.min(0)).max()) * 1.15, 0.5)
+    low = middle - span / 2
+    parts = [f'<svg viewBox="0 0 100 100" role="img" aria-label="{html.escape(caption or "side view")}">']
+    parts.append('<rect width="100" height="100" fill="#f7f9fb"/>')
+    for joints, seen, colour in bodies:
+        parts.append(_body(100 * (joints[:, (2, 1)] - low) / span, seen, colour, 1.4))
+    parts.append("</svg>")
+    return f'<figure class="cell body">{"".join(parts)}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def _body(points: np.ndarray, drawable: np.ndarray, colour: str, thickness: float) -> str:
+    """Bones and joints of one body, points [J, 2] in the picture's units."""
+    fine = drawable & np.isfinite(points).all(-1)
+    parts = [
+        f'<line x1="{points[a, 0]:.1f}" y1="{points[a, 1]:.1f}" x2="{points[b, 0]:.1f}" y2="{points[b, 1]:.1f}" '
+        f'stroke="{colour}" stroke-width="{thickness:.2f}" stroke-linecap="round" opacity="0.85"/>'
+        for a, b in BONES
+        if fine[a] and fine[b]
+    ]
+    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{1.1 * thickness:.2f}" fill="{colour}"/>' for x, y in points[fine]]
+    return "".join(parts)
 
 
 def bars(values: dict[str, float], *, unit: str) -> str:

@@ -1,0 +1,244 @@
+"""``egoagent demo``: a small world, both training stages, every evaluation, one report. Minutes on two CPU cores.
+
+Everything lies in the output folder and is made once: a rerun keeps the world and continues or reuses the two runs as
+long as their settings are the same.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from internlm.config.schema import Config
+    from internlm.train.loop import TrainResult
+
+    from .demo_evaluation import Evaluated
+
+STAGES = {"stage1": "dino_pretrain/demo.py", "stage2": "joint_train/demo.py"}
+
+
+class DemoError(RuntimeError):
+    """The demo cannot start or go on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much is made, trained and measured. Overrides are ``section.key=value`` for the stages' config files."""
+
+    takes: tuple[int, int, int]  # train, val, test
+    seconds: float = 30.0  # of a take
+    side: int = 64  # pixels of a stored frame
+    image_stride: int = 5  # frame numbers between stored frames
+    stage1: tuple[str, ...] = ()
+    stage2: tuple[str, ...] = ()
+    knn_frame_stride: int = 3  # of the stored frames, for voting and tested images alike
+    clips: int | None = 256  # held-out clips at most
+
+
+SMALL = DemoSize(takes=(48, 16, 16))
+FULL = DemoSize(takes=(240, 32, 32), seconds=40.0, stage1=("train.steps=1500",), stage2=("train.steps=2500",), clips=None)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("--out", type=Path, help="folder of world, runs and report (default runs/demo, or runs/demo-full)")
+    parser.add_argument("--full", action="store_true", help="bigger world and longer training: the learning proof")
+    parser.add_argument("--seed", type=int, default=1, help="of the world and of both runs (default 1)")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="takes to report; choose settings on val")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that render the world")
+    parser.add_argument("--configs", type=Path, help="folder with dino_pretrain/demo.py and joint_train/demo.py")
+    parser.add_argument("--fresh", action="store_true", help="train anew; earlier runs there are moved aside")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo and return the exit code (that of a stopped training where one was stopped)."""
+    size, name = (FULL, "demo-full") if args.full else (SMALL, "demo")
+    out = args.out or Path("runs") / name
+    report = run_demo(out, size, seed=args.seed, split=args.split, jobs=args.jobs, configs=args.configs, fresh=args.fresh)
+    return 0 if report is not None else 75
+
+
+def run_demo(
+    out: Path,
+    size: DemoSize,
+    *,
+    seed: int = 1,
+    split: str = "test",
+    jobs: int = 1,
+    configs: Path | None = None,
+    fresh: bool = False,
+) -> dict[str, Any] | None:
+    """Make the world, train, evaluate on ``split``, write report.json and report.html into ``out``.
+
+    Returns the report; None when a signal stopped the training (its state is saved, the same call goes on).
+    """
+    from rich.console import Console
+
+    console, clock = Console(), _Clock()
+    files = find_configs(configs)
+    out.mkdir(parents=True, exist_ok=True)
+    console.rule("[bold]1/4 World")
+    world = make_world(out, size, seed=seed, jobs=jobs)
+    clock.lap("world")
+    settings = stage_configs(files, out, world, size, seed)
+    results: dict[str, TrainResult] = {}
+    for number, (stage, title) in enumerate((("stage1", "Visual pretraining"), ("stage2", "Joint training")), start=2):
+        console.rule(f"[bold]{number}/4 {title}")
+        results[stage] = train_stage(settings[stage], fresh=fresh)
+        clock.lap(stage)
+        if not results[stage].finished:
+            console.print(f"Stopped by {results[stage].stopped_by}; the state is saved, the same command goes on.")
+            return None
+    console.rule("[bold]4/4 Evaluation on takes in rooms that training never saw")
+    from .demo_evaluation import evaluate
+    from .demo_page import write_page
+
+    done = evaluate(results["stage2"], settings["stage2"], world, size, split=split)
+    clock.lap("evaluation")
+    report = assemble(done, results, settings, size, seed=seed, split=split, clock=clock)
+    _publish(out, report, done, results, write_page)
+    return report
+
+
+def find_configs(folder: Path | None) -> dict[str, Path]:
+    """The two config files, from ``folder`` or from beside the package's source; DemoError when they are not there."""
+    root = folder or Path(__file__).resolve().parents[2] / "configs"
+    files = {stage: root / name for stage, name in STAGES.items()}
+    missing = [str(path) for path in files.values() if not path.is_file()]
+    if missing:
+        raise DemoError(
+            f"{missing[0]} does not exist: the demo's configs belong to the source tree, not to an installed package; run "
+            "'make demo' in a clone, or name a folder with both files (--configs FOLDER)"
+        )
+    return files
+
+
+def make_world(out: Path, size: DemoSize, *, seed: int, jobs: int) -> Path:
+    """The take store of this size and seed; takes that exist already are kept."""
+    from rich.progress import track
+
+    from internlm.data.egoworld.simulate import generate_store
+    from internlm.data.store import StoreWriter
+
+    takes = dict(zip(("train", "val", "test"), size.takes, strict=True))
+    shape = {"takes": takes, "seconds": size.seconds, "size": size.side, "image_stride": size.image_stride, "seed": seed}
+    path = out / f"world-{_digest(shape)}"
+    had = len(list((StoreWriter(path).path / "takes").glob("[!.]*")))
+    names: list[str] = []
+    steps = iter(track(range(sum(size.takes) - had), description=f"{sum(size.takes)} takes of {size.seconds:.0f} s"))
+    next(steps, None)
+
+    def on_take(name: str) -> None:
+        names.append(name)
+        next(steps, None)
+
+    generate_store(
+        path, takes, seed=seed, size=size.side, seconds=size.seconds, image_stride=size.image_stride, jobs=jobs, on_take=on_take
+    )
+    print(f"{path}: {sum(size.takes)} takes, {len(names)} of them made now")
+    return path
+
+
+def stage_configs(files: dict[str, Path], out: Path, world: Path, size: DemoSize, seed: int) -> dict[str, "Config"]:
+    """The resolved configs of both stages."""
+    from internlm.config.load import load_config
+
+    stages = {}
+    for stage, path in files.items():
+        common = [f"seed={seed}", f"run_dir={json.dumps(str(out / stage))}", f"data.images={json.dumps([str(world)])}"]
+        if stage == "stage2":
+            common += [f"data.clips={json.dumps([str(world)])}", f"train.init_from={json.dumps(str(out / 'stage1'))}"]
+        stages[stage] = load_config(path, [*common, *getattr(size, stage)])
+    return stages
+
+
+def train_stage(config: "Config", *, fresh: bool = False) -> "TrainResult":
+    """Train a stage, continue it, or reuse it when complete; a run with other settings is moved aside."""
+    from internlm.config.load import RESOLVED_NAME, ConfigError, load_config
+    from internlm.train.loop import run_folder, train
+
+    earlier = run_folder(config) / RESOLVED_NAME
+    try:
+        same = not earlier.is_file() or load_config(earlier) == config
+    except ConfigError:  # written by another version
+        same = False
+    return train(config, resume=same and not fresh)
+
+
+def assemble(
+    done: "Evaluated",
+    results: dict[str, "TrainResult"],
+    settings: dict[str, "Config"],
+    size: DemoSize,
+    *,
+    seed: int,
+    split: str,
+    clock: "_Clock",
+) -> dict[str, Any]:
+    """The content of report.json."""
+    return {
+        "what": "EgoAgent at demo size, trained from scratch on the synthetic EgoWorld; not comparable with published figures",
+        "knn": done.knn,
+        "retrieval": done.retrieval,
+        "motion": done.motion,
+        "action_sensitivity": done.sensitivity,
+        "prediction_kl": done.prediction_kl,
+        "health": {stage: {"verdict": result.verdict, "bad_steps": result.bad_steps} for stage, result in results.items()},
+        "collapsed": any(result.verdict for result in results.values()),
+        "split": split,
+        "data": {"world": "EgoWorld (synthetic)", **asdict(size)},
+        "steps": {stage: config.train.steps for stage, config in settings.items()},
+        "parameters": sum(p.numel() for p in results["stage2"].state.agent.predictor.parameters()),
+        "device": str(next(results["stage2"].state.agent.parameters()).device),
+        "seed": seed,
+        "seconds": clock.total,
+        "seconds_by_part": clock.laps,
+    }
+
+
+def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict[str, "TrainResult"], write_page: Any) -> None:
+    from rich.console import Console
+
+    from internlm.eval.report import write_json
+    from internlm.eval.summary import print_table
+
+    from .demo_page import summary
+
+    page = write_page(out / "report.html", report, done, {stage: result.run_dir for stage, result in results.items()})
+    path = write_json(out / "report.json", report)
+    print_table("Held-out takes", done.figures)
+    console = Console()
+    console.print(summary(report))
+    console.print(f"Figures: {path}   Page: {page}")
+
+
+def _digest(shape: dict[str, Any]) -> str:
+    """Short name of a world: its shape and the code that makes it, so that a new version never reuses an old one's takes."""
+    from internlm.data import egoworld
+
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    for path in sorted(Path(egoworld.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+class _Clock:
+    """Wall seconds of the parts of this call."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        return round(time.monotonic() - self._began, 1)

@@ -1,0 +1,71 @@
+"""All evaluations of a demo run on its held-out takes, with what the page's pictures need."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internlm.checkpoint.weights import init_from
+from internlm.config.schema import Config
+from internlm.data.clips import ClipDataset
+from internlm.data.frames import ImageSource, open_images
+from internlm.data.loader import evaluation_clips
+from internlm.eval import summary
+from internlm.eval.clips import ClipOutputs, open_clips, run_clips
+from internlm.eval.features import Features
+from internlm.eval.protocols import knn_report, motion_report, retrieval_report
+from internlm.eval.report import Figure
+from internlm.eval.retrieval import Gallery
+from internlm.eval.sensitivity import ACTIONS, prediction_kl
+from internlm.train.loop import TrainResult
+from internlm.train.state import build_state
+
+from .demo import DemoSize
+
+CLIP_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Reports by task, their table rows, and the material of the pictures."""
+
+    knn: dict[str, Any]
+    retrieval: dict[str, Any]
+    motion: dict[str, Any]
+    sensitivity: dict[str, float]
+    prediction_kl: dict[str, float]
+    figures: list[Figure]
+    images: dict[str, ImageSource]  # "train" and "test"
+    features: dict[str, Features]
+    dataset: ClipDataset
+    outputs: ClipOutputs
+    gallery: Gallery
+
+
+def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *, split: str) -> Evaluated:
+    """kNN, retrieval, motion, action sensitivity and the prediction's KL before and after stage 2, on ``split``."""
+    agent, loss = result.state.agent.eval(), result.state.loss.eval()
+    device = next(agent.parameters()).device
+    parts = {"train": "train", "test": split}
+    images = {name: open_images([world], part, size.knn_frame_stride, "place") for name, part in parts.items()}
+    knn, features = knn_report(agent, config, images["train"], images["test"], device=device)
+    dataset = open_clips(config, [str(world)], split)
+    batches = list(evaluation_clips(dataset, CLIP_BATCH, limit=size.clips))
+    outputs = run_clips(agent, batches, device=device)
+    retrieval, gallery = retrieval_report(outputs, dataset)
+    motion = motion_report(outputs, dataset)
+    actions = prediction_kl(agent, loss, batches, actions=ACTIONS, device=device)
+    start = build_state(config, device)
+    init_from(start.agent, start.loss, config.train.init_from)
+    first = prediction_kl(start.agent, start.loss, batches, actions=("true",), fit_center=True, device=device)
+    kl = {"first": first["true"], "last": actions["true"], "unit": "nats"}
+    figures = [
+        *summary.knn_figures(knn),
+        *summary.retrieval_figures(retrieval),
+        *summary.motion_figures(motion),
+        *summary.sensitivity_figures(actions),
+        Figure(
+            "Prediction KL after stage 2", kl["last"], "nats", {"before stage 2": kl["first"]}, higher_is_better=False,
+            meaning="cross-entropy minus the teacher's entropy",
+        ),
+    ]  # fmt: skip
+    return Evaluated(knn, retrieval, motion, actions, kl, figures, images, features, dataset, outputs, gallery)

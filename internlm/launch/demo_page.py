@@ -1,0 +1,171 @@
+"""The demo's report.html: figures beside floors, curves, neighbours, retrieved frames and skeletons."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from internlm.data.egoworld.camera import project
+from internlm.data.frames import decode
+from internlm.eval import figures, knn, motion, retrieval
+from internlm.eval.protocols import motion_chunks
+from internlm.eval.report import Section, curves, facts, table_of_figures
+from internlm.eval.report import write_page as write_html
+from internlm.monitor.metrics import read_metrics
+
+from .demo_evaluation import Evaluated
+
+EXAMPLES = 6
+
+
+def summary(report: dict[str, Any]) -> str:
+    """What this is, in plain words."""
+    verdict = "a collapse was diagnosed" if report["collapsed"] else "no collapse"
+    return (
+        f"A network of {report['parameters'] / 1e6:.1f} M parameters, trained from scratch for {report['steps']['stage1']} + "
+        f"{report['steps']['stage2']} steps (seed {report['seed']}, {verdict}) on EgoWorld, a synthetic first-person world. "
+        f"All figures are of {report['split']} takes, in rooms that training never saw, each beside what needs no learning. "
+        "They say whether the whole system learns; they are not comparable with figures on real recordings."
+    )
+
+
+def write_page(path: Path, report: dict[str, Any], done: Evaluated, runs: dict[str, Path]) -> Path:
+    """Write the page; returns its path."""
+    sections = [
+        Section("Results beside their floors", table_of_figures(done.figures), f"Measured on the {report['split']} takes."),
+        Section("What was run", facts(_facts(report, done))),
+        Section("Training curves", _curves(runs), _CURVES),
+        Section("Nearest neighbours", _neighbours(done), _NEIGHBOURS),
+        Section("Retrieved next frames", _retrieved(done), _RETRIEVED),
+        Section("Predicted motion", _motion(done), _MOTION),
+    ]
+    return write_html(path, title="EgoAgent demo", summary=summary(report), sections=sections)
+
+
+_CURVES = "Faint: as logged; strong: running mean. KL = cross-entropy minus the teacher's entropy."
+_NEIGHBOURS = (
+    "Left: a held-out frame. Then the training frames with the most similar feature; green = the same kind of place. "
+    "The number is the cosine similarity."
+)
+_RETRIEVED = (
+    "Blue: the frame that the model sees, then the frame that really came next. To the right, the frames of all held-out clips "
+    "that are most like the predicted next state, best first; green = it is the true one."
+)
+_MOTION = (
+    "The wearer's body at the end of the predicted chunk, in the head camera of the frame shown: green = true, pink = predicted, "
+    "grey = zero velocity. Beside it the same bodies seen from the wearer's right (forward is to the right). Shown are "
+    "the takes' liveliest moments, where standing still is the worst guess."
+)
+
+
+def _facts(report: dict[str, Any], done: Evaluated) -> dict[str, Any]:
+    data, laps = report["data"], report["seconds_by_part"]
+    knn_, retrieval_, motion_ = (report[task]["protocol"] for task in ("knn", "retrieval", "motion"))
+    health = "; ".join(f"{stage}: {h['verdict'] or 'healthy'}" for stage, h in report["health"].items())
+    return {
+        "Data": f"EgoWorld, synthetic, generated with seed {report['seed']}; no real recording",
+        "Takes": f"{data['takes'][0]} train, {data['takes'][1]} val, {data['takes'][2]} test; {data['seconds']:.0f} s each",
+        "Evaluated": f"{report['split']}: {len(done.features['test'].rows)} frames for kNN, {len(done.outputs.takes)} clips",
+        "Steps": f"{report['steps']['stage1']} (stage 1), {report['steps']['stage2']} (stage 2)",
+        "Health": health,
+        "Parameters": f"{report['parameters']:,}",
+        "Device": report["device"],
+        "Seconds": f"{report['seconds']:.0f} ({', '.join(f'{name} {value:.0f}' for name, value in laps.items())})",
+        "kNN protocol": f"{knn_['branch']}, {knn_['view']}, {knn_['vote']}, k = {report['knn']['k']}",
+        "Retrieval protocol": f"{retrieval_['gallery']}; {retrieval_['horizon_seconds']:.2f} s ahead",
+        "Motion protocol": f"{motion_['prediction']}; {motion_['joints']}",
+    }
+
+
+def _curves(runs: dict[str, Path]) -> str:
+    names = {"stage1": "Stage 1", "stage2": "Stage 2"}
+    charts = []
+    for stage, run_dir in runs.items():
+        records = read_metrics(run_dir)
+        groups = {
+            "KL of the losses": ({"L_rep": "rep_kl", "L_pred": "pred_kl"}, "nats"),
+            "Teacher entropy": ({"representation": "rep_teacher_entropy", "prediction": "pred_teacher_entropy"}, "nats"),
+            "L_act": ({"masked L1": "act"}, "metres"),
+            "Effective rank of the features": ({"effective rank": "health/effective_rank"}, "dimensions"),
+        }
+        for title, (keys, unit) in groups.items():
+            series = curves(records, keys)
+            if series:
+                charts.append(figures.line_chart(series, title=f"{names[stage]}: {title}", x_label="step", y_label=unit))
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _neighbours(done: Evaluated) -> str:
+    train, test = done.features["train"], done.features["test"]
+    chosen = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()][: EXAMPLES + 2]
+    similarity, index = knn.search(test.values["model"][chosen], train.values["model"], 7)
+    strips = []
+    for place, row in enumerate(chosen):
+        true = test.classes[int(test.labels[row])]
+        images = [done.images["test"].read(int(test.rows[row]))]
+        captions, marks = [f"query: {true}"], ["query"]
+        for score, found in zip(similarity[place].tolist(), index[place].tolist(), strict=True):
+            name = train.classes[int(train.labels[found])]
+            images.append(done.images["train"].read(int(train.rows[found])))
+            captions.append(f"{name} {score:.2f}")
+            marks.append("right" if name == true else "wrong")
+        strips.append(figures.strip(images, captions, marks))
+    return "".join(strips)
+
+
+def _retrieved(done: Evaluated) -> str:
+    outputs, gallery = done.outputs, done.gallery
+    clips = _one_per_take(outputs.takes, np.arange(len(outputs.takes), dtype=float))[:EXAMPLES]
+    step = outputs.prediction.shape[1] - 1
+    query, current = outputs.prediction[clips, step], gallery.items[clips, step]
+    found = retrieval.nearest(query, gallery.features, current, 5)
+    strips = []
+    for row, clip in enumerate(clips):
+        right = int(gallery.items[clip, step + 1])
+        images = [_frame(done, int(current[row])), _frame(done, right)]
+        captions, marks = ["current frame", "true next frame"], ["query", ""]
+        for rank, item in enumerate(found[row].tolist(), start=1):
+            images.append(_frame(done, item))
+            same = gallery.takes[item] == gallery.takes[right]
+            away = int(gallery.frame_numbers[item] - gallery.frame_numbers[right])
+            captions.append(f"{rank}: {'the true one' if item == right else f'{away:+d} frames' if same else 'another take'}")
+            marks.append("right" if item == right else "")
+        strips.append(figures.strip(images, captions, marks))
+    return "".join(strips)
+
+
+def _motion(done: Evaluated) -> str:
+    chunks, outputs = motion_chunks(done.outputs), done.outputs
+    steps = outputs.poses.shape[1]
+    predicted = outputs.action.flatten(0, 1).numpy()
+    last = -1 if done.dataset.clip.pose_coordinates == "chunk" else 0  # in camera coordinates only the first pose is in I_t's
+    seen = chunks.visible[:, last] & chunks.past_visible[:, -1]
+    distance = np.linalg.norm(chunks.target[:, last] - chunks.past[:, -1], axis=-1)
+    moved = np.where(seen, distance, 0).sum(-1) / np.maximum(seen.sum(-1), 1)
+    parts = []
+    for row in _one_per_take(torch.from_numpy(chunks.takes), moved)[:EXAMPLES]:
+        take = done.dataset.takes[int(chunks.takes[row])]
+        if take.info.camera is None or not seen[row].any():
+            continue
+        number = int(outputs.frame_numbers[row // steps, row % steps])
+        standing, guess, truth = chunks.past[row, -1], predicted[row, last], chunks.target[row, last]
+        bodies = ((standing, figures.FLOOR), (guess, figures.PREDICTED), (truth, figures.TRUE))
+        error, floor = (motion.position_error(body, truth)[seen[row]].mean() for body in (guess, standing))
+        caption = f"{take.info.labels.get('place', take.info.name)}, frame {number}: {error:.1f} cm (zero velocity {floor:.1f})"
+        overlay = [(project(take.info.camera, joints)[0], seen[row] & (joints[:, 2] > 0.05), colour) for joints, colour in bodies]
+        image = decode(take.read_frame(number))
+        parts.append(figures.skeletons(image, overlay, caption=caption))
+        parts.append(figures.side_view([(joints, seen[row], colour) for joints, colour in bodies], caption="from the right"))
+    return f'<div class="strip">{"".join(parts)}</div>'
+
+
+def _one_per_take(takes: torch.Tensor, score: np.ndarray) -> list[int]:
+    """The row of highest score of each take, takes in order."""
+    rows = [np.flatnonzero(takes.numpy() == take) for take in np.unique(takes.numpy())]
+    return [int(r[np.argmax(score[r])]) for r in rows]
+
+
+def _frame(done: Evaluated, item: int) -> np.ndarray:
+    take = done.dataset.takes[int(done.gallery.takes[item])]
+    return decode(take.read_frame(int(done.gallery.frame_numbers[item])))

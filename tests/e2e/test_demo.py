@@ -1,0 +1,99 @@
+"""The demo end to end at a size of seconds: every promised figure is there and finite, the page stands alone, a rerun reuses."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from internlm.launch import demo
+
+MODEL = (
+    "model.hidden_size=32", "model.num_layers=1", "model.num_heads=2", "model.mlp_multiple_of=16", "model.image_size=32",
+    "model.local_image_size=16", "model.prototypes=32", "model.head_hidden=32", "model.head_bottleneck=16",
+    "data.workers=0", "monitor.progress=false", "monitor.tensorboard=false", "monitor.health_every=2", "train.log_every=1",
+    "train.device=cpu",
+)  # fmt: skip
+TINY = demo.DemoSize(
+    takes=(8, 1, 4),
+    seconds=12.0,
+    side=32,
+    stage1=(*MODEL, "train.steps=4", "train.image_batch=4"),
+    stage2=(*MODEL, "train.steps=4", "train.image_batch=4", "train.clip_batch=2"),
+    knn_frame_stride=4,
+)
+PROMISED = (
+    "knn.top1", "knn.floors.random_weights", "knn.floors.pixels",
+    "retrieval.top1", "retrieval.map", "retrieval.floors.current_frame",
+    "motion.mpjpe_cm", "motion.mpjve_cm_s",
+    "motion.floors.zero_velocity.mpjpe_cm", "motion.floors.constant_velocity.mpjpe_cm",
+    "action_sensitivity.true", "action_sensitivity.shuffled", "action_sensitivity.zero",
+    "prediction_kl.first", "prediction_kl.last", "seed", "seconds",
+)  # fmt: skip
+
+
+def value(report, key):
+    for name in key.split("."):
+        report = report[name]
+    return report
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    demo.run_demo(out, TINY, seed=3)
+    return out, json.loads((out / "report.json").read_text())
+
+
+@pytest.mark.parametrize("key", PROMISED)
+def test_report_has_the_figure(finished, key):
+    number = value(finished[1], key)
+    assert isinstance(number, int | float) and math.isfinite(number)
+
+
+def test_figures_are_plausible(finished):
+    report = finished[1]
+    assert report["seed"] == 3 and report["split"] == "test"
+    assert 0 <= report["knn"]["top1"] <= 100 and 0 <= report["retrieval"]["top1"] <= report["retrieval"]["map"] <= 100
+    # the offset head starts as the zero-velocity baseline, and four steps cannot take it far from there
+    assert report["motion"]["mpjpe_cm"] == pytest.approx(report["motion"]["floors"]["zero_velocity"]["mpjpe_cm"], rel=0.5)
+    assert report["action_sensitivity"]["true"] == report["prediction_kl"]["last"]
+
+
+def test_page_stands_alone(finished):
+    page = (finished[0] / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page
+    assert page.count("data:image/png;base64,") > 20 and page.count("<svg") > 6
+    assert "synthetic" in page
+
+
+def test_rerun_reuses_and_changed_settings_start_anew(finished, capsys):
+    out, before = finished
+    again = demo.run_demo(out, TINY, seed=3)
+    assert "0 of them made now" in capsys.readouterr().out
+    for key in PROMISED[:-1]:
+        assert value(again, key) == pytest.approx(value(before, key)), key
+    assert not (out / "stage1" / "previous-1").exists()
+    files = demo.find_configs(None)
+    world = next(out.glob("world-*"))
+    longer = demo.DemoSize(**{**vars(TINY), "stage1": (*TINY.stage1, "train.steps=5")})
+    result = demo.train_stage(demo.stage_configs(files, out, world, longer, 3)["stage1"])
+    assert result.step == 5 and (out / "stage1" / "previous-1").exists()
+
+
+def test_missing_configs_are_explained(tmp_path):
+    with pytest.raises(demo.DemoError, match="belong to the source tree"):
+        demo.find_configs(Path(tmp_path))
+
+
+def test_eval_command_reads_the_demo_runs(finished, run_command, tmp_path):
+    out, report = finished
+    for task, key in (("knn", "top1"), ("retrieval", "top1"), ("motion", "mpjpe_cm")):
+        file = tmp_path / f"{task}.json"
+        extra = ["--frame-stride", 4] if task == "knn" else []
+        done = run_command(["egoagent", "eval", task, "--run", out / "stage2", "--split", "test", *extra, "--out", file])
+        assert done.returncode == 0, done.stderr
+        assert json.loads(file.read_text())[key] == pytest.approx(report[task][key], rel=1e-4)
+    refused = run_command(["egoagent", "eval", "retrieval", "--run", out / "stage1"])
+    assert refused.returncode == 2 and "stage-1 model" in refused.stderr
