@@ -12,7 +12,7 @@ from torch import Tensor
 
 UNIFORM_SHARE = 0.99  # teacher entropy above this share of ln K: targets say nothing
 CONSTANT_ENTROPY_SHARE = 0.02  # entropy of the mean teacher below this share of ln K: one prototype for all inputs
-CONSTANT_SPREAD = 0.03  # feature std below this share of the healthy 1/sqrt(d): one feature for all inputs
+CONSTANT_SPREAD = 0.01  # feature std below this share of the healthy 1/sqrt(d), which a fresh network has 0.03 of: one feature
 
 
 @dataclass(frozen=True)

@@ -21,27 +21,27 @@ class Progress:
         self.total, self.start, self.step = total, start, start
         self.stream = stream or sys.stderr
         self._began = time.monotonic()
-        self._bar = _rich_bar(self.stream, total, start) if bar and self.stream.isatty() else None
+        self._bar = _Bar(self.stream, total, start) if bar and self.stream.isatty() else None
 
     def advance(self, step: int) -> None:
         """Move to a number of finished steps."""
         self.step = step
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step)
+            self._bar.advance(step)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Show the figures of a logged step."""
         text = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
         speed = f"{values['images_per_s']:.1f} images/s" if "images_per_s" in values else ""
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step, losses=text, speed=speed)
+            self._bar.caption(f"{speed}  {text}")
         else:
             self._line(f"step {step}/{self.total}  {text}  {speed}  {_clock(self.seconds_left(step))} left")
 
     def note(self, message: str) -> None:
         """Print a message without breaking the bar."""
         if self._bar:
-            self._bar.console.print(message, markup=False, highlight=False)
+            self._bar.print(message)
         else:
             self._line(message)
 
@@ -59,19 +59,35 @@ class Progress:
         print(message, file=self.stream, flush=True)
 
 
-def _rich_bar(stream: TextIO, total: int, start: int):
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+class _Bar:
+    """A bar with a line of figures under it, so that neither squeezes the other out of a narrow terminal."""
 
-    bar = RichProgress(
-        MofNCompleteColumn(), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn(),
-        TextColumn("{task.fields[speed]}  {task.fields[losses]}"),
-        console=Console(file=stream), refresh_per_second=4,
-    )  # fmt: skip
-    bar.add_task("train", total=total, completed=start, losses="", speed="")
-    bar.start()
-    return bar
+    def __init__(self, stream: TextIO, total: int, start: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+        self._progress = RichProgress(*columns)
+        self._task = self._progress.add_task("train", total=total, completed=start)
+        self._live = Live(self._progress, console=Console(file=stream), refresh_per_second=4)
+        self._live.start()
+
+    def advance(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)
+
+    def caption(self, text: str) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        self._live.update(Group(self._progress, Text(text, overflow="ellipsis", no_wrap=True)))
+
+    def print(self, message: str) -> None:
+        self._live.console.print(message, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        self._live.stop()
 
 
 def _clock(seconds: float) -> str:

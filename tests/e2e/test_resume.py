@@ -22,14 +22,14 @@ model = dict(
 )
 data = dict(images=["store"], clips=["store"], workers={workers}, clip=dict(steps=2), crops=dict(local_crops=2))
 optim = dict(lr=1e-3)
-train = dict(steps=12, image_batch=4, clip_batch=2, accumulation=2, mixing="{mixing}", log_every=1, checkpoint_every=3, threads=1)
+train = dict(steps=12, image_batch=4, clip_batch=2, accumulation=2, log_every=1, checkpoint_every=3, threads=1)
 monitor = dict(progress=False, health_every=4)
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working folder with a store of two short takes and the configs of the runs."""
+    """A working folder with a store of two short takes and two configs."""
     folder = tmp_path_factory.mktemp("work")
     writer, frames = StoreWriter(folder / "store"), np.arange(40)
     for take in range(2):
@@ -40,9 +40,8 @@ def folder(tmp_path_factory):
         track = PoseTrack(frames, joints, visible, frames, np.tile(np.eye(4), (len(frames), 1, 1)))
         encoded = ((int(number), cv2.imencode(".png", image)[1].tobytes()) for number, image in zip(frames, images))
         writer.add_take(TakeInfo(f"take{take}", f"take{take}", "train", 30.0, None, "camera"), encoded, track)
-    for mixing in ("both", "alternate"):
-        (folder / f"{mixing}.py").write_text(CONFIG.format(workers=0, mixing=mixing))
-    (folder / "workers.py").write_text(CONFIG.format(workers=2, mixing="both"))
+    (folder / "run.py").write_text(CONFIG.format(workers=0))
+    (folder / "workers.py").write_text(CONFIG.format(workers=2))
     return folder
 
 
@@ -85,26 +84,26 @@ def losses(folder, run_dir):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    code, error = finish(folder, "both", "undisturbed")
+    code, error = finish(folder, "run", "undisturbed")
     assert code == 0, error
     assert len(losses(folder, "undisturbed")) == 12 and len(sums(folder, "undisturbed")) == 5
     return sums(folder, "undisturbed"), losses(folder, "undisturbed")
 
 
 def test_a_killed_and_resumed_run_is_bitwise_the_undisturbed_one(folder, undisturbed):
-    code, _ = interrupt(folder, "both", "killed", signal.SIGKILL, after=5)
+    code, _ = interrupt(folder, "run", "killed", signal.SIGKILL, after=5)
     assert code == -signal.SIGKILL and not (folder / "killed" / "checkpoints" / "step_000000012").exists()
-    code, error = interrupt(folder, "both", "killed", signal.SIGKILL, after=8)
+    code, error = interrupt(folder, "run", "killed", signal.SIGKILL, after=8)
     assert code == -signal.SIGKILL and "resumed from" in error
-    code, error = finish(folder, "both", "killed")
+    code, error = finish(folder, "run", "killed")
     assert code == 0 and "resumed from" in error, error
     assert (sums(folder, "killed"), losses(folder, "killed")) == undisturbed
 
 
 def test_a_terminated_run_saves_leaves_with_75_and_continues_bitwise(folder, undisturbed):
-    code, error = interrupt(folder, "both", "stopped", signal.SIGTERM, after=4)
+    code, error = interrupt(folder, "run", "stopped", signal.SIGTERM, after=4)
     assert code == 75 and re.search(r"stopped by SIGTERM at step \d+, saved in stopped", error), error
-    code, error = finish(folder, "both", "stopped")
+    code, error = finish(folder, "run", "stopped")
     assert code == 0, error
     assert (sums(folder, "stopped"), losses(folder, "stopped")) == undisturbed
 
@@ -122,18 +121,8 @@ def test_the_resolved_config_alone_reproduces_the_run(folder, undisturbed):
     assert (sums(folder, "again"), losses(folder, "again")) == undisturbed
 
 
-def test_alternating_batches_survive_a_kill_too(folder):
-    code, error = finish(folder, "alternate", "alternate")
-    assert code == 0, error
-    interrupt(folder, "alternate", "alternate-killed", signal.SIGKILL, after=7)
-    code, error = finish(folder, "alternate", "alternate-killed")
-    assert code == 0, error
-    assert sums(folder, "alternate") == sums(folder, "alternate-killed")
-    assert losses(folder, "alternate") == losses(folder, "alternate-killed")
-
-
 def test_help_and_wrong_keys_need_no_run_folder(folder):
-    process = subprocess.run([*TRAIN, "both.py", "optim.learning_rate=1"], cwd=folder, capture_output=True, text=True)
+    process = subprocess.run([*TRAIN, "run.py", "optim.learning_rate=1"], cwd=folder, capture_output=True, text=True)
     assert process.returncode == 2 and "optim.learning_rate" in process.stderr
     process = subprocess.run([*TRAIN, "--help"], cwd=folder, capture_output=True, text=True)
     assert process.returncode == 0 and "exit codes" in process.stdout and "75" in process.stdout

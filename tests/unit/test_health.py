@@ -1,5 +1,6 @@
 """The collapse verdict on synthetic outputs, healthy and collapsed, and the figures on cases with a known answer."""
 
+import io
 import json
 import math
 
@@ -121,3 +122,20 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     progress.close()
     error = capsys.readouterr().err
     assert error.startswith("step 3/10  loss 1.25  7.0 images/s") and "\x1b" not in error
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal_shows_the_bar_the_figures_and_notes(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    progress = Progress(total=10, stream=stream)
+    progress.advance(4)
+    progress.report(4, {"loss": 1.25, "images_per_s": 7.0})
+    progress.note("[a note]")
+    progress.close()
+    shown = stream.getvalue()
+    assert "4/10" in shown and "7.0 images/s  loss 1.25" in shown and "[a note]" in shown
