@@ -3,6 +3,7 @@
 Resampling is PIL's antialiased bicubic (torch's uint8 kernel, at most 2/255 apart), for training and evaluation alike.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ LUMA = (0.2989, 0.587, 0.114)
 ASPECT = (3 / 4, 4 / 3)
 BLUR_SIGMA = (0.1, 2.0)  # pixels at 224; scaled with the image size
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAY, BLUR, SOLARIZE, ORDER = range(8)
+Box = tuple[int, int, int, int]  # top, left, height, width
 _ATTEMPTS = 10
 # All orders of the four jitter steps; ORDER indexes this table.
 _ORDERS = np.array([[a, b, c, 6 - a - b - c] for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3])
@@ -31,7 +33,7 @@ class ClipCrop:
     top: float
     left: float
 
-    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def box(self, height: int, width: int) -> Box:
         """(top, left, height, width) in an image of this size."""
         side = max(1, round(self.side * min(height, width)))
         return round(self.top * (height - side)), round(self.left * (width - side)), side, side
@@ -74,14 +76,14 @@ def sample_views(
     height, width = image.shape[:2]
     region = (0, 0, height, width)
     if crops.init_scale is not None:
-        region = tuple(_random_boxes(rng, region, np.array([crops.init_scale]))[0])
+        region = _random_boxes(rng, region, [crops.init_scale])[0]
     count_global, count_local = crops.global_crops, crops.local_crops
-    boxes = _random_boxes(rng, region, np.array([crops.global_scale] * count_global + [crops.local_scale] * count_local))
+    boxes = _random_boxes(rng, region, [crops.global_scale] * count_global + [crops.local_scale] * count_local)
     flips = rng.random(count_global + count_local) < crops.flip
     params = _view_photometric(rng, crops, image_size)
     views_global = np.empty((count_global, 3, image_size, image_size), np.uint8)
     views_local = np.empty((count_local, 3, local_image_size, local_image_size), np.uint8)
-    for box, flip, out in zip(boxes.tolist(), flips.tolist(), [*views_global, *views_local]):
+    for box, flip, out in zip(boxes, flips.tolist(), [*views_global, *views_local]):
         resize_crop(image, box, out, flip=flip)
     return {
         "global_crops": views_global,
@@ -91,7 +93,7 @@ def sample_views(
     }
 
 
-def resize_crop(image: np.ndarray, box: tuple[int, int, int, int], out: np.ndarray, *, flip: bool = False) -> None:
+def resize_crop(image: np.ndarray, box: Box, out: np.ndarray, *, flip: bool = False) -> None:
     """Cut (top, left, height, width) from uint8 [H, W, 3] and resample it into ``out`` uint8 [3, S, S]."""
     top, left, height, width = box
     crop = image[top : top + height, left : left + width]
@@ -216,27 +218,25 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
-def _random_boxes(rng: np.random.Generator, region: tuple[int, int, int, int], scales: np.ndarray) -> np.ndarray:
-    """One box (top, left, height, width) int64 per row of area shares [V, 2] inside a region, RandomResizedCrop's way.
+def _random_boxes(rng: np.random.Generator, region: Box, scales: list[tuple[float, float]]) -> list[Box]:
+    """One box per area share (low, high) inside a region, RandomResizedCrop's way: the first attempt that fits counts.
 
-    All attempts are drawn at once: the first that fits counts, and if none does the largest box of legal aspect.
+    If none fits it is the largest box of legal aspect. Plain floats: for a handful of boxes numpy's calls cost more.
     """
     top, left, height, width = region
-    views = len(scales)
-    draws = rng.random((2, views, _ATTEMPTS))
-    area = height * width * (scales[:, :1] + draws[0] * (scales[:, 1:] - scales[:, :1]))
-    log_low, log_high = np.log(ASPECT)
-    ratio = np.exp(log_low + draws[1] * (log_high - log_low))
-    widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
-    rows, first = np.arange(views), fits.argmax(1)
-    found = fits[rows, first]
-    widths = np.where(found, widths[rows, first], min(width, round(height * ASPECT[1])))
-    heights = np.where(found, heights[rows, first], min(height, round(width / ASPECT[0])))
-    place = rng.random((2, views))
-    tops = top + np.floor(place[0] * (height - heights + 1))
-    lefts = left + np.floor(place[1] * (width - widths + 1))
-    return np.stack([tops, lefts, heights, widths], 1).astype(np.int64)
+    boxes = []
+    for (low, high), draws in zip(scales, rng.random((len(scales), 2 * _ATTEMPTS + 2)).tolist()):
+        for attempt in range(_ATTEMPTS):
+            area = height * width * (low + draws[2 * attempt] * (high - low))
+            ratio = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** draws[2 * attempt + 1]
+            box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 1 <= box_width <= width and 1 <= box_height <= height:
+                break
+        else:
+            box_width, box_height = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+        box_top = top + int(draws[-2] * (height - box_height + 1))
+        boxes.append((box_top, left + int(draws[-1] * (width - box_width + 1)), box_height, box_width))
+    return boxes
 
 
 def _draw_jitter(rng: np.random.Generator, params: np.ndarray, crops: CropConfig, probability: float) -> None:

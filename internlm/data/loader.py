@@ -103,7 +103,7 @@ class TrainingBatches:
     def __init__(self, dataset: _StepDataset, steps: range, counts: BrokenCounts, timeout: float, pin_memory: bool):
         self.counts = counts
         self.images, self.clips = dataset.images, dataset.clips
-        workers = min(dataset.config.data.workers, len(steps))
+        self._workers = workers = min(dataset.config.data.workers, len(steps))
         options = {}
         if workers:
             context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
@@ -134,9 +134,10 @@ class TrainingBatches:
             raise StopIteration
         try:
             result = next(self._iterator)
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, OSError) as error:
             self.close()
-            if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+            # A dead worker shows as DataLoader's RuntimeError or as a broken pipe; an error raised in one starts with "Caught".
+            if not self._workers or str(error).startswith("Caught"):
                 raise
             raise DataError(
                 f"a data worker died or gave nothing for {self._timeout:g} s: {error}. Look for a lack of memory or of /dev/shm "

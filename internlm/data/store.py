@@ -163,6 +163,7 @@ class Take:
     def __init__(self, store: TakeStore, info: TakeInfo):
         self.info = info
         self.path = store.path / "takes" / info.name
+        self._tar = str(self.path / "frames.tar")
         self._store = store
 
     @property
@@ -179,10 +180,10 @@ class Take:
         if isinstance(rows, list):
             return (self.path / "frames" / rows[place]).read_bytes()
         offset, length = (int(value) for value in rows[place])
-        tar = self._store._open(self.path / "frames.tar")  # the name keeps it open should another thread evict it
+        tar = self._store._open(self._tar)  # the name keeps it open should another thread evict it
         data = os.pread(tar.fileno(), length, offset)
         if len(data) != length:
-            raise StoreError(f"{self.path / 'frames.tar'}: ends inside frame {number}")
+            raise StoreError(f"{self._tar}: ends inside frame {number}")
         return data
 
     def poses(self) -> PoseTrack | None:

@@ -102,8 +102,8 @@ def test_no_local_crops():
 
 
 def test_boxes_follow_scale_and_aspect():
-    scales = np.array([(0.4, 1.0)] * 2000 + [(0.05, 0.4)] * 2000)
-    boxes = _random_boxes(np.random.default_rng(0), (10, 20, 200, 300), scales).astype(float)
+    scales = [(0.4, 1.0)] * 2000 + [(0.05, 0.4)] * 2000
+    boxes = np.array(_random_boxes(np.random.default_rng(0), (10, 20, 200, 300), scales), float)
     top, left, height, width = boxes.T
     assert (top >= 10).all() and (left >= 20).all() and (top + height <= 210).all() and (left + width <= 320).all()
     area, ratio = height * width / (200 * 300), width / height
@@ -113,7 +113,7 @@ def test_boxes_follow_scale_and_aspect():
 
 
 def test_box_of_a_region_too_narrow_for_its_scale():
-    boxes = _random_boxes(np.random.default_rng(0), (0, 0, 10, 1000), np.array([(0.9, 1.0)] * 20))
+    boxes = np.array(_random_boxes(np.random.default_rng(0), (0, 0, 10, 1000), [(0.9, 1.0)] * 20))
     assert (boxes[:, 2] == 10).all() and (boxes[:, 3] == 13).all()
 
 
