@@ -1,6 +1,6 @@
 """Frames per second of EgoWorld's renderer on one core, own arms included, beside the box-by-box reference renderer.
 
-    OMP_NUM_THREADS=1 python benchmarks/egoworld.py [--place PLACE] [--camera pinhole|fisheye624]
+OMP_NUM_THREADS=1 python benchmarks/egoworld.py [--place PLACE] [--camera pinhole|fisheye624]
 """
 
 import argparse

@@ -3,7 +3,7 @@ import pytest
 
 from internlm.data.egoworld.furniture import HANGINGS, chair
 from internlm.data.egoworld.pieces import bed, bookshelf, stove, treadmill
-from internlm.data.egoworld.rooms import CELL, PLACES, REACH, WALK_RADIUS, _Layout, make_room
+from internlm.data.egoworld.rooms import CELL, MIN_OBJECTS, PLACES, REACH, WALK_RADIUS, _Layout, make_room
 from internlm.data.egoworld.textures import TEXTURE_ID
 
 
@@ -36,7 +36,7 @@ def test_every_solid_has_volume_and_stays_within_the_walls(rooms):
 
 def test_pieces_of_furniture_do_not_run_into_each_other():
     rng = np.random.default_rng(12)
-    layout = _Layout(rng, np.array([5.0, 4.5, 2.6], np.float32))
+    layout = _Layout(rng, np.array([5.0, 4.5, 2.6], np.float32), ("wood",))
     for builder in (bed, bookshelf, stove, treadmill, chair, *HANGINGS) * 3:
         layout.along_wall(builder, 8)
     layout.island(chair, 30)
@@ -51,7 +51,7 @@ def test_a_wall_piece_faces_the_room():
     """The stove's oven door lies on the face away from its wall, whichever wall that is."""
     faces = set()
     for seed in range(12):
-        layout = _Layout(np.random.default_rng(seed), np.array([5.0, 4.0, 2.6], np.float32))
+        layout = _Layout(np.random.default_rng(seed), np.array([5.0, 4.0, 2.6], np.float32), ("wood",))
         assert layout.along_wall(stove, 30)
         body = layout.parts[0]
         front = body.textures.index(TEXTURE_ID["oven"])
@@ -63,7 +63,7 @@ def test_a_wall_piece_faces_the_room():
 
 def test_objects_are_seen_and_reached_from_free_floor_one_can_walk_to(rooms):
     for room in rooms:
-        assert len(room.objects) >= 3
+        assert len(room.objects) >= MIN_OBJECTS
         for thing in room.objects:
             low, high = room.boxes[thing.box]
             np.testing.assert_allclose((low + high) / 2, thing.centre, atol=1e-5)

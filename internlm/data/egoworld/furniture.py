@@ -13,6 +13,7 @@ from internlm.data.egoworld.textures import SURFACES, TEXTURE_ID
 
 PALETTE = 10  # colours of one room
 FINISHES = tuple(SURFACES)
+FINISH = -1  # instead of a texture: whatever finish the room gives the piece
 
 
 @dataclass
@@ -35,7 +36,6 @@ class Piece:
 
     def __post_init__(self) -> None:
         self.schemes = [tuple(int(i) for i in self.rng.permutation(PALETTE)[:4]) for _ in range(4)]
-        self.finish = str(self.rng.choice(["plain", "noise", "wood", "wood", "planks", "panels"]))
 
     def box(
         self,
@@ -51,11 +51,13 @@ class Piece:
         scheme: int = 0,
         thing: str | None = None,
     ) -> None:
-        """Add a solid. ``skin`` covers all faces (default: the piece's finish); named faces override it."""
-        skin = skin or self.finish
+        """Add a solid. ``skin`` covers all faces (default: the finish the room gives the piece); named faces override it."""
+        skin = skin or "finish"
         names = [sides or skin, sides or skin, back or skin, front or skin, skin, top or skin]
         low, high = np.array([x[0], y[0], z[0]], np.float32), np.array([x[1], y[1], z[1]], np.float32)
-        self.parts.append(Part(low, high, [TEXTURE_ID[name] for name in names], self.schemes[scheme], thing))
+        self.parts.append(
+            Part(low, high, [FINISH if name == "finish" else TEXTURE_ID[name] for name in names], self.schemes[scheme], thing)
+        )
 
     def legs(self, x: tuple[float, float], y: tuple[float, float], top: float, thick: float = 0.05, scheme: int = 1) -> None:
         for x0 in (x[0], x[1] - thick):

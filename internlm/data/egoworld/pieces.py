@@ -17,6 +17,7 @@ class Furnishing:
     walls: tuple[Builder, ...]  # along walls, drawn again and again
     islands: tuple[Builder, ...]  # free standing
     hangings: tuple[Builder, ...]  # typical things on the wall
+    finishes: tuple[str, ...]  # patterns of the furniture's plain parts
 
 
 # ---- kitchen -------------------------------------------------------------------------------------------------------
@@ -625,18 +626,21 @@ FURNISHINGS: dict[str, Furnishing] = {
         (counter, counter, crockery_shelf, stove),
         (kitchen_island, dining_table),
         (wall_hanging("crockery", (0.8, 1.3), (1.3, 1.4), (0.7, 0.9)), wall_hanging("clock", (0.4, 0.5), (1.6, 1.8), (0.4, 0.5))),
+        ("panels", "tiles2"),
     ),
     "bedroom": Furnishing(
         (bed, wardrobe, nightstand),
         (dresser, wardrobe, nightstand, single_bed, bench),
         (bench, armchair, single_bed),
         (wall_hanging("curtain", (1.2, 1.8), (0.3, 0.5), (1.7, 1.9)), wall_hanging("mirror", (0.4, 0.6), (0.3, 0.5), (1.4, 1.5))),
+        ("weave", "wood"),
     ),
     "bathroom": Furnishing(
         (tub, toilet, vanity),
         (vanity, shower, washer, laundry, toilet, tub),
         (tub, laundry, bench),
         (wall_hanging("towels", (0.7, 1.2), (1.0, 1.2), (0.7, 0.8)), wall_hanging("mirror", (0.6, 0.9), (1.1, 1.3), (0.7, 0.9))),
+        ("tiles4", "tiles4"),
     ),
     "office": Furnishing(
         (desk, filing, desk),
@@ -646,12 +650,14 @@ FURNISHINGS: dict[str, Furnishing] = {
             wall_hanging("whiteboard", (1.2, 1.9), (0.9, 1.1), (0.9, 1.1)),
             wall_hanging("clock", (0.35, 0.45), (1.7, 1.9), (0.35, 0.45)),
         ),
+        ("noise", "plain"),
     ),
     "library": Furnishing(
         (bookshelf, bookshelf, bookshelf),
         (bookshelf, bookshelf, low_bookshelf, ladder, book_cart),
         (stack_aisle, reading_table, stack_aisle),
         (wall_hanging("picture1", (0.5, 0.7), (1.2, 1.4), (0.6, 0.9)),),
+        ("wood", "wood"),
     ),
     "living_room": Furnishing(
         (sofa, television, fireplace),
@@ -661,6 +667,7 @@ FURNISHINGS: dict[str, Furnishing] = {
             wall_hanging("picture0", (0.9, 1.5), (1.3, 1.5), (0.6, 0.9)),
             wall_hanging("curtain", (1.2, 1.8), (0.3, 0.5), (1.7, 1.9)),
         ),
+        ("diamonds", "weave"),
     ),
     "workshop": Furnishing(
         (workbench, tool_chest, lumber_rack),
@@ -670,11 +677,13 @@ FURNISHINGS: dict[str, Furnishing] = {
             wall_hanging("pegboard", (1.2, 1.9), (1.0, 1.2), (0.9, 1.1)),
             wall_hanging("grille", (0.6, 0.9), (1.5, 1.7), (0.4, 0.6)),
         ),
+        ("planks", "planks"),
     ),
     "gym": Furnishing(
         (treadmill, dumbbell_rack, wall_bars),
         (dumbbell_rack, wall_bars, treadmill, plates_tree, step_box),
         (bench_press, mat, punching_bag, bench_press),
         (wall_hanging("mirror", (1.2, 2.0), (0.5, 0.7), (1.3, 1.5)), wall_hanging("disc", (0.4, 0.6), (1.3, 1.5), (0.4, 0.6))),
+        ("stripes_h", "stripes_v"),
     ),
 }

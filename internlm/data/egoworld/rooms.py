@@ -10,13 +10,14 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from internlm.data.egoworld.furniture import DISTRACTORS, FINISHES, HANGINGS, PALETTE, Builder, Part, Piece
+from internlm.data.egoworld.furniture import DISTRACTORS, FINISH, FINISHES, HANGINGS, PALETTE, Builder, Part, Piece
 from internlm.data.egoworld.pieces import FURNISHINGS, Furnishing
 from internlm.data.egoworld.textures import REPEAT_M, TEXTURE_ID
 
 PLACES: tuple[str, ...] = ("kitchen", "bedroom", "bathroom", "office", "library", "living_room", "workshop", "gym")
 WALK_RADIUS = 0.25  # metres, of a walking body
 CELL = 0.1  # metres, of the free-space grid
+MIN_OBJECTS = 4
 REACH = 0.72  # metres on the floor from a standing point to a graspable object
 MAX_BOXES = 500  # the renderer packs box numbers into 9 bits
 _EYE = 1.5
@@ -120,7 +121,7 @@ class Room:
 
 
 def make_room(rng: np.random.Generator, place: str) -> Room:
-    """A furnished room of class ``place``: every class piece present, free floor connected, at least 3 objects in reach."""
+    """A furnished room of class ``place``: its class pieces, connected free floor, MIN_OBJECTS or more in reach."""
     if place not in FURNISHINGS:
         raise ValueError(f"unknown place {place!r}: choose one of {', '.join(PLACES)}")
     for _ in range(200):
@@ -131,23 +132,22 @@ def make_room(rng: np.random.Generator, place: str) -> Room:
 
 
 def _attempt(rng: np.random.Generator, furnishing: Furnishing, place: str) -> Room | None:
-    size = np.array([rng.uniform(4.0, 6.2), rng.uniform(4.0, 6.2), rng.uniform(2.4, 2.8)], np.float32)
-    layout = _Layout(rng, size)
+    size = np.array([rng.uniform(3.6, 5.4), rng.uniform(3.6, 5.4), rng.uniform(2.4, 2.7)], np.float32)
+    layout = _Layout(rng, size, furnishing.finishes)
     if not all(layout.along_wall(builder, 30) for builder in furnishing.musts):
         return None
     layout.island(_pick(rng, furnishing.islands), 30)
     layout.along_wall(_pick(rng, furnishing.hangings), 8)
     for i in range(12):
         layout.along_wall(_pick(rng, furnishing.walls), 8)
-        if i in (2, 6):
+        if i == 4:
             layout.along_wall(_pick(rng, DISTRACTORS), 6)
     layout.island(_pick(rng, furnishing.islands), 12)
-    for _ in range(4):
-        layout.along_wall(_pick(rng, furnishing.hangings), 5)
-        layout.along_wall(_pick(rng, HANGINGS), 5)
+    for builder in (_pick(rng, HANGINGS), *(_pick(rng, furnishing.hangings) for _ in range(4)), _pick(rng, HANGINGS)):
+        layout.along_wall(builder, 6)
     layout.along_wall(_pick(rng, DISTRACTORS), 6)
     room = _assemble(rng, place, size, layout.parts)
-    if room is None or room.free_mask.sum() * CELL**2 < 3.0 or len(room.objects) < 3:
+    if room is None or room.free_mask.sum() * CELL**2 < 3.0 or len(room.objects) < MIN_OBJECTS:
         return None
     return room
 
@@ -159,8 +159,8 @@ def _pick(rng: np.random.Generator, builders: tuple[Builder, ...]) -> Builder:
 class _Layout:
     """Pieces standing in the room so far."""
 
-    def __init__(self, rng: np.random.Generator, size: np.ndarray) -> None:
-        self.rng, self.size = rng, size
+    def __init__(self, rng: np.random.Generator, size: np.ndarray, finishes: tuple[str, ...]) -> None:
+        self.rng, self.size, self.finishes = rng, size, finishes
         self.parts: list[Part] = []
         self.bounds: list[np.ndarray] = []  # [2, 3] of each piece
 
@@ -219,7 +219,10 @@ class _Layout:
         if (low[:2] < -1e-4).any() or (high[:2] > self.size[:2] + 1e-4).any():
             return False
         self.bounds.append(np.stack([low, high]))
+        # a third of the pieces come from elsewhere: the finish is a hint, not a label
+        finish = TEXTURE_ID[str(self.rng.choice(FINISHES if self.rng.uniform() < 0.33 else self.finishes))]
         for part in parts:
+            part.textures = [finish if texture == FINISH else texture for texture in part.textures]
             limit = np.append(self.size[:2], self.size[2] - 0.002)
             part.low = np.clip(part.low + shift, 0, limit).astype(np.float32)
             part.high = np.clip(part.high + shift, 0, limit).astype(np.float32)
@@ -282,7 +285,9 @@ def _decoration(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     value = np.concatenate([rng.permutation(np.linspace(60, 250, PALETTE)), rng.uniform(110, 250, 8)])
     hsv = np.stack([hue, np.clip(saturation, 0, 255), value], -1).astype(np.uint8)
     tints = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].astype(np.float32) / 255
-    wall, accent, floor = (TEXTURE_ID[name] for name in rng.choice(FINISHES, 3))
+    calm = rng.uniform(size=3) < 0.5  # half of the walls and floors are bare
+    names = np.where(calm, rng.choice(["plain", "noise", "wood"], 3), rng.choice(FINISHES, 3))
+    wall, accent, floor = (TEXTURE_ID[str(name)] for name in names)
     ceiling = TEXTURE_ID[str(rng.choice(["plain", "plain", "panels", "tiles2"]))]
     textures = np.array([wall, wall, wall, wall, floor, ceiling])
     if rng.uniform() < 0.5:
@@ -291,7 +296,7 @@ def _decoration(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     pairs = [base[[0, 1]]] * 4 + [base[[4, 5]], base[[6, 7]]]
     colours = np.array([[*pair, base[2], base[3]] for pair in pairs])
     # a wall's two colours stay close to each other: the furniture, not the wallpaper, carries the contrast
-    mix = rng.uniform(0.1, 0.4)
+    mix = rng.uniform(0.05, 0.3)
     tints[base[1]] = tints[base[0]] * (1 - mix) + tints[base[1]] * mix
     tints[base[5]] = tints[base[4]] * (1 - mix) + tints[base[5]] * mix
     return textures, colours, tints
@@ -314,7 +319,7 @@ def _object_in_reach(room: Room, box: int, kind: str) -> Object | None:
     centre = (low + high) / 2
     angles, radii = np.meshgrid(np.arange(16) * np.pi / 8, (0.4, 0.5, 0.6, REACH - 0.01))
     spots = centre[:2] + np.stack([np.cos(angles), np.sin(angles)], -1) * radii[..., None]
-    for spot in spots[room.is_free(spots) & room.in_free_space(spots)]:
+    for spot in spots[room.in_free_space(spots) & room.is_free(spots)]:
         if room.sight_is_free(np.append(spot, _EYE), centre, box):
             way = centre[:2] - spot
             return Object(kind, centre, (high - low) / 2, box, spot.astype(np.float32), float(np.arctan2(way[1], way[0])))
