@@ -10,10 +10,13 @@ import pytest
 import torch
 from train_samples import batches, clip_batch, image_batch, tiny_config
 
+from internlm import cli
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
-from internlm.config.load import ConfigError, load_config
+from internlm.config.load import ConfigError, load_config, save_config
 from internlm.monitor.metrics import read_metrics
+from internlm.train import loop
 from internlm.train.loop import train
+from internlm.train.signals import EXIT_NON_FINITE
 
 PARTS = ("predictor", "observer", "loss", "optimizer", "rng")
 
@@ -187,3 +190,15 @@ def test_a_mesh_is_refused_before_anything_is_built(tmp_path):
     with pytest.raises(ConfigError, match="1×2×1 processes"):
         train(tiny_config(tmp_path / "run", parallel={"dp_shard": 2}), batches=batches)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_leaves_with_3_after_too_many_bad_steps(tmp_path, monkeypatch, capsys):
+    def source(config, step, **options):
+        for images, clips in batches(step):
+            yield images, replace(clips, poses=clips.poses * float("nan"), visible=torch.ones_like(clips.visible))
+
+    monkeypatch.setattr(loop, "training_batches", source)
+    train_options = tiny_config().train.model_dump() | {"max_bad_steps": 2}
+    save_config(tiny_config(tmp_path / "run", train=train_options), tmp_path / "config.yaml")
+    assert cli.main(["train", str(tmp_path / "config.yaml")]) == EXIT_NON_FINITE
+    assert "2 steps in a row" in capsys.readouterr().err

@@ -135,3 +135,14 @@ def test_outputs_for_the_health_reading_come_from_the_images(tmp_path):
     outcome = step(image_batch(0), clip_batch(0), keep_outputs=True)
     assert [tuple(t.shape) for t in outcome.teacher] == [(8, 12)] and [tuple(f.shape) for f in outcome.features] == [(8, 8)]
     assert not step(image_batch(1), clip_batch(1)).teacher
+
+
+def test_bfloat16_compute_keeps_weights_and_losses_in_float32_and_near(tmp_path):
+    (_, exact), (state, half) = make(tmp_path), make(tmp_path)
+    half.dtype = torch.bfloat16
+    outcome, expected = half(image_batch(0), clip_batch(0)), exact(image_batch(0), clip_batch(0))
+    assert {value.dtype for value in outcome.losses.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in state.agent.parameters()} == {torch.float32}
+    assert outcome.finite
+    assert outcome.losses["loss"].item() != expected.losses["loss"].item()
+    torch.testing.assert_close(outcome.losses["loss"], expected.losses["loss"], rtol=0.05, atol=0.0)
