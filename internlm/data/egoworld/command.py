@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; the bytes do not depend on it")
     parser.add_argument("--motion", type=Path, metavar="FILE", help="drive the body by recorded motion: .npz, .bvh or .amc")
     parser.add_argument("--motion-split", choices=("train", "test"), help="use only the motions the file marks so")
-    parser.add_argument("--raw", action="store_true", help="write the Ego-Exo4D layout (mp4, annotations) instead of a store")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="write the Ego-Exo4D layout (fisheye mp4 with every frame, calibration, annotations) instead of a store",
+    )
     parser.add_argument("--depth", action="store_true", help="also write depth (takes/<name>/depth.npz, millimetres)")
 
 
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         if args.raw:
             from internlm.data.egoworld.raw import generate_raw as generate
 
-            del options["depth"], options["image_stride"]
+            del options["depth"], options["image_stride"], options["camera"]  # video has every frame, through the fisheye
         else:
             generate = generate_store
         with _progress(sum(takes.values())) as advance:

@@ -155,21 +155,23 @@ class Wearer:
 
     # Gaze and turning
 
-    def gaze_angles(self, point: np.ndarray, heading: float) -> tuple[float, float]:
-        """Head yaw (from ``heading``) and pitch that put a world point at the view centre from the settled position."""
-        position = self.position()
-        eye = self.body.eye_height - self.line.settled("drop")
-        distance = max(float(np.linalg.norm(point[:2] - position)), 0.3)
+    def gaze_angles(self, point: np.ndarray, heading: float, frame: int) -> tuple[float, float]:
+        """Head yaw (from ``heading``) and pitch that put a world point at the view centre of the camera at ``frame``."""
+        position = np.array([self.line.at("x", frame), self.line.at("y", frame)])
+        lean, spine = self.line.at("lean", frame), self.body.torso + self.body.neck
+        eye = self.body.eye_height - self.line.at("drop", frame) - spine * (1 - np.cos(lean))
+        ahead = self.body.eye_forward + spine * np.sin(lean)
+        distance = max(float(np.linalg.norm(point[:2] - position)) - ahead, 0.2)
         pitch = np.arctan2(eye - point[2], distance) - self.body.camera_pitch
         yaw = wrap(bearing(position, point) - heading)
-        return float(np.clip(yaw, -NECK_LIMIT, NECK_LIMIT)), float(np.clip(pitch, np.radians(-35), np.radians(50)))
+        return float(np.clip(yaw, -NECK_LIMIT, NECK_LIMIT)), float(np.clip(pitch, np.radians(-35), np.radians(55)))
 
     def orient(self, frame: int, heading: float, point: np.ndarray) -> int:
         """Turn the body to ``heading`` and the gaze to a world point; the head leads. Returns the last frame of the turn."""
         line = self.line
         turn = wrap(heading - line.settled("heading"))
         now = line.settled("head_yaw")
-        final, pitch = self.gaze_angles(point, line.settled("heading") + turn)
+        final, pitch = self.gaze_angles(point, line.settled("heading") + turn, frame + 15)
         total = turn + final - now  # change of the gaze in the world
         lead = float(np.clip(now + total, -NECK_LIMIT, NECK_LIMIT)) - now
         nod = pitch - line.settled("head_pitch")
@@ -190,7 +192,7 @@ class Wearer:
 
     def glance(self, frame: int, point: np.ndarray) -> int:
         """Move only the head to a world point; returns the frame when it arrives."""
-        yaw, pitch = self.gaze_angles(point, self.line.settled("heading"))
+        yaw, pitch = self.gaze_angles(point, self.line.settled("heading"), frame + 8)
         yaw, pitch = yaw - self.line.settled("head_yaw"), pitch - self.line.settled("head_pitch")
         end = frame + max(6, round(max(abs(yaw), abs(pitch)) / self.pace.saccade * FRAME_RATE))
         self.line.move("head_yaw", frame, end, yaw)

@@ -1,0 +1,233 @@
+"""EgoWorld in the folder layout of Ego-Exo4D, so that the preprocessing can be run and checked against known truth.
+
+    takes.json  annotations/splits.json  egoworld.json (the settings of every take)
+    annotations/ego_pose/<split>/body/{annotation,automatic}/<uid>.json    joints by frame; annotation at 10 Hz, automatic at 30
+    annotations/ego_pose/<split>/camera_pose/<uid>.json                    world-to-camera 3x4 of the landscape sensor
+    takes/<name>/frame_aligned_videos/downscaled/448/aria01_214-1.mp4      upright h264, 30 Hz, FISHEYE624
+    takes/<name>/aria01_noimagestreams.calib.json                          the device calibration that a VRS file carries
+
+As in the real data the world's origin and heading are arbitrary (z up, not the floor), the calibration is that of the raw
+2880-pixel landscape sensor while the video is upright and smaller, and every device has its own calibration.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from internlm.data.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL, ARIA_SIZE
+from internlm.data.egoworld.simulate import SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
+from internlm.data.egoworld.timeline import FRAME_RATE
+from internlm.data.store import COCO_JOINTS, Camera
+
+if TYPE_CHECKING:
+    from internlm.data.mocap import Motion
+
+RAW_SIZE = 2880
+CROP = 32  # the 1408 picture is the raw one less 32 pixels on each side, halved
+LANDSCAPE_FROM_UPRIGHT = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # the sensor lies on its side: up is -x
+MANUAL_STEP = 3  # annotated by hand at 10 Hz, with a phase of each take's own
+PINHOLE = [[150.0, 0.0, 255.5], [0.0, 150.0, 255.5], [0.0, 0.0, 1.0]]
+
+
+def generate_raw(
+    path: str | os.PathLike,
+    takes: dict[str, int],
+    *,
+    seed: int = 0,
+    size: int = 448,
+    seconds: float = 30.0,
+    places: Sequence[str] = (),
+    motions: Sequence["Motion"] = (),
+    dropout: float = 0.03,
+    jobs: int = 1,
+    on_take: Callable[[str], None] | None = None,
+) -> Path:
+    """Write takes = {"train": n, "val": n, "test": n} below ``path``; takes that are complete are kept.
+
+    size: side of the video in pixels, even. Raises ValueError for an odd size.
+    """
+    if size % 2:
+        raise ValueError(f"size {size}: h264 video needs an even number of pixels")
+    path = Path(path)
+    plans = []
+    for plan in plan_takes(
+        path, takes, seed=seed, camera=device_camera(np.random.default_rng(0), size), seconds=seconds, image_stride=1,
+        places=places, dropout=dropout, motions=motions,
+    ):  # fmt: skip
+        camera = device_camera(np.random.default_rng([*plan.seed, 214]), size)
+        plans.append(TakePlan(**{**plan.__dict__, "camera": camera}))
+    (path / "takes").mkdir(parents=True, exist_ok=True)
+    _check_recipes(path / "egoworld.json", {plan.name: plan.recipe for plan in plans})
+    run_plans([plan for plan in plans if not (path / "takes" / plan.name).is_dir()], write_raw_take, jobs, on_take)
+    _write_json(path / "takes.json", [_take_entry(plan) for plan in plans])
+    splits: dict[str, list[str]] = {
+        split: [plan.uid for plan in plans if plan.split == split] for split in ("train", "val", "test")
+    }
+    benchmark = {plan.uid: ["ego_pose"] for plan in plans}
+    _write_json(path / "annotations" / "splits.json", {"take_uid_to_benchmark": benchmark, "split_to_take_uids": splits})
+    return path
+
+
+def _check_recipes(path: Path, recipes: dict[str, dict[str, Any]]) -> None:
+    """Remember the settings of every take; ValueError when takes of the same names were made with others."""
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    for name in recipes.keys() & known.keys():
+        if known[name] != recipes[name]:
+            raise ValueError(f"{path.parent}: take {name!r} was made with other settings; choose a new folder")
+    _write_json(path, {**known, **recipes})
+
+
+def write_raw_take(plan: TakePlan) -> str:
+    """Simulate a take and write its video, calibration and annotations; the take folder appears last."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    take = simulate_take(
+        plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=1, motion=plan.motion, dropout=plan.dropout
+    )
+    final = plan.path / "takes" / plan.name
+    folder = final.with_name(f".partial-{plan.name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    video = folder / "frame_aligned_videos" / "downscaled" / "448" / "aria01_214-1.mp4"
+    video.parent.mkdir(parents=True)
+    write_video(video, take)
+    _write_json(folder / "aria01_noimagestreams.calib.json", device_calibration(plan.camera, serial=plan.uid[:12]))
+    rng = np.random.default_rng([*plan.seed, 3])
+    world = arbitrary_world(take, rng)
+    poses = plan.path / "annotations" / "ego_pose" / plan.split
+    phase = int(rng.integers(MANUAL_STEP))
+    every = range(len(take.joints))
+    _write_json(poses / "body" / "automatic" / f"{plan.uid}.json", body_json(take, world, every))
+    _write_json(poses / "body" / "annotation" / f"{plan.uid}.json", body_json(take, world, every[phase::MANUAL_STEP]))
+    _write_json(poses / "camera_pose" / f"{plan.uid}.json", camera_json(take, world, plan))
+    folder.rename(final)
+    return plan.name
+
+
+# Camera
+
+
+def device_camera(rng: np.random.Generator, size: int) -> Camera:
+    """An upright FISHEYE624 camera of ``size`` pixels whose calibration differs from device to device, as real ones do."""
+    focal = ARIA_FOCAL + rng.uniform(-4, 4)
+    centre = (ARIA_SIZE - 1) / 2 + rng.uniform(-8, 8, 2)
+    distortion = np.array(ARIA_DISTORTION) * rng.uniform(0.98, 1.02, len(ARIA_DISTORTION))
+    scale = size / ARIA_SIZE
+    place = (centre + 0.5) * scale - 0.5
+    return Camera("fisheye624", size, size, (focal * scale, *place, *distortion))
+
+
+def sensor_params(camera: Camera) -> list[float]:
+    """FISHEYE624 parameters of the raw 2880-pixel landscape sensor whose upright, cropped, halved and scaled picture
+    ``camera`` describes. Inverse of: crop 32, halve, scale to the picture's size, turn by 90 degrees clockwise."""
+    scale = ARIA_SIZE / camera.width
+    focal, cx, cy = camera.params[0] * scale, *((np.array(camera.params[1:3]) + 0.5) * scale - 0.5)
+    x, y = cy, ARIA_SIZE - 1 - cx
+    p0, p1, s0, s1, s2, s3 = camera.params[9:15]
+    raw_place = [2 * c + CROP + 0.5 for c in (x, y)]
+    # Tangential and prism terms are vectors in the picture plane and turn with the axes: x_l = y_u, y_l = -x_u.
+    return [float(v) for v in (2 * focal, *raw_place, *camera.params[3:9], p1, -p0, s2, s3, -s0, -s1)]
+
+
+def device_calibration(camera: Camera, serial: str) -> dict[str, Any]:
+    """The calibration JSON of a device, reduced to what describes its RGB camera."""
+    projection = {
+        "Description": "see FisheyeRadTanThinPrism.h",
+        "Name": "FisheyeRadTanThinPrism",
+        "Params": sensor_params(camera),
+    }
+    pose = {"Translation": [0.0, 0.0, 0.0], "UnitQuaternion": [1.0, [0.0, 0.0, 0.0]]}
+    rgb = {"Calibrated": True, "Label": "camera-rgb", "Projection": projection, "SerialNumber": serial, "T_Device_Camera": pose}
+    return {
+        "AlgorithmName": "EgoWorld",
+        "AlgorithmVersion": "1",
+        "BaroCalibrations": [],
+        "CalibrationSource": "Synthetic",
+        "CameraCalibrations": [rgb],
+        "DeviceClassInfo": {"BuildVersion": "DVT-S", "DeviceClass": "Aria"},
+        "FileFormat": {"Tags": [], "Timestamp": "1970-01-01T00:00:00Z", "UnixTime": 0, "Version": 3},
+        "ImuCalibrations": [],
+        "MagCalibrations": [],
+        "MicCalibrations": [],
+        "OriginSpecification": {"ChildLabel": "camera-rgb", "Type": "Custom"},
+        "Serial": serial,
+    }
+
+
+def write_video(path: Path, take: SimulatedTake) -> None:
+    """Upright h264 video of every frame. One encoder thread, so that the bytes are the same on every machine load."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=int(FRAME_RATE), options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = take.camera.width, take.camera.height, "yuv420p"
+        stream.thread_count = 1
+        for _, rgb, _ in take.images():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())
+
+
+# Annotations
+
+
+def arbitrary_world(take: SimulatedTake, rng: np.random.Generator) -> np.ndarray:
+    """Transform [4, 4] from room to recording coordinates: z up, origin at the first camera position, any heading."""
+    angle = rng.uniform(-np.pi, np.pi)
+    c, s = np.cos(angle), np.sin(angle)
+    world = np.eye(4)
+    world[:2, :2] = [[c, -s], [s, c]]
+    world[:3, 3] = -world[:3, :3] @ take.world_from_camera[0, :3, 3]
+    return world
+
+
+def body_json(take: SimulatedTake, world: np.ndarray, frames: Sequence[int]) -> dict[str, list[dict]]:
+    """Joints by frame; a joint that is not visible has no entry, as in the real files."""
+    joints = np.round(take.joints @ world[:3, :3].T + world[:3, 3], 5)
+    result: dict[str, list[dict]] = {}
+    for frame in frames:
+        seen = {
+            name: {"x": float(p[0]), "y": float(p[1]), "z": float(p[2]), "num_views_for_3d": 4}
+            for name, p, visible in zip(COCO_JOINTS, joints[frame], take.visible[frame], strict=True)
+            if visible
+        }
+        result[str(frame)] = [{"annotation3D": seen, "annotation2D": {}}]
+    return result
+
+
+def camera_json(take: SimulatedTake, world: np.ndarray, plan: TakePlan) -> dict[str, Any]:
+    """World-to-camera of the landscape sensor by frame, with the 512-pixel pinhole that the published files carry."""
+    camera_from_world = np.linalg.inv(world @ take.world_from_camera)
+    camera_from_world[:, :3] = LANDSCAPE_FROM_UPRIGHT @ camera_from_world[:, :3]
+    extrinsics = {str(frame): matrix[:3].tolist() for frame, matrix in enumerate(camera_from_world)}
+    return {
+        "metadata": {"take_name": plan.name, "take_uid": plan.uid},
+        "aria01": {"camera_intrinsics": PINHOLE, "camera_extrinsics": extrinsics},
+    }
+
+
+def _take_entry(plan: TakePlan) -> dict[str, Any]:
+    video = "frame_aligned_videos/downscaled/448/aria01_214-1.mp4"
+    return {
+        "take_name": plan.name,
+        "take_uid": plan.uid,
+        "capture_uid": plan.uid,
+        "root_dir": f"takes/{plan.name}",
+        "task_name": plan.place,
+        "parent_task_name": plan.place,
+        "duration_sec": plan.seconds,
+        "validated": True,
+        "capture": {"cameras": [{"cam_id": "aria01", "is_ego": True, "device_type": "aria"}]},
+        "frame_aligned_videos": {"aria01": {"rgb": {"cam_id": "aria01", "stream_id": "214-1", "relative_path": video}}},
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
