@@ -5,6 +5,7 @@ earlier actions and the poses observed before the chunk stay true, so nothing bu
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -33,7 +34,11 @@ def prediction_kl(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """Mean KL in nats over clips and steps for each kind of action, and the teacher's mean entropy.
+    """Mean KL in nats over clips and steps for each kind of action.
+
+    Beside them: ``constant``, the KL of the best prediction that never changes (the teacher's mean, fitted to these very
+    clips), without which a small KL means nothing, since the targets themselves may hardly differ; ``teacher_entropy``;
+    and ``uniform_entropy`` = ln K, which it would have if the targets said nothing.
 
     ``loss`` holds the trained centre and temperatures (the final teacher temperature is used). ``shuffled`` gives each clip
     the chunk of another clip of its batch at the same step, so batches need two clips; a last batch of one is left out.
@@ -45,7 +50,7 @@ def prediction_kl(
     if fit_center:
         loss.pred_targets.center.copy_(_mean_logits(agent, batches, device, dtype))
     sums = dict.fromkeys((*actions, "teacher_entropy"), 0.0)
-    count = 0
+    total, count = torch.zeros_like(loss.pred_targets.center, dtype=torch.float64), 0
     for batch in batches:
         if "shuffled" in actions and len(batch.images) < 2:
             continue
@@ -58,10 +63,13 @@ def prediction_kl(
                 kl = next_state_kl(agent.predictor.head, state, targets, temperature=loss.config.student_temp)
                 sums[kind] += float(kl.double().sum())
         sums["teacher_entropy"] += float(torch.special.entr(targets).sum())
+        total += targets.flatten(0, 1).double().sum(0)
         count += targets[..., 0].numel()
     if not count:
         raise EvalError("the action check needs a batch of at least two clips; give it more held-out data")
-    return {name: value / count for name, value in sums.items()}
+    means = {name: value / count for name, value in sums.items()}
+    constant = float(torch.special.entr(total / count).sum()) - means["teacher_entropy"]
+    return means | {"constant": constant, "uniform_entropy": math.log(len(total))}
 
 
 def _teacher_logits(agent: EgoAgent, images: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def motion_figures(report: dict[str, Any]) -> list[Figure]:
 
 def sensitivity_figures(report: dict[str, float]) -> list[Figure]:
     """Row of a ``sensitivity.prediction_kl`` with all three actions."""
-    others = {"shuffled action": report["shuffled"], "zeroed action": report["zero"]}
+    others = {"shuffled action": report["shuffled"], "zeroed action": report["zero"], "constant prediction": report["constant"]}
     meaning = "KL of the predicted next state, at the same frames"
     return [Figure("Prediction with the true action", report["true"], "nats", others, higher_is_better=False, meaning=meaning)]
 
@@ -59,11 +59,11 @@ def print_table(title: str, rows: Iterable[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
     for column, justify in (("", "left"), ("value", "right"), ("floors", "left"), ("against the best floor", "left")):
         table.add_column(column, justify=justify)
     for row in rows:
-        floors = ", ".join(f"{name} {value:.4g}" for name, value in row.floors.items())
+        floors = "\n".join(f"{name} {value:.4g}" for name, value in row.floors.items())
         colour = "green" if row.beats_floors else "yellow"
         table.add_row(row.name, f"[bold]{row.value:.4g}[/] {row.unit}", floors, f"[{colour}]{row.verdict()}[/]")
     Console().print(table)

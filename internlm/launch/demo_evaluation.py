@@ -57,7 +57,8 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     start = build_state(config, device)
     init_from(start.agent, start.loss, config.train.init_from)
     first = prediction_kl(start.agent, start.loss, batches, actions=("true",), fit_center=True, device=device)
-    kl = {"first": first["true"], "last": actions["true"], "unit": "nats"}
+    kl = {"first": first["true"], "last": actions["true"], "unit": "nats", "uniform_entropy": actions["uniform_entropy"]}
+    kl |= {name: {"first": first[name], "last": actions[name]} for name in ("constant", "teacher_entropy")}
     figures = [
         *summary.knn_figures(knn),
         *summary.retrieval_figures(retrieval),
@@ -65,7 +66,7 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
         *summary.sensitivity_figures(actions),
         Figure(
             "Prediction KL after stage 2", kl["last"], "nats", {"before stage 2": kl["first"]}, higher_is_better=False,
-            meaning="cross-entropy minus the teacher's entropy",
+            meaning=f"targets: entropy {actions['teacher_entropy']:.2f} of at most {actions['uniform_entropy']:.2f} nats",
         ),
     ]  # fmt: skip
     return Evaluated(knn, retrieval, motion, actions, kl, figures, images, features, dataset, outputs, gallery)

@@ -12,6 +12,7 @@ from internlm.eval import figures, knn, motion, retrieval
 from internlm.eval.protocols import motion_chunks
 from internlm.eval.report import Section, curves, facts, table_of_figures
 from internlm.eval.report import write_page as write_html
+from internlm.monitor.health import UNIFORM_SHARE
 from internlm.monitor.metrics import read_metrics
 
 from .demo_evaluation import Evaluated
@@ -22,11 +23,14 @@ EXAMPLES = 6
 def summary(report: dict[str, Any]) -> str:
     """What this is, in plain words."""
     verdict = "a collapse was diagnosed" if report["collapsed"] else "no collapse"
+    kl = report["prediction_kl"]
+    uniform = kl["teacher_entropy"]["last"] > UNIFORM_SHARE * kl["uniform_entropy"]
+    warning = " The targets on held-out takes are uniform: the figures of the prediction's KL mean nothing." if uniform else ""
     return (
         f"A network of {report['parameters'] / 1e6:.1f} M parameters, trained from scratch for {report['steps']['stage1']} + "
         f"{report['steps']['stage2']} steps (seed {report['seed']}, {verdict}) on EgoWorld, a synthetic first-person world. "
         f"All figures are of {report['split']} takes, in rooms that training never saw, each beside what needs no learning. "
-        "They say whether the whole system learns; they are not comparable with figures on real recordings."
+        "They say whether the whole system learns; they are not comparable with figures on real recordings." + warning
     )
 
 
@@ -155,8 +159,8 @@ def _motion(done: Evaluated) -> str:
         caption = f"{take.info.labels.get('place', take.info.name)}, frame {number}: {error:.1f} cm (zero velocity {floor:.1f})"
         overlay = [(project(take.info.camera, joints)[0], seen[row] & (joints[:, 2] > 0.05), colour) for joints, colour in bodies]
         image = decode(take.read_frame(number))
-        parts.append(figures.skeletons(image, overlay, caption=caption))
-        parts.append(figures.side_view([(joints, seen[row], colour) for joints, colour in bodies], caption="from the right"))
+        side = figures.side_view([(joints, seen[row], colour) for joints, colour in bodies], caption="from the right")
+        parts.append(f'<div class="pair">{figures.skeletons(image, overlay, caption=caption)}{side}</div>')
     return f'<div class="strip">{"".join(parts)}</div>'
 
 

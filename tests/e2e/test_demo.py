@@ -82,6 +82,18 @@ def test_rerun_reuses_and_changed_settings_start_anew(finished, capsys):
     assert result.step == 5 and (out / "stage1" / "previous-1").exists()
 
 
+def test_summary_warns_of_targets_that_say_nothing(finished):
+    from internlm.launch.demo_page import summary
+
+    report = finished[1]
+    kl = report["prediction_kl"]
+    texts = []
+    for share in (0.5, 1.0):
+        entropy = {**kl["teacher_entropy"], "last": share * kl["uniform_entropy"]}
+        texts.append(summary({**report, "prediction_kl": {**kl, "teacher_entropy": entropy}}))
+    assert "mean nothing" not in texts[0] and "mean nothing" in texts[1]
+
+
 def test_missing_configs_are_explained(tmp_path):
     with pytest.raises(demo.DemoError, match="belong to the source tree"):
         demo.find_configs(Path(tmp_path))

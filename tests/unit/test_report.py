@@ -78,6 +78,15 @@ def test_skeletons_draw_only_what_can_be_drawn():
     assert len(list(svg.iter("line"))) == len(bones)
 
 
+def test_side_view_keeps_every_body_inside():
+    joints = np.random.default_rng(0).normal(size=(2, 17, 3)) * [1.0, 4.0, 0.1]
+    seen = np.ones(17, bool)
+    (svg,) = svgs(figures.side_view([(joints[0], seen, figures.TRUE), (joints[1], seen, figures.FLOOR)]))
+    dots = [(float(c.get("cx")), float(c.get("cy"))) for c in svg.iter("circle")]
+    assert len(dots) == 34 and all(0 <= x <= 100 and 0 <= y <= 100 for x, y in dots)
+    assert figures.side_view([(joints[0], ~seen, figures.TRUE)]) == ""
+
+
 def test_bones_join_every_joint():
     assert {joint for bone in figures.BONES for joint in bone} == set(range(17))
 

@@ -55,6 +55,22 @@ def test_true_kl_equals_the_definition():
     assert result["teacher_entropy"] == pytest.approx(float(-(teacher * teacher.log()).sum(-1).mean()), rel=1e-4)
 
 
+def test_the_constant_prediction_is_the_best_one():
+    agent, loss = trained()
+    batches = [clip_batch(seed=1), clip_batch(clips=2, seed=2)]
+    result = sensitivity.prediction_kl(agent, loss, batches, actions=("true",))
+    with torch.no_grad():
+        logits = torch.cat([agent.observer.head(agent.observer.encode_clip(normalise_clip(b.images)[:, 1:])) for b in batches])
+    teacher = (logits / loss.config.teacher_temp).softmax(-1).flatten(0, 1).double()
+
+    def kl(guess):
+        return float((teacher * (teacher.log() - guess.log())).sum(-1).mean())
+
+    mean = teacher.mean(0)
+    assert result["constant"] == pytest.approx(kl(mean), rel=1e-3)
+    assert result["constant"] < kl(torch.lerp(mean, torch.full_like(mean, 1 / len(mean)), 0.1))
+
+
 def test_an_action_that_is_the_same_everywhere_changes_nothing_when_shuffled():
     agent, loss = trained()
     batch = clip_batch()
