@@ -181,17 +181,15 @@ def _saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue in HSV; value and saturation stay."""
-    value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
-    chroma = value - low
-    red, green, blue = x.unbind(1)
-    divisor = torch.where(chroma == 0, torch.ones_like(chroma), chroma).squeeze(1)
-    top = value.squeeze(1)
-    sixth = torch.where(
-        top == red, (green - blue) / divisor, torch.where(top == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
-    )
-    offsets = torch.tensor((5.0, 3.0, 1.0), device=x.device).view(3, 1, 1)
-    k = (sixth.unsqueeze(1) + 6 * turns + offsets).remainder_(6)
+    """Turn the hue in HSV; value and saturation stay. The dearest step on a CPU: a config may do without (hue 0)."""
+    value = x.amax(1, keepdim=True)
+    chroma = value - x.amin(1, keepdim=True)
+    inverse = (chroma + (chroma == 0)).reciprocal_()
+    red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
+    otherwise = torch.where(value == green, (blue - red) * inverse + 2, (red - green) * inverse + 4)
+    sixth = torch.where(value == red, (green - blue) * inverse, otherwise).add_(6 * turns)
+    k = sixth + torch.tensor((5.0, 3.0, 1.0), device=x.device).view(3, 1, 1)
+    k.sub_((k * (1 / 6)).floor_().mul_(6))  # k modulo 6; torch.remainder is slower
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
