@@ -161,6 +161,8 @@ def test_profiles_start_and_end_at_rest():
     line.move("x", 10, 40, 2.0)
     line.move("x", 30, 60, -0.5)
     assert line.at("x", 10) == 0 and line.settled("x") == pytest.approx(1.5)
+    line.move("y", -10, 10, 3.0)  # begun before the take
+    assert line.at("y", 0) == pytest.approx(1.5) and line.settled("y") == pytest.approx(3.0)
 
 
 def test_paths_keep_clear_of_furniture():

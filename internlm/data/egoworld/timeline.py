@@ -60,11 +60,15 @@ class Timeline:
         return float(self.values[-1, COLUMN[channel]])
 
     def move(self, channel: str, start: int, end: int, delta: float, ramp: float | None = None) -> None:
-        """Add a move over frames ``start``..``end``; ``ramp`` (share of the time) selects the cruise profile."""
+        """Add a move over frames ``start``..``end``; ``ramp`` (share of the time) selects the cruise profile.
+
+        A move may have begun before frame 0; the take then starts in the middle of it.
+        """
         if start >= self.frames or delta == 0.0:
             return
-        s = (np.arange(start, self.frames) - start) / max(end - start, 1)
-        self.values[start:, COLUMN[channel]] += delta * (minimum_jerk(s) if ramp is None else cruise(s, ramp))
+        first = max(start, 0)
+        s = (np.arange(first, self.frames) - start) / max(end - start, 1)
+        self.values[first:, COLUMN[channel]] += delta * (minimum_jerk(s) if ramp is None else cruise(s, ramp))
 
     def label(self, action: str, start: int, end: int) -> None:
         self.action[max(start, 0) : end] = ACTIONS.index(action)
