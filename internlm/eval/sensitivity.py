@@ -62,7 +62,7 @@ def prediction_kl(
                 state = torch.stack(list(_states(agent, images, batch, kind)), dim=1)
                 kl = next_state_kl(agent.predictor.head, state, targets, temperature=loss.config.student_temp)
                 sums[kind] += float(kl.double().sum())
-        sums["teacher_entropy"] += float(torch.special.entr(targets).sum())
+        sums["teacher_entropy"] += float(torch.special.entr(targets.double()).sum())
         total += targets.flatten(0, 1).double().sum(0)
         count += targets[..., 0].numel()
     if not count:

@@ -43,7 +43,7 @@ figure { margin: 0; }
 .cell.wrong img { border-color: #d9a5a5; }
 .cell figcaption { font-size: 11.5px; color: var(--soft); line-height: 1.3; margin-top: 3px; }
 .pair { display: flex; gap: 6px; margin-right: 18px; break-inside: avoid; }
-.cell.body { width: 235px; } .cell.body svg { width: 100%; display: block; border-radius: 5px; }
+.cell.body { width: 224px; } .cell.body svg { width: 100%; display: block; border-radius: 5px; }
 @media print { body { background: #fff; font-size: 12px; } section { break-inside: avoid; border: 0; padding: 8px 0; } }
 @media (max-width: 720px) {
   .bar { grid-template-columns: 90px 1fr 86px; }

@@ -60,13 +60,18 @@ def print_table(title: str, rows: Iterable[Figure]) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
-    for column, justify in (("", "left"), ("value", "right"), ("floors", "left"), ("against the best floor", "left")):
-        table.add_column(column, justify=justify)
+    table.add_column("")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("floors", no_wrap=True)
+    table.add_column("against the best floor")
     for row in rows:
         floors = "\n".join(f"{name} {value:.4g}" for name, value in row.floors.items())
         colour = "green" if row.beats_floors else "yellow"
         table.add_row(row.name, f"[bold]{row.value:.4g}[/] {row.unit}", floors, f"[{colour}]{row.verdict()}[/]")
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # in a log file, lines need not be short
+    console.print(table)
 
 
 def _named(floors: dict[str, float]) -> dict[str, float]:
