@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 
@@ -30,37 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the world; returns the exit status."""
-    from internlm.data.egoworld.place_motion import PlacementError
+    """Write the world. Raises SettingsError, MocapError, PlacementError or StoreError, which name what to change."""
     from internlm.data.egoworld.rooms import PLACES
-    from internlm.data.egoworld.simulate import generate_store
-    from internlm.data.mocap import MocapError, read_motions
-    from internlm.data.store import StoreError
+    from internlm.data.egoworld.simulate import SettingsError, generate_store
+    from internlm.data.mocap import read_motions
 
-    try:
-        if unknown := [place for place in args.places if place not in PLACES]:
-            raise ValueError(f"--places {unknown[0]}: unknown; known are {', '.join(PLACES)}")
-        for name in ("seconds", "size", "image_stride", "jobs"):
-            if getattr(args, name) <= 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
-        motions = read_motions(args.motion, args.motion_split) if args.motion else []
-        takes = _counts(args, motions)
-        options = dict(
-            seed=args.seed, size=args.size, seconds=args.seconds, image_stride=args.image_stride, places=args.places,
-            camera=args.camera, depth=args.depth, motions=motions, jobs=args.jobs,
-        )  # fmt: skip
+    if unknown := [place for place in args.places if place not in PLACES]:
+        raise SettingsError(f"--places {unknown[0]}: unknown; known are {', '.join(PLACES)}")
+    for name in ("seconds", "size", "image_stride", "jobs"):
+        if getattr(args, name) <= 0:
+            raise SettingsError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
+    motions = read_motions(args.motion, args.motion_split) if args.motion else []
+    takes = _counts(args, motions)
+    options = dict(seed=args.seed, size=args.size, seconds=args.seconds, places=args.places, motions=motions, jobs=args.jobs)
+    with _progress(sum(takes.values())) as advance:
         if args.raw:
-            from internlm.data.egoworld.raw import generate_raw as generate
+            from internlm.data.egoworld.raw import generate_raw
 
-            del options["depth"], options["image_stride"], options["camera"]  # video has every frame, through the fisheye
+            generate_raw(args.out, takes, **options, on_take=advance)
         else:
-            generate = generate_store
-        with _progress(sum(takes.values())) as advance:
-            generate(args.out, takes, **options, on_take=advance)
-    except (ValueError, MocapError, StoreError, PlacementError, OSError) as error:
-        print(f"egoagent world: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: {', '.join(f'{count} {split}' for split, count in takes.items() if count)} takes of {args.seconds:g} s")
+            only_store = dict(image_stride=args.image_stride, camera=args.camera, depth=args.depth)
+            generate_store(args.out, takes, **options, **only_store, on_take=advance)
+    counts = ", ".join(f"{count} {split}" for split, count in takes.items() if count)
+    print(f"{args.out}: {counts} takes of {'at most ' if motions else ''}{args.seconds:g} s")
     return 0
 
 
@@ -75,7 +66,9 @@ def _counts(args: argparse.Namespace, motions: list) -> dict[str, int]:
     given = {"train": args.takes, "val": args.val_takes, "test": args.test_takes}
     takes = {split: defaults[split] if count is None else count for split, count in given.items()}
     if min(takes.values()) < 0 or not any(takes.values()):
-        raise ValueError(f"--takes, --val-takes, --test-takes {takes}: none may be negative and one must be positive")
+        from internlm.data.egoworld.simulate import SettingsError
+
+        raise SettingsError(f"--takes, --val-takes, --test-takes {takes}: none may be negative and one must be positive")
     return takes
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internlm.data.egoworld.body import LEFT_ELBOW, LEFT_WRIST, RIGHT_ELBOW, RIGHT_WRIST, BodyTrack, Proportions, solve
+from internlm.data.egoworld.body import BodyTrack, Proportions, solve
+from internlm.data.egoworld.carry import Carriage, carried_paths, free_spot
 from internlm.data.egoworld.rooms import Room
 from internlm.data.egoworld.sight import FieldOfView, Paths, Sighting, inside_solid, sightings
-from internlm.data.egoworld.timeline import FRAME_RATE, Timeline, minimum_jerk
+from internlm.data.egoworld.timeline import FRAME_RATE, Timeline
 
 NECK_LIMIT = np.radians(70.0)
 MARGIN = 0.07  # metres the camera keeps from every solid
@@ -57,19 +58,6 @@ def choose(seen: list[Sighting], centres: np.ndarray, avoid: list[int]) -> Sight
 def interaction(kind: str) -> str:
     """What the wearer does at an object of a kind: 'wave', 'carry' it away, or just 'reach' for it."""
     return "wave" if kind in WAVED_AT else "carry" if kind in CARRIED else "reach"
-
-
-@dataclass
-class Carriage:
-    """One object on its way: lifted from ``origin`` at frame ``lift``, in both hands, set down at ``goal`` at ``down``."""
-
-    row: int
-    origin: np.ndarray
-    lift: int
-    held: int  # frame from which it moves with the chest
-    release: int = 1 << 30  # frame at which it leaves the chest
-    down: int = 1 << 30
-    goal: np.ndarray | None = None
 
 
 class Wearer:
@@ -204,13 +192,13 @@ class Wearer:
 
     def approach(self, frame: int, centre: np.ndarray, path: list[np.ndarray]) -> int:
         """Walk along ``path`` and face the object, glancing at what else is in view on the way."""
-        here = self.position()
+        here, decided = self.position(), frame
         for index, corner in enumerate(path):
             length = float(np.linalg.norm(corner - here))
             if length > 0.05:
                 heading = bearing(here, corner) if length > 0.5 else bearing(corner, centre)  # a short way is a side step
                 turn = abs(wrap(heading - self.line.settled("heading")))
-                early = frame if index == 0 else frame - 8
+                early = frame if index == 0 else max(frame - 8, decided)
                 turned = self.orient(early, heading, centre)
                 frame = max(frame, turned - round((turned - early) * (0.5 if turn < 1.7 else 0.3)))
                 frame = self.walk(frame, here, corner, centre, last=index == len(path) - 1)
@@ -218,7 +206,7 @@ class Wearer:
         facing = bearing(here, centre)
         turn = wrap(facing - self.line.settled("heading"))
         facing -= np.sign(turn) * min(abs(turn), np.radians(14))  # people stop short of facing a target squarely
-        return max(self.orient(frame - 8, facing, centre) - 4, frame)
+        return max(self.orient(max(frame - 8, decided), facing, centre) - 4, frame)
 
     def walk(self, frame: int, here: np.ndarray, there: np.ndarray, target: np.ndarray, last: bool) -> int:
         """Walk one straight leg; returns the frame at which the next leg or turn may blend in."""
@@ -286,7 +274,10 @@ class Wearer:
     def act(self, frame: int, row: int) -> int:
         """What follows from the kind of the object that was reached."""
         if self.carried:
-            spot = self.free_spot(row)
+            moving = self.room.objects[self.carried.row]
+            base = self.centres[row, 2] - float(self.room.objects[row].half_size[2])
+            others = np.delete(self.boxes, moving.box, axis=0)
+            spot = free_spot(self.centres[row, :2], base, moving.half_size, others, self.position())
             if spot is not None:
                 return self.put_down(frame, row, spot)
             self.line.label("look", frame, frame + 6)  # no room to set it down here: keep carrying
@@ -391,44 +382,9 @@ class Wearer:
         self.carried = None
         return after
 
-    def free_spot(self, row: int) -> np.ndarray | None:
-        """A place for the carried object on the surface that carries object ``row``, nearest to the wearer."""
-        moving = self.carried.row
-        half = self.room.objects[moving].half_size.astype(np.float64)
-        base = self.centres[row, 2] - self.room.objects[row].half_size[2]
-        others = np.delete(self.boxes, self.owners[moving], axis=0)
-        angles = np.arange(12) * np.pi / 6
-        spots = [self.centres[row, :2] + r * np.array([np.cos(a), np.sin(a)]) for r in (0.2, 0.28, 0.36) for a in angles]
-        for xy in sorted(spots, key=lambda p: float(np.linalg.norm(p - self.position()))):
-            spot = np.array([*xy, base + half[2] + 0.003])
-            low, high = spot - half, spot + half
-            overlaps = ((others[:, 0] < high) & (others[:, 1] > low + [0, 0, 0.001])).all(1).any()
-            under = (
-                (others[:, 0, :2] <= low[:2]).all(1)
-                & (others[:, 1, :2] >= high[:2]).all(1)
-                & (abs(others[:, 1, 2] - base) < 0.02)
-            )
-            if under.any() and not overlaps and np.linalg.norm(xy - self.position()) < 0.95:
-                return spot
-        return None
-
     def moved_objects(self, track: BodyTrack) -> list[dict[int, np.ndarray]]:
         """Where displaced objects are at each frame of a track that starts at frame 0: object row to centre [3]."""
-        chest = (track.joints[:, LEFT_WRIST] + track.joints[:, RIGHT_WRIST]) / 2
-        forward = track.joints[:, [LEFT_WRIST, RIGHT_WRIST]].mean(1) - track.joints[:, [LEFT_ELBOW, RIGHT_ELBOW]].mean(1)
-        chest = chest + 0.1 * forward / np.maximum(np.linalg.norm(forward, axis=1, keepdims=True), 1e-6)
-        result: list[dict[int, np.ndarray]] = [{} for _ in range(len(track.joints))]
-        for item in self.carriages:
-            for frame in range(item.lift, len(result)):
-                up = minimum_jerk(np.array((frame - item.lift) / (item.held - item.lift)))
-                place = item.origin * (1 - up) + chest[frame] * up
-                if item.goal is not None and frame > item.release:
-                    start = chest[item.release]
-                    place = start + (item.goal - start) * minimum_jerk(
-                        np.array((frame - item.release) / (item.down - item.release))
-                    )
-                result[frame][item.row] = place
-        return result
+        return carried_paths(self.carriages, track)
 
     def wave(self, frame: int, point: np.ndarray) -> int:
         """Raise the nearer hand into view and wave it twice."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internlm.data.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL, ARIA_SIZE
-from internlm.data.egoworld.simulate import SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
+from internlm.data.egoworld.simulate import SettingsError, SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
 from internlm.data.egoworld.timeline import FRAME_RATE
 from internlm.data.store import COCO_JOINTS, Camera
 
@@ -49,10 +49,10 @@ def generate_raw(
 ) -> Path:
     """Write takes = {"train": n, "val": n, "test": n} below ``path``; takes that are complete are kept.
 
-    size: side of the video in pixels, even. Raises ValueError for an odd size.
+    size: side of the video in pixels, even. Raises SettingsError for an odd size.
     """
     if size % 2:
-        raise ValueError(f"size {size}: h264 video needs an even number of pixels")
+        raise SettingsError(f"size {size}: h264 video needs an even number of pixels")
     path = Path(path)
     plans = []
     for plan in plan_takes(
@@ -74,11 +74,11 @@ def generate_raw(
 
 
 def _check_recipes(path: Path, recipes: dict[str, dict[str, Any]]) -> None:
-    """Remember the settings of every take; ValueError when takes of the same names were made with others."""
+    """Remember the settings of every take; SettingsError when takes of the same names were made with others."""
     known = json.loads(path.read_text()) if path.is_file() else {}
     for name in recipes.keys() & known.keys():
         if known[name] != recipes[name]:
-            raise ValueError(f"{path.parent}: take {name!r} was made with other settings; choose a new folder")
+            raise SettingsError(f"{path.parent}: take {name!r} was made with other settings; choose a new folder")
     _write_json(path, {**known, **recipes})
 
 

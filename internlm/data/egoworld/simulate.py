@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 95
 
 
+class SettingsError(ValueError):
+    """The asked-for world cannot be made; the message names the setting."""
+
+
 @dataclass(frozen=True)
 class SimulatedTake:
     """Everything of one take except the pictures, which ``images`` renders on demand. F frames at 30 Hz."""
@@ -212,10 +216,10 @@ def plan_takes(
     plans = []
     for split, count in takes.items():
         if split not in SPLITS:
-            raise ValueError(f"takes: split {split!r} is not one of {', '.join(SPLITS)}")
+            raise SettingsError(f"takes: split {split!r} is not one of {', '.join(SPLITS)}")
         pool = [motion for motion in motions if motion.split in (None, split)]
         if motions and count and not pool:
-            raise ValueError(f"no recorded motion belongs to split {split!r}; give motions of that split or no takes for it")
+            raise SettingsError(f"no recorded motion belongs to split {split!r}; give motions of that split or no takes for it")
         for index in range(count):
             place = places[index % len(places)]
             plans.append(
