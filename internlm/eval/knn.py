@@ -16,7 +16,7 @@ from .errors import EvalError
 KS = (10, 20, 100, 200)
 HEADLINE_K = 20
 TEMPERATURE = 0.07
-TILE_BYTES = 64 * 2**20
+TILE_BYTES = 32 * 2**20
 EQUAL_DIGITS = 12  # float64 similarities that agree to this many digits are one value
 
 
@@ -39,8 +39,10 @@ def search(query: Tensor, gallery: Tensor, k: int, *, backend: str = "auto") -> 
     reach = min(rows, k + max(16, k // 4))
     use_faiss = _use_faiss(backend, query.device)
     query_rows = max(1, min(1024, TILE_BYTES // (12 * reach), TILE_BYTES // (4 * dim)))
-    similarities, indices = [], []
-    for part in query.split(query_rows):
+    similarities = torch.empty(len(query), k, dtype=torch.float64, device=query.device)
+    indices = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
+    for start in range(0, len(query), query_rows):
+        part = query[start : start + query_rows]
         unit = F.normalize(part.float(), dim=1)
         rough, candidates = _rough_search(unit, gallery, reach, use_faiss)
         exact, index = _rescore(part, gallery, candidates, k)
@@ -50,9 +52,8 @@ def search(query: Tensor, gallery: Tensor, k: int, *, backend: str = "auto") -> 
             slack = 2 * (dim + 8) * 2.0**-24
             for row in (rough[:, -1].double() + slack >= exact[:, -1]).nonzero().flatten().tolist():
                 exact[row], index[row] = _exact_row(part[row], gallery, k)
-        similarities.append(exact)
-        indices.append(index)
-    return torch.cat(similarities), torch.cat(indices)
+        similarities[start : start + query_rows], indices[start : start + query_rows] = exact, index
+    return similarities, indices
 
 
 def vote(similarity: Tensor, labels: Tensor, num_classes: int, *, temperature: float = TEMPERATURE) -> Tensor:
@@ -111,8 +112,9 @@ def match_classes(labels: Tensor, classes: tuple[str, ...], wanted: tuple[str, .
 def _check_features(features: Tensor, name: str) -> None:
     if features.dim() != 2 or not len(features) or not features.shape[1]:
         raise EvalError(f"the {name} features have shape {tuple(features.shape)}; need at least one row of at least one number")
-    for start in range(0, len(features), 65_536):
-        bad = ~torch.isfinite(features[start : start + 65_536]).all(1)
+    rows = max(1, TILE_BYTES // (16 * features.shape[1]))
+    for start in range(0, len(features), rows):
+        bad = ~torch.isfinite(features[start : start + rows]).all(1)
         if bad.any():
             raise EvalError(f"row {start + int(bad.nonzero()[0])} of the {name} features is not finite; leave such rows out")
 
@@ -155,16 +157,21 @@ def _rescore(query: Tensor, gallery: Tensor, candidates: Tensor, k: int) -> tupl
     """Float64 cosine of the candidates of each query, sorted: similarity [n, k], index [n, k]."""
     candidates = candidates.sort(dim=1).values
     rows = max(1, TILE_BYTES // (32 * candidates.shape[1] * gallery.shape[1]))
-    pairs = zip(query.split(rows), candidates.to(gallery.device).split(rows), strict=True)
-    exact = torch.cat([_cosine(part[:, None], gallery[found].to(part.device)) for part, found in pairs])
+    # Written in place: small results left between the big temporaries would keep the allocator from reusing their memory.
+    exact = torch.empty(candidates.shape, dtype=torch.float64, device=query.device)
+    for start in range(0, len(query), rows):
+        part = slice(start, start + rows)
+        exact[part] = _cosine(query[part, None], gallery[candidates[part].to(gallery.device)].to(query.device))
     return _sorted_top(exact, candidates, k)
 
 
 def _exact_row(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Float64 search of a single query over the whole gallery, for rows that float32 cannot decide."""
     rows = max(1, TILE_BYTES // (32 * gallery.shape[1]))
-    exact = torch.cat([_cosine(query[None], tile.to(query.device)) for tile in gallery.split(rows)])[None]
-    similarity, index = _sorted_top(exact, torch.arange(len(gallery), device=query.device)[None], k)
+    exact = torch.empty(len(gallery), dtype=torch.float64, device=query.device)
+    for start in range(0, len(gallery), rows):
+        exact[start : start + rows] = _cosine(query[None], gallery[start : start + rows].to(query.device))
+    similarity, index = _sorted_top(exact[None], torch.arange(len(gallery), device=query.device)[None], k)
     return similarity[0], index[0]
 
 
