@@ -18,6 +18,7 @@ class Furnishing:
     islands: tuple[Builder, ...]  # free standing
     hangings: tuple[Builder, ...]  # typical things on the wall
     finishes: tuple[str, ...]  # patterns of the furniture's plain parts
+    shell: tuple[str, str]  # patterns of walls and floor
 
 
 # ---- kitchen -------------------------------------------------------------------------------------------------------
@@ -627,6 +628,7 @@ FURNISHINGS: dict[str, Furnishing] = {
         (kitchen_island, dining_table),
         (wall_hanging("crockery", (0.8, 1.3), (1.3, 1.4), (0.7, 0.9)), wall_hanging("clock", (0.4, 0.5), (1.6, 1.8), (0.4, 0.5))),
         ("panels", "tiles2"),
+        ("tiles2", "checker"),
     ),
     "bedroom": Furnishing(
         (bed, wardrobe, nightstand),
@@ -634,12 +636,14 @@ FURNISHINGS: dict[str, Furnishing] = {
         (bench, armchair, single_bed),
         (wall_hanging("curtain", (1.2, 1.8), (0.3, 0.5), (1.7, 1.9)), wall_hanging("mirror", (0.4, 0.6), (0.3, 0.5), (1.4, 1.5))),
         ("weave", "wood"),
+        ("stripes_v", "weave"),
     ),
     "bathroom": Furnishing(
         (tub, toilet, vanity),
         (vanity, shower, washer, laundry, toilet, tub),
         (tub, laundry, bench),
         (wall_hanging("towels", (0.7, 1.2), (1.0, 1.2), (0.7, 0.8)), wall_hanging("mirror", (0.6, 0.9), (1.1, 1.3), (0.7, 0.9))),
+        ("tiles4", "tiles4"),
         ("tiles4", "tiles4"),
     ),
     "office": Furnishing(
@@ -651,6 +655,7 @@ FURNISHINGS: dict[str, Furnishing] = {
             wall_hanging("clock", (0.35, 0.45), (1.7, 1.9), (0.35, 0.45)),
         ),
         ("noise", "plain"),
+        ("plain", "noise"),
     ),
     "library": Furnishing(
         (bookshelf, bookshelf, bookshelf),
@@ -658,6 +663,7 @@ FURNISHINGS: dict[str, Furnishing] = {
         (stack_aisle, reading_table, stack_aisle),
         (wall_hanging("picture1", (0.5, 0.7), (1.2, 1.4), (0.6, 0.9)),),
         ("wood", "wood"),
+        ("wood", "planks"),
     ),
     "living_room": Furnishing(
         (sofa, television, fireplace),
@@ -668,6 +674,7 @@ FURNISHINGS: dict[str, Furnishing] = {
             wall_hanging("curtain", (1.2, 1.8), (0.3, 0.5), (1.7, 1.9)),
         ),
         ("diamonds", "weave"),
+        ("diamonds", "wood"),
     ),
     "workshop": Furnishing(
         (workbench, tool_chest, lumber_rack),
@@ -678,6 +685,7 @@ FURNISHINGS: dict[str, Furnishing] = {
             wall_hanging("grille", (0.6, 0.9), (1.5, 1.7), (0.4, 0.6)),
         ),
         ("planks", "planks"),
+        ("bricks", "noise"),
     ),
     "gym": Furnishing(
         (treadmill, dumbbell_rack, wall_bars),
@@ -685,5 +693,6 @@ FURNISHINGS: dict[str, Furnishing] = {
         (bench_press, mat, punching_bag, bench_press),
         (wall_hanging("mirror", (1.2, 2.0), (0.5, 0.7), (1.3, 1.5)), wall_hanging("disc", (0.4, 0.6), (1.3, 1.5), (0.4, 0.6))),
         ("stripes_h", "stripes_v"),
+        ("stripes_h", "dots"),
     ),
 }

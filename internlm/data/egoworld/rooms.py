@@ -1,4 +1,5 @@
-"""Random rooms of eight place classes. The class lies in layout and objects; colours, patterns and light say nothing.
+"""Random rooms of eight place classes. The class lies in layout, objects and, most of the time, in the patterns of
+furniture, walls and floor; colours and light say nothing.
 
 ``make_room(rng, place)`` is a pure function of the generator's state. World axes: x and y along the walls, z up, the
 room spans (0, 0, 0) to ``size`` in metres.
@@ -19,6 +20,7 @@ WALK_RADIUS = 0.25  # metres, of a walking body
 CELL = 0.1  # metres, of the free-space grid
 MIN_OBJECTS = 4
 REACH = 0.72  # metres on the floor from a standing point to a graspable object
+TYPICAL_FINISH, TYPICAL_SHELL = 0.8, 0.8  # share of furniture and of walls and floors in their class's own pattern
 MAX_BOXES = 500  # the renderer packs box numbers into 9 bits
 _EYE = 1.5
 
@@ -146,7 +148,7 @@ def _attempt(rng: np.random.Generator, furnishing: Furnishing, place: str) -> Ro
     for builder in (_pick(rng, HANGINGS), *(_pick(rng, furnishing.hangings) for _ in range(4)), _pick(rng, HANGINGS)):
         layout.along_wall(builder, 6)
     layout.along_wall(_pick(rng, DISTRACTORS), 6)
-    room = _assemble(rng, place, size, layout.parts)
+    room = _assemble(rng, place, size, layout.parts, furnishing.shell)
     if room is None or room.free_mask.sum() * CELL**2 < 3.0 or len(room.objects) < MIN_OBJECTS:
         return None
     return room
@@ -219,8 +221,8 @@ class _Layout:
         if (low[:2] < -1e-4).any() or (high[:2] > self.size[:2] + 1e-4).any():
             return False
         self.bounds.append(np.stack([low, high]))
-        # a third of the pieces come from elsewhere: the finish is a hint, not a label
-        finish = TEXTURE_ID[str(self.rng.choice(FINISHES if self.rng.uniform() < 0.33 else self.finishes))]
+        # some pieces come from elsewhere: the finish is a hint, not a label
+        finish = TEXTURE_ID[str(self.rng.choice(self.finishes if self.rng.uniform() < TYPICAL_FINISH else FINISHES))]
         for part in parts:
             part.textures = [finish if texture == FINISH else texture for texture in part.textures]
             limit = np.append(self.size[:2], self.size[2] - 0.002)
@@ -245,14 +247,16 @@ def _turned(part: Part, turn: int) -> Part:
     return Part(low, high, textures, part.colours, part.thing)
 
 
-def _assemble(rng: np.random.Generator, place: str, size: np.ndarray, parts: list[Part]) -> Room | None:
+def _assemble(
+    rng: np.random.Generator, place: str, size: np.ndarray, parts: list[Part], typical: tuple[str, str]
+) -> Room | None:
     boxes = np.stack([np.stack([part.low, part.high]) for part in parts]).astype(np.float32)
     if len(boxes) > MAX_BOXES:
         return None
     textures = np.array([part.textures for part in parts])
     colours = np.array([part.colours for part in parts])
     shell = np.stack([np.zeros(3, np.float32), size])[None]
-    shell_textures, shell_colours, tints = _decoration(rng)
+    shell_textures, shell_colours, tints = _decoration(rng, typical)
     room = Room(
         place, size, boxes, textures, colours, _repeats(boxes, textures), shell_textures, shell_colours,
         _repeats(shell, shell_textures[None])[0], tints, _light(rng, size), (),
@@ -276,17 +280,16 @@ def _repeats(boxes: np.ndarray, textures: np.ndarray) -> np.ndarray:
     return np.where((metres > 0) & (repeats > 1), np.round(repeats), repeats).astype(np.float32)
 
 
-def _decoration(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shell textures [6], shell colour slots [6,4] and the room's palette [P,3], all free of the class."""
+def _decoration(rng: np.random.Generator, typical: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shell textures [6], shell colour slots [6,4] and the room's palette [P,3]; the colours are free of the class."""
     hue = rng.uniform(0, 180, PALETTE + 8)
-    saturation = rng.choice([20, 70, 130, 190], PALETTE + 8) * rng.uniform(0.7, 1.2, PALETTE + 8)
+    saturation = rng.choice([10, 40, 80, 150], PALETTE + 8) * rng.uniform(0.7, 1.2, PALETTE + 8)
     saturation[PALETTE:] *= 0.5
     # furniture colours spread evenly from dark to light, so that every drawing keeps contrast
     value = np.concatenate([rng.permutation(np.linspace(60, 250, PALETTE)), rng.uniform(110, 250, 8)])
     hsv = np.stack([hue, np.clip(saturation, 0, 255), value], -1).astype(np.uint8)
     tints = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].astype(np.float32) / 255
-    calm = rng.uniform(size=3) < 0.5  # half of the walls and floors are bare
-    names = np.where(calm, rng.choice(["plain", "noise", "wood"], 3), rng.choice(FINISHES, 3))
+    names = np.where(rng.uniform(size=3) < TYPICAL_SHELL, (typical[0], typical[0], typical[1]), rng.choice(FINISHES, 3))
     wall, accent, floor = (TEXTURE_ID[str(name)] for name in names)
     ceiling = TEXTURE_ID[str(rng.choice(["plain", "plain", "panels", "tiles2"]))]
     textures = np.array([wall, wall, wall, wall, floor, ceiling])
@@ -295,8 +298,8 @@ def _decoration(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     base = PALETTE + np.arange(8)
     pairs = [base[[0, 1]]] * 4 + [base[[4, 5]], base[[6, 7]]]
     colours = np.array([[*pair, base[2], base[3]] for pair in pairs])
-    # a wall's two colours stay close to each other: the furniture, not the wallpaper, carries the contrast
-    mix = rng.uniform(0.05, 0.3)
+    # a wall's two colours stay close to each other: the furniture carries most of the contrast
+    mix = rng.uniform(0.15, 0.45)
     tints[base[1]] = tints[base[0]] * (1 - mix) + tints[base[1]] * mix
     tints[base[5]] = tints[base[4]] * (1 - mix) + tints[base[5]] * mix
     return textures, colours, tints
