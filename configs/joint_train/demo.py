@@ -5,5 +5,4 @@ base = "../dino_pretrain/demo.py"
 job_name = "demo_joint"
 stage = "joint"
 data = dict(clips=["demo/world"])
-optim = dict(lr=6e-4)
-train = dict(steps=400, image_batch=16, clip_batch=16, init_from="runs/demo_pretrain")
+train = dict(steps=600, image_batch=32, clip_batch=16, init_from="runs/demo_pretrain")
