@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"egoagent: no command {words[0]!r}; {hint}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[words[0]]
+    # OpenMP threads that wait by spinning make two threads 20 times slower than one as soon as another process wants a core.
+    # The library reads this when torch loads it, which is later than here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         module = importlib.import_module(module_name)
         parser = argparse.ArgumentParser(prog=f"egoagent {words[0]}", description=summary)

@@ -1,8 +1,8 @@
 """Stage 1 at a size that a laptop's CPU trains in minutes, on the built-in world.
 
 What a small model needs that the published recipe does not (chosen on validation takes, docs/results.md): a shallow trunk,
-which buys steps; batch norm in the stem and balanced (Sinkhorn) targets; low temperatures, because features of
-a fresh network hardly differ; full hue turns, because a room's colours say nothing about it.
+which buys steps; batch norm in the stem and balanced (Sinkhorn) targets; a low teacher temperature and a little KoLeo, because
+the features of a fresh network hardly differ; full hue turns, because a room's colours say nothing about its class.
 """
 
 job_name = "demo_pretrain"
@@ -23,7 +23,9 @@ model = dict(
     head_hidden=256,
     head_bottleneck=128,
 )
-loss = dict(targets="sinkhorn", rep_weight=1.0, student_temp=0.05, teacher_temp=0.007, warmup_teacher_temp=0.007, row_chunk=4096)
+loss = dict(
+    targets="sinkhorn", rep_weight=1.0, teacher_temp=0.02, warmup_teacher_temp=0.02, koleo_weight=0.1, row_chunk=4096
+)
 data = dict(
     images=["demo/world"],
     crops=dict(

@@ -32,15 +32,15 @@ class DemoSize:
 
     takes: tuple[int, int, int]  # train, val, test
     seconds: float = 30.0  # of a take
-    side: int = 64  # pixels of a stored frame
-    image_stride: int = 5  # frame numbers between stored frames
+    side: int = 96  # pixels of a stored frame: crops are enlarged less than from the model's 64
+    image_stride: int = 15  # frame numbers between stored frames, the configs' data.clip.frame_stride
     stage1: tuple[str, ...] = ()
     stage2: tuple[str, ...] = ()
-    knn_frame_stride: int = 3  # of the stored frames, for voting and tested images alike
+    knn_frame_stride: int = 1  # of the stored frames, for voting and tested images alike
     clips: int | None = 256  # held-out clips at most
 
 
-SMALL = DemoSize(takes=(48, 16, 16))
+SMALL = DemoSize(takes=(96, 16, 24))
 FULL = DemoSize(takes=(240, 32, 32), seconds=40.0, stage1=("train.steps=1500",), stage2=("train.steps=2500",), clips=None)
 
 

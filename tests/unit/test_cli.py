@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 import types
 
@@ -95,3 +97,12 @@ def test_a_wrong_config_ends_a_real_command_without_a_traceback(run_command):
     result = run_command([sys.executable, "-m", "internlm.cli", "describe", "configs/dino_pretrain/demo.py", "optm.lr=1"])
     assert result.returncode == 2
     assert result.stderr.splitlines() == ["egoagent describe: command line: unknown key optm.lr; did you mean optim.lr?"]
+
+
+def test_openmp_threads_do_not_spin_unless_the_user_says_so():
+    probe = "import os; from internlm.cli import main; main(['describe', 'nothing.py']); print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": given} if given else {}
+        done = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stdout.split()[-1] == expected, done.stderr
