@@ -24,7 +24,8 @@ model = dict(
     head_bottleneck=128,
 )
 loss = dict(
-    targets="sinkhorn", rep_weight=1.0, teacher_temp=0.02, warmup_teacher_temp=0.02, koleo_weight=0.1, row_chunk=4096
+    targets="sinkhorn", rep_weight=1.0, student_temp=0.05, teacher_temp=0.02, warmup_teacher_temp=0.02, koleo_weight=0.1,
+    row_chunk=4096,
 )
 data = dict(
     images=["demo/world"],
@@ -44,5 +45,5 @@ data = dict(
     workers=1,
 )
 optim = dict(lr=2e-3, final_lr=2e-5, weight_decay_end=0.04, momentum=0.99, momentum_end=0.999)
-train = dict(steps=500, image_batch=48, accumulation=1, checkpoint_every=250)
+train = dict(steps=600, image_batch=48, accumulation=1, checkpoint_every=250)
 monitor = dict(health_every=20)
