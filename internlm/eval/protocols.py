@@ -96,17 +96,19 @@ def knn_report(
 def retrieval_report(
     outputs: ClipOutputs, dataset: ClipDataset, *, scope: str = "pool", feature: str = "bottleneck"
 ) -> tuple[dict[str, Any], retrieval.Gallery]:
-    """Future-state retrieval in per cent beside its floors (see ``retrieval``), and the gallery for pictures."""
+    """Future-state retrieval in per cent beside its floors (see ``retrieval``), and the gallery for pictures.
+
+    ``centred`` holds the same with the mean feature of each side taken away.
+    """
     gallery = retrieval.build_gallery(outputs.observed, outputs.takes, outputs.frame_numbers)
-    result = retrieval.retrieve(outputs.prediction, gallery, scope=scope)
+    result = _retrieval_scores(outputs.prediction, gallery, scope)
     floors = result.pop("floors")
-    for name in ("ranks", "current_frame_ranks"):
-        result.pop(name)
     rate = dataset.takes[0].info.frame_rate
     report = {
         **result,
         "floors": {name: scores["top1"] for name, scores in floors.items()},
         "floors_in_full": floors,
+        "centred": _retrieval_scores(*retrieval.centred(outputs.prediction, gallery), scope),
         "protocol": {
             "unit": "per cent",
             "query": "predicted next state, frames and actions up to t",
@@ -121,6 +123,11 @@ def retrieval_report(
         },
     }
     return report, gallery
+
+
+def _retrieval_scores(prediction: Tensor, gallery: retrieval.Gallery, scope: str) -> dict[str, Any]:
+    result = retrieval.retrieve(prediction, gallery, scope=scope)
+    return {name: value for name, value in result.items() if name not in ("ranks", "current_frame_ranks")}
 
 
 def motion_report(outputs: ClipOutputs, dataset: ClipDataset) -> dict[str, Any]:

@@ -5,7 +5,7 @@ frames of the evaluated pool, each frame once. The query's own current frame is 
 next frame), similarity is the cosine. With one positive the mean average precision equals the mean reciprocal rank.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -126,6 +126,16 @@ def retrieve(prediction: Tensor, gallery: Gallery, *, scope: str = "pool") -> di
         "ranks": rank.view(clips, steps),
         "current_frame_ranks": floor.view(clips, steps),
     }
+
+
+def centred(prediction: Tensor, gallery: Gallery) -> tuple[Tensor, Gallery]:
+    """Predictions [C, T, D] and gallery with each side's own mean taken away (D stays).
+
+    Centred or Sinkhorn targets leave an offset common to all frames free, so that the predictor's mean feature need not be
+    the observer's: the plain cosine then compares offsets, the centred one compares frames.
+    """
+    mean = prediction.flatten(0, 1).mean(0)
+    return prediction - mean, replace(gallery, features=gallery.features - gallery.features.mean(0))
 
 
 def nearest(query: Tensor, gallery: Tensor, excluded: Tensor, k: int) -> Tensor:

@@ -27,8 +27,11 @@ def retrieval_figures(report: dict[str, Any]) -> list[Figure]:
     full = report["floors_in_full"]
     where = f"finding the true next frame among {report['competing_items']:.0f}"
     by_map = _named({name: scores["map"] for name, scores in full.items()})
+    centred = report["centred"]
+    by_centred = _named({name: scores["top1"] for name, scores in centred["floors"].items()})
     return [
         Figure("Next-state retrieval top-1", report["top1"], "%", _named(report["floors"]), meaning=where),
+        Figure("Next-state retrieval top-1, centred", centred["top1"], "%", by_centred, meaning="each branch's mean taken away"),
         Figure("Next-state retrieval mAP", report["map"], "%", by_map, meaning="mean reciprocal rank"),
     ]
 

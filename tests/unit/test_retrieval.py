@@ -93,3 +93,12 @@ def test_nearest_leaves_out_the_current_frame():
     gallery = torch.eye(3) + 0.1
     assert retrieval.nearest(gallery[:1], gallery, torch.tensor([0]), 5).shape == (1, 2)
     assert retrieval.nearest(torch.tensor([[1.0, 0.5, 0.0]]), gallery, torch.tensor([0]), 1).tolist() == [[1]]
+
+
+def test_centring_takes_an_offset_between_the_two_branches_away():
+    torch.manual_seed(0)
+    frames = torch.randn(3, 5, 16)
+    gallery = retrieval.build_gallery(frames, torch.arange(3), torch.arange(5).expand(3, 5))
+    shifted = frames[:, 1:] * 0.1 + torch.randn(16)  # the right answers, weak beside a common offset
+    assert retrieval.retrieve(shifted, gallery)["top1"] < 50
+    assert retrieval.retrieve(*retrieval.centred(shifted, gallery))["top1"] == 100
