@@ -41,7 +41,7 @@ class DemoSize:
 
 
 SMALL = DemoSize(takes=(96, 16, 24))
-FULL = DemoSize(takes=(240, 32, 32), seconds=40.0, stage1=("train.steps=1500",), stage2=("train.steps=2500",), clips=None)
+FULL = DemoSize(takes=(440, 32, 64), stage1=("train.steps=2500",), stage2=("train.steps=4000",), clips=None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
