@@ -7,6 +7,7 @@ earlier actions and the poses observed before the chunk stay true, so nothing bu
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -42,10 +43,12 @@ def prediction_kl(
 
     ``loss`` holds the trained centre and temperatures (the final teacher temperature is used). ``shuffled`` gives each clip
     the chunk of another clip of its batch at the same step, so batches need two clips; a last batch of one is left out.
+    The clips are mixed over the batches first (always the same way): Sinkhorn targets are balanced within a batch, where the
+    near-duplicates of one take would compete for prototypes as they never do in training.
     ``fit_center`` replaces the centre by the mean of the teacher's logits over these batches: before stage 2 there is no
     trained one, and none at all would make the targets of the first step needlessly hard.
     """
-    device = torch.device(device)
+    device, batches = torch.device(device), _mixed(batches)
     agent, loss = agent.to(device).eval(), copy.deepcopy(loss).to(device).eval()
     if fit_center:
         loss.pred_targets.center.copy_(_mean_logits(agent, batches, device, dtype))
@@ -70,6 +73,16 @@ def prediction_kl(
     means = {name: value / count for name, value in sums.items()}
     constant = float(torch.special.entr(total / count).sum()) - means["teacher_entropy"]
     return means | {"constant": constant, "uniform_entropy": math.log(len(total))}
+
+
+def _mixed(batches: Sequence[ClipBatch]) -> list[ClipBatch]:
+    """The same clips in a fixed random order, in batches of the first one's size."""
+    if not batches:
+        return []
+    order = torch.randperm(sum(len(batch.images) for batch in batches), generator=torch.Generator().manual_seed(0))
+    parts = {f.name: torch.cat([getattr(batch, f.name) for batch in batches])[order] for f in fields(ClipBatch)}
+    split = {name: tensor.split(len(batches[0].images)) for name, tensor in parts.items()}
+    return [ClipBatch(**dict(zip(split, values, strict=True))) for values in zip(*split.values(), strict=True)]
 
 
 def _teacher_logits(agent: EgoAgent, images: Tensor) -> Tensor:
