@@ -45,5 +45,5 @@ data = dict(
     workers=1,
 )
 optim = dict(lr=2e-3, final_lr=2e-5, weight_decay_end=0.04, momentum=0.99, momentum_end=0.999)
-train = dict(steps=450, image_batch=48, accumulation=1, checkpoint_every=225)
+train = dict(steps=400, image_batch=48, accumulation=1, checkpoint_every=200)
 monitor = dict(health_every=20)

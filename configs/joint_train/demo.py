@@ -8,4 +8,4 @@ data = dict(clips=["demo/world"], clip=dict(crop_scale=(0.7, 1.0), color_jitter=
 # The observer almost stands still: targets that sharpen while they are learned are never predicted.
 optim = dict(momentum=0.998, momentum_end=1.0)
 loss = dict(pred_weight=2.0)
-train = dict(steps=800, image_batch=12, clip_batch=16, init_from="runs/demo_pretrain")
+train = dict(steps=550, image_batch=12, clip_batch=16, init_from="runs/demo_pretrain")

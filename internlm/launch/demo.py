@@ -40,7 +40,7 @@ class DemoSize:
     clips: int | None = 256  # held-out clips at most
 
 
-SMALL = DemoSize(takes=(240, 8, 24))  # many rooms: with 96 the next state was learned by heart
+SMALL = DemoSize(takes=(200, 8, 24))  # many rooms: with 96 the next state was learned by heart
 FULL = DemoSize(takes=(1000, 32, 64), stage1=("train.steps=2300",), stage2=("train.steps=3400",), clips=None)
 
 
