@@ -119,7 +119,7 @@ class CheckpointManager:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
-        for pattern in (".writing_step_*", ".replaced_step_*"):
+        for pattern in (".writing_step_*", ".replaced_step_*", ".removed_step_*"):
             for path in self.folder.glob(pattern):
                 # A kill between the two renames of a replacement leaves the old one hidden: bring it back.
                 target = self.folder / path.name.removeprefix(".replaced_")
@@ -133,7 +133,10 @@ class CheckpointManager:
         steps = [step for step in self.list() if step <= saved]
         for step in steps[: -self.keep_last]:
             if not (self.keep_every and step % self.keep_every == 0):
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                # Out of sight first: a kill during the removal must not leave half a checkpoint that looks whole.
+                doomed = self.folder / f".removed_{self.path(step).name}"
+                os.rename(self.path(step), doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
 
 
 def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
