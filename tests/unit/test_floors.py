@@ -80,16 +80,22 @@ def test_the_check_sees_what_it_should(tmp_path, file, text, faults):
     assert len(climbing(path, tmp_path)) == faults
 
 
-def test_preprocessing_shares_only_the_store_and_never_torch(root):
+# What preprocessing may use of the package: all of it runs without torch.
+SHARED = ("store", "geometry", "mocap", "egoworld")
+
+
+def test_preprocessing_shares_only_the_torch_free_data_parts(root):
     for path in sources(root, "dataset_preprocess"):
         for line, name in imports(path, root):
             parts = name.split(".")
             assert parts[0] not in ("torch", "torchvision"), f"{path}:{line}"
-            assert parts[0] != "internlm" or parts[1:3] == ["data", "store"], f"{path}:{line}: {name}"
+            assert parts[0] != "internlm" or (parts[1] == "data" and parts[2] in SHARED), f"{path}:{line}: {name}"
 
 
-def test_the_store_and_the_world_need_no_torch(root):
-    for path in (root / "internlm/data/store.py", *sources(root, "internlm/data/egoworld")):
+@pytest.mark.parametrize("part", SHARED)
+def test_what_preprocessing_shares_needs_no_torch(root, part):
+    files = sources(root, f"internlm/data/{part}") or [root / f"internlm/data/{part}.py"]
+    for path in files:
         assert not [name for _, name in imports(path, root) if name.split(".")[0] == "torch"], path
 
 

@@ -1,0 +1,158 @@
+"""What a take is: its types, and the checks that hold on writing as on reading."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+FORMAT = "egoagent-take-store"
+VERSION = 1
+COCO_JOINTS: tuple[str, ...] = (
+    "nose", "left-eye", "right-eye", "left-ear", "right-ear", "left-shoulder", "right-shoulder", "left-elbow", "right-elbow",
+    "left-wrist", "right-wrist", "left-hip", "right-hip", "left-knee", "right-knee", "left-ankle", "right-ankle",
+)  # fmt: skip
+SPLITS = ("train", "val", "test")
+CAMERA_PARAMS = {"pinhole": 4, "fisheye624": 15}
+
+
+class StoreError(Exception):
+    """A take store breaks the contract; the message names the path or take."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics of the stored images. Pixel (0, 0) is the centre of the top-left pixel.
+
+    params of ``pinhole``: fx, fy, cx, cy. Of ``fisheye624``: f, cx, cy, k0..k5 (radial), p0, p1 (tangential), s0..s3 (prism).
+    """
+
+    model: Literal["pinhole", "fisheye624"]
+    width: int
+    height: int
+    params: tuple[float, ...]
+
+    def __post_init__(self):
+        expected = CAMERA_PARAMS.get(self.model)
+        if expected is None:
+            raise StoreError(f"camera model {self.model!r} is unknown; known: {', '.join(CAMERA_PARAMS)}")
+        object.__setattr__(self, "params", tuple(float(p) for p in self.params))
+        if len(self.params) != expected:
+            raise StoreError(f"camera model {self.model} takes {expected} params, got {len(self.params)}")
+        if self.width < 1 or self.height < 1 or not np.isfinite(self.params).all() or self.params[0] <= 0:
+            raise StoreError(f"camera has no valid size, focal length or params: {self.width}x{self.height}, {self.params}")
+
+
+@dataclass(frozen=True)
+class TakeInfo:
+    """One row of the take table. ``frame_rate`` in Hz; ``pose_space`` says what the joints are relative to."""
+
+    name: str
+    uid: str
+    split: str
+    frame_rate: float
+    camera: Camera | None = None
+    pose_space: Literal["world", "camera"] | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[^./\\\0][^/\\\0]*", self.name):
+            raise StoreError(f"take name {self.name!r} cannot be a folder name: no slash, no dot in front, not empty")
+        if self.split not in SPLITS:
+            raise StoreError(f"take {self.name!r}: split {self.split!r} is not one of {', '.join(SPLITS)}")
+        if not (np.isfinite(self.frame_rate) and self.frame_rate > 0):
+            raise StoreError(f"take {self.name!r}: frame_rate {self.frame_rate} Hz is not positive")
+        if self.pose_space not in ("world", "camera", None):
+            raise StoreError(f"take {self.name!r}: pose_space {self.pose_space!r} is not 'world', 'camera' or None")
+
+
+@dataclass(frozen=True)
+class PoseTrack:
+    """Body poses and camera poses by frame number; either part may be empty.
+
+    joints in metres, in the world or in the camera of their own frame (``TakeInfo.pose_space``), 0 where not visible.
+    world_from_camera maps camera to world coordinates; ``camera_frames`` need not equal ``frames``.
+    """
+
+    frames: np.ndarray  # int64 [N], rising
+    joints: np.ndarray  # float32 [N, 17, 3]
+    visible: np.ndarray  # bool [N, 17]
+    camera_frames: np.ndarray  # int64 [M], rising
+    world_from_camera: np.ndarray  # float64 [M, 4, 4]
+
+
+def check_header(path: Path) -> None:
+    try:
+        header = json.loads((path / "store.json").read_text())
+    except FileNotFoundError:
+        raise StoreError(f"{path}: not a take store (no store.json)") from None
+    except ValueError as error:
+        raise StoreError(f"{path / 'store.json'}: not valid JSON: {error}") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise StoreError(f"{path / 'store.json'}: format is not {FORMAT!r}")
+    if header.get("version") != VERSION:
+        raise StoreError(
+            f"{path / 'store.json'}: version {header.get('version')} cannot be read, this code reads version {VERSION}"
+        )
+    if tuple(header.get("joints", ())) != COCO_JOINTS:
+        raise StoreError(f"{path / 'store.json'}: joints are not the 17 COCO joints in their order")
+    if not (path / "takes").is_dir():
+        raise StoreError(f"{path}: has no takes folder")
+
+
+def check_rising(numbers: np.ndarray, where: str) -> None:
+    if numbers.ndim != 1 or numbers.dtype != np.int64:
+        raise StoreError(f"{where}: frame numbers are {numbers.dtype} {list(numbers.shape)}, expected int64 of one axis")
+    if len(numbers) and numbers[0] < 0:
+        raise StoreError(f"{where}: frame number {numbers[0]} is negative")
+    falls = np.flatnonzero(np.diff(numbers) <= 0)
+    if len(falls):
+        first = falls[0]
+        raise StoreError(f"{where}: frame numbers do not rise: {numbers[first]} is followed by {numbers[first + 1]}")
+
+
+def check_track(track: PoseTrack, where: str) -> None:
+    check_rising(track.frames, f"{where}: frames")
+    check_rising(track.camera_frames, f"{where}: camera_frames")
+    poses, cameras, joints = len(track.frames), len(track.camera_frames), len(COCO_JOINTS)
+    for name, shape, dtype in (
+        ("joints", (poses, joints, 3), np.float32),
+        ("visible", (poses, joints), np.bool_),
+        ("world_from_camera", (cameras, 4, 4), np.float64),
+    ):
+        array = getattr(track, name)
+        if array.shape != shape or array.dtype != dtype:
+            raise StoreError(f"{where}: {name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}")
+    if not np.isfinite(track.joints).all():
+        raise StoreError(f"{where}: joints are not finite at frame {_first(track.frames, ~np.isfinite(track.joints))}")
+    stray = (track.joints != 0).any(-1) & ~track.visible
+    if stray.any():
+        raise StoreError(f"{where}: joints are not 0 where not visible at frame {_first(track.frames, stray)}")
+    matrices = track.world_from_camera
+    rotations = matrices[:, :3, :3]
+    with np.errstate(invalid="ignore"):
+        rigid = np.isfinite(matrices).all((1, 2)) & (matrices[:, 3] == (0, 0, 0, 1)).all(-1)
+        rigid &= np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max((1, 2), initial=0) < 1e-3
+        rigid &= np.linalg.det(np.nan_to_num(rotations)) > 0
+    if not rigid.all():
+        raise StoreError(f"{where}: world_from_camera is no rigid transform at frame {_first(track.camera_frames, ~rigid)}")
+
+
+def check_labels(labels: dict[str, np.ndarray], where: str) -> None:
+    if "frames" not in labels:
+        raise StoreError(f"{where}: lacks frames")
+    check_rising(np.asarray(labels["frames"]), where)
+    for name, values in labels.items():
+        values = np.asarray(values)
+        if values.ndim < 1 or len(values) != len(labels["frames"]):
+            raise StoreError(f"{where}: {name} is {list(values.shape)}, expected {len(labels['frames'])} rows")
+        if values.dtype.kind == "O" or (values.dtype.kind == "f" and not np.isfinite(values).all()):
+            raise StoreError(f"{where}: {name} holds objects or values that are not finite")
+
+
+def _first(frames: np.ndarray, wrong: np.ndarray) -> int:
+    return int(frames[np.flatnonzero(wrong.reshape(len(frames), -1).any(1))[0]])

@@ -1,0 +1,181 @@
+"""Reading a take store."""
+
+import json
+import os
+import re
+from dataclasses import fields
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from internlm.data.store.contract import (
+    SPLITS,
+    Camera,
+    PoseTrack,
+    StoreError,
+    TakeInfo,
+    check_header,
+    check_labels,
+    check_rising,
+    check_track,
+)
+
+_OPEN_FILES = 64
+_FRAME_NAME = re.compile(r"frame_(\d+)\.(jpg|jpeg|png)")
+
+
+class TakeStore:
+    """Read access to a take store. Safe to share between threads and to send to worker processes.
+
+    Raises StoreError when ``path`` is not a store of this version or its take table is broken.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        check_header(self.path)
+        folders = sorted(entry for entry in (self.path / "takes").iterdir() if entry.is_dir() and entry.name[0] != ".")
+        self.infos: list[TakeInfo] = [read_info(folder) for folder in folders]
+        self._rows = {info.name: row for row, info in enumerate(self.infos)}
+        self._takes: dict[str, Take] = {}
+        self._open = self._file_cache()
+
+    @staticmethod
+    def is_store(path: str | os.PathLike) -> bool:
+        """Whether a folder claims to be a take store."""
+        return (Path(path) / "store.json").is_file()
+
+    def select(self, split: str | None = None) -> list["Take"]:
+        """Takes of one split (None = all), by name; an empty list when there are none."""
+        if split is not None and split not in SPLITS:
+            raise StoreError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        return [self.take(info.name) for info in self.infos if split in (None, info.split)]
+
+    def take(self, name: str) -> "Take":
+        if name not in self._rows:
+            raise StoreError(f"{self.path}: no take named {name!r} among {len(self.infos)}")
+        if name not in self._takes:
+            self._takes[name] = Take(self, self.infos[self._rows[name]])
+        return self._takes[name]
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    @staticmethod
+    def _file_cache():
+        # An evicted file closes when its last reader drops it, so no lock is needed around a read.
+        return lru_cache(maxsize=_OPEN_FILES)(partial(open, mode="rb", buffering=0))
+
+    def __getstate__(self):
+        return {key: value for key, value in self.__dict__.items() if key != "_open"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open = self._file_cache()
+
+
+class Take:
+    """One recording of a store. Files are read and checked at first use."""
+
+    def __init__(self, store: TakeStore, info: TakeInfo):
+        self.info = info
+        self.path = store.path / "takes" / info.name
+        self._tar = str(self.path / "frames.tar")
+        self._store = store
+
+    @property
+    def frame_numbers(self) -> np.ndarray:
+        """int64 [F], rising: the frame numbers that have an image."""
+        return self._index[0]
+
+    def read_frame(self, number: int) -> bytes:
+        """Encoded bytes (JPEG or PNG) of one frame; StoreError when the take has no image of that number."""
+        numbers, rows = self._index
+        place = int(np.searchsorted(numbers, number))
+        if place == len(numbers) or numbers[place] != number:
+            raise StoreError(f"{self.path}: no image of frame {number}")
+        if isinstance(rows, list):
+            return (self.path / "frames" / rows[place]).read_bytes()
+        offset, length = (int(value) for value in rows[place])
+        tar = self._store._open(self._tar)  # the name keeps it open should another thread evict it
+        data = os.pread(tar.fileno(), length, offset)
+        if len(data) != length:
+            raise StoreError(f"{self._tar}: ends inside frame {number}")
+        return data
+
+    def poses(self) -> PoseTrack | None:
+        """The pose track, or None when the take has none."""
+        path = self.path / "poses.npz"
+        if not path.is_file():
+            return None
+        arrays = _read_npz(path)
+        missing = [f.name for f in fields(PoseTrack) if f.name not in arrays]
+        if missing:
+            raise StoreError(f"{path}: lacks {', '.join(missing)}")
+        track = PoseTrack(**{f.name: arrays[f.name] for f in fields(PoseTrack)})
+        check_track(track, str(path))
+        return track
+
+    def labels(self) -> dict[str, np.ndarray]:
+        """Ground truth by frame number: ``frames`` [L] and arrays [L, ...]; {} when the take has none."""
+        path = self.path / "labels.npz"
+        if not path.is_file():
+            return {}
+        labels = _read_npz(path)
+        check_labels(labels, str(path))
+        return labels
+
+    @cached_property
+    def _index(self) -> tuple[np.ndarray, np.ndarray | list[str]]:
+        """Frame numbers, and for each its (offset, length) in the tar or its file name."""
+        if (self.path / "frames.idx.npy").is_file():
+            return _read_tar_index(self.path)
+        if (self.path / "frames").is_dir():
+            return _list_loose_frames(self.path / "frames")
+        return np.empty(0, np.int64), []
+
+
+def read_info(folder: Path) -> TakeInfo:
+    path = folder / "take.json"
+    try:
+        values = json.loads(path.read_text())
+        if values.get("camera") is not None:
+            values["camera"] = Camera(**values["camera"])
+        info = TakeInfo(**values)
+    except FileNotFoundError:
+        raise StoreError(f"{folder}: has no take.json") from None
+    except (ValueError, TypeError, AttributeError, StoreError) as error:
+        raise StoreError(f"{path}: {error}") from None
+    if info.name != folder.name:
+        raise StoreError(f"{path}: names the take {info.name!r}, the folder says {folder.name!r}")
+    return info
+
+
+def _read_tar_index(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    path = folder / "frames.idx.npy"
+    try:
+        table = np.load(path)
+        size = (folder / "frames.tar").stat().st_size
+    except (ValueError, EOFError, OSError) as error:
+        raise StoreError(f"{path}: {error}") from None
+    if table.ndim != 2 or table.shape[1] != 3 or table.dtype != np.int64:
+        raise StoreError(f"{path}: is {table.dtype} {list(table.shape)}, expected int64 [F, 3]")
+    check_rising(table[:, 0], str(path))
+    if len(table) and (table[:, 1:].min() < 0 or (table[:, 1] + table[:, 2]).max() > size):
+        raise StoreError(f"{path}: points outside frames.tar ({size} bytes)")
+    return np.ascontiguousarray(table[:, 0]), table[:, 1:]
+
+
+def _list_loose_frames(folder: Path) -> tuple[np.ndarray, list[str]]:
+    found = sorted((int(match[1]), name) for name in os.listdir(folder) if (match := _FRAME_NAME.fullmatch(name)))
+    numbers = np.array([number for number, _ in found], np.int64)
+    check_rising(numbers, str(folder))
+    return numbers, [name for _, name in found]
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy each raise their own kinds for a damaged archive
+        raise StoreError(f"{path}: cannot be read: {error}") from None
