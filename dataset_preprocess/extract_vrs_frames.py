@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from internlm.data.camera import scale_camera, turn_clockwise
 from internlm.data.store import Camera, StoreError, StoreWriter, TakeInfo
 
 RGB = "camera-rgb"
@@ -56,7 +57,7 @@ def extract(
     sensor = aria_camera(calibration)
     if size > min(sensor.width, sensor.height):
         raise VrsError(f"{file}: size {size} exceeds the recorded {sensor.width}x{sensor.height}")
-    camera = scale_camera(turn_camera_clockwise(sensor), size)
+    camera = scale_camera(turn_clockwise(sensor), size)
     # Filled while the frames are written: reading a record means decoding its image, once is enough.
     numbers, stamps = np.zeros(count, np.int64), np.zeros(count, np.int64)
 
@@ -91,25 +92,6 @@ def aria_camera(calibration) -> Camera:
         raise VrsError(f"camera {calibration.get_label()} has model {model}, expected FISHEYE624")
     width, height = (int(side) for side in calibration.get_image_size())
     return Camera("fisheye624", width, height, tuple(calibration.get_projection_params()))
-
-
-def turn_camera_clockwise(camera: Camera) -> Camera:
-    """The fisheye of the image turned by 90 degrees clockwise: exact, the model is closed under quarter turns.
-
-    The image's new x axis is the old -y, its new y axis the old x; tangential and prism terms turn as vectors.
-    """
-    f, cx, cy, *radial = camera.params[:9]
-    p0, p1, s0, s1, s2, s3 = camera.params[9:]
-    params = (f, camera.height - 1 - cy, cx, *radial, -p1, p0, -s2, -s3, s0, s1)
-    return Camera("fisheye624", camera.height, camera.width, params)
-
-
-def scale_camera(camera: Camera, width: int) -> Camera:
-    """The fisheye of the image resized to a width; pixel centres lie at whole numbers."""
-    scale = width / camera.width
-    f, cx, cy, *rest = camera.params
-    params = (f * scale, (cx + 0.5) * scale - 0.5, (cy + 0.5) * scale - 0.5, *rest)
-    return Camera("fisheye624", width, round(camera.height * scale), params)
 
 
 def upright(image: np.ndarray, width: int) -> np.ndarray:

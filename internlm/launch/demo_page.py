@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from internlm.data.egoworld.camera import project
+from internlm.data.camera import project
 from internlm.data.frames import decode
 from internlm.eval import figures, knn, motion, retrieval
 from internlm.eval.protocols import motion_chunks

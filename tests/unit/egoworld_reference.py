@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from internlm.data.egoworld.camera import unproject
+from internlm.data.camera import unproject
 
 
 def look(xy, height=1.6, yaw=0.0, pitch=-0.26) -> np.ndarray:

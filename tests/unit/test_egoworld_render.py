@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from egoworld_reference import capsule_gap, look, naive_depth, world_rays
 
-from internlm.data.egoworld.camera import default_camera, project
+from internlm.data.camera import project
+from internlm.data.egoworld.camera import default_camera
 from internlm.data.egoworld.render import Renderer
 from internlm.data.egoworld.rooms import PLACES, make_room
 from internlm.data.egoworld.textures import LEVELS, PATTERNS, SIZE, TEXELS, atlas, bake

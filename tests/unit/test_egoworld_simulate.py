@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from internlm.data.camera import project
 from internlm.data.egoworld.body import LEFT_WRIST, RIGHT_WRIST
-from internlm.data.egoworld.camera import default_camera, project
+from internlm.data.egoworld.camera import default_camera
 from internlm.data.egoworld.render import Renderer
 from internlm.data.egoworld.rooms import PLACES
 from internlm.data.egoworld.simulate import gaps, generate_store, plan_takes, simulate_take

@@ -11,7 +11,8 @@ from data_samples import write_take
 from PIL import Image
 
 from dataset_preprocess import command
-from dataset_preprocess.extract_vrs_frames import aria_camera, scale_camera, turn_camera_clockwise, upright
+from dataset_preprocess.extract_vrs_frames import aria_camera, upright
+from internlm.data.camera import scale_camera, turn_clockwise
 from internlm.data.store import Camera, TakeStore
 
 
@@ -73,7 +74,7 @@ def test_turned_and_scaled_camera_equals_the_tool(recordings):
         sensor = aria_camera(source)
         pixels = np.array([source.project_no_checks(point) for point in points])
         np.testing.assert_allclose(fisheye(sensor, points), pixels, atol=1e-9)
-        turned = turn_camera_clockwise(sensor)
+        turned = turn_clockwise(sensor)
         np.testing.assert_allclose(
             turned.params, calibration.rotate_camera_calib_cw90deg(source).get_projection_params(), atol=1e-12
         )

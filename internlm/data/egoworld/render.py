@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from internlm.data.egoworld.camera import rays
+from internlm.data.camera import rays
 from internlm.data.egoworld.rooms import Room
 from internlm.data.egoworld.textures import GLOW, LEVEL_OFFSETS, LEVELS, SIZE, TEXELS, bake
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from internlm.data.egoworld.camera import default_camera, project, rays, unproject
+from internlm.data.camera import project, rays, unproject
+from internlm.data.egoworld.camera import default_camera
 from internlm.data.store import Camera
 
 # A real Project Aria RGB calibration, scaled to 1408 pixels: f, cx, cy, k0..k5, p0, p1, s0..s3.

@@ -1,0 +1,5 @@
+"""What is wrong with a recording, named. One class, so that a run over many takes can tell bad input from a bug."""
+
+
+class RecordingError(ValueError):
+    """A recording, calibration or annotation cannot be used. The message names the file, what is wrong and the way out."""
