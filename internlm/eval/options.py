@@ -1,0 +1,78 @@
+"""Options and steps that the evaluation commands share. Nothing heavy is imported until a command runs."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from internlm.config.schema import Config
+    from internlm.data.clips import ClipDataset
+    from internlm.model.egoagent import EgoAgent
+
+    from .clips import ClipOutputs
+    from .report import Figure
+
+
+def add_model(parser: argparse.ArgumentParser) -> Any:
+    """Where the model comes from; returns the group of alternatives, one of which is required."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", help="run folder; its newest checkpoint is taken")
+    model.add_argument("--checkpoint", help="a checkpoint folder (step_...)")
+    return model
+
+
+def add_common(parser: argparse.ArgumentParser, *, unit: str, batch: int) -> None:
+    """What is evaluated, how and where the result goes; ``unit`` is what --limit and --batch count."""
+    parser.add_argument("--data", nargs="+", help="evaluated data (default: the run's)")
+    parser.add_argument("--split", default="val", help="split of the evaluated takes (take stores only; default val)")
+    parser.add_argument("--limit", type=int, help=f"at most so many {unit}, spread evenly")
+    parser.add_argument("--batch", type=int, default=batch, help=f"{unit} at a time (default {batch})")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--out", type=Path, help="write the result, its protocol and floors as JSON")
+
+
+def add_clips(parser: argparse.ArgumentParser) -> None:
+    """How clips are taken out of takes."""
+    parser.add_argument("--hop", type=int, help="frame numbers between clips' first frames (default: no shared image)")
+
+
+def load(args: argparse.Namespace) -> tuple["EgoAgent", "Config", int, Any]:
+    """Agent, its config, its step and the device."""
+    from internlm.checkpoint.weights import load_agent
+    from internlm.core.init import choose_device
+
+    device = choose_device(args.device)
+    return *load_agent(args.run or args.checkpoint, device), device
+
+
+def clip_outputs(
+    args: argparse.Namespace, agent: "EgoAgent", config: "Config", device: Any, feature: str = "bottleneck"
+) -> tuple["ClipOutputs", "ClipDataset", list[str]]:
+    """The evaluated clips through the agent, their dataset, and the paths they come from."""
+    from internlm.data.loader import evaluation_clips
+
+    from .clips import open_clips, run_clips
+    from .errors import EvalError
+
+    data = args.data or list(config.data.clips)
+    if config.stage != "joint":
+        raise EvalError(f"{args.run or args.checkpoint} is a stage-1 model, which predicts nothing; give a run of stage 'joint'")
+    dataset = open_clips(config, data, args.split)
+    batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit)
+    return run_clips(agent, batches, feature=feature, device=device), dataset, data
+
+
+def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, Any], figures: list["Figure"]) -> int:
+    """Print the table, write ``--out``; returns 0."""
+    from .report import write_json
+    from .summary import print_table
+
+    print_table(f"{args.task}: {model['source']}, step {model['step']}, split {args.split}", figures)
+    if args.out:
+        print(f"written to {write_json(args.out, {'task': args.task, 'model': model, **report})}")
+    return 0
+
+
+def about(args: argparse.Namespace, config: "Config", step: int) -> dict[str, Any]:
+    """What a result says of its model."""
+    return {"source": str(args.run or args.checkpoint), "step": step, "job": config.job_name}
