@@ -11,11 +11,23 @@
 
 Conventions: metres, world right-handed with z up, camera axes as in OpenCV (x right, y down, z forward), images upright.
 Everything is addressed by *frame number*, an index at ``frame_rate``; images may exist for every k-th number only, and a
-missing number is a gap, never a shift. Take folders starting with a dot are unfinished and invisible.
+missing number is a gap, never a shift. Take folders starting with a dot are unfinished and invisible. The same takes written
+in the same way are the same bytes: no file holds a time, a path or a random name.
 """
 
-from internlm.data.store.contract import COCO_JOINTS, SPLITS, Camera, PoseTrack, StoreError, TakeInfo
+from internlm.data.store.contract import COCO_JOINTS, SPLITS, Camera, DiskFullError, PoseTrack, StoreError, TakeInfo
 from internlm.data.store.reader import Take, TakeStore
 from internlm.data.store.writer import StoreWriter
 
-__all__ = ["COCO_JOINTS", "SPLITS", "Camera", "PoseTrack", "StoreError", "StoreWriter", "Take", "TakeInfo", "TakeStore"]
+__all__ = [
+    "COCO_JOINTS",
+    "SPLITS",
+    "Camera",
+    "DiskFullError",
+    "PoseTrack",
+    "StoreError",
+    "StoreWriter",
+    "Take",
+    "TakeInfo",
+    "TakeStore",
+]

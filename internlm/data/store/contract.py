@@ -22,6 +22,10 @@ class StoreError(Exception):
     """A take store breaks the contract; the message names the path or take."""
 
 
+class DiskFullError(StoreError):
+    """A take could not be written for lack of space, quota or allowed file size; nothing of it was left behind."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """Intrinsics of the stored images. Pixel (0, 0) is the centre of the top-left pixel.

@@ -1,4 +1,4 @@
-"""Writing a take store."""
+"""Writing a take store: a take appears complete or not at all, whatever happens to the process or the disk."""
 
 import io
 import json
@@ -6,7 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,11 @@ from internlm.data.store.contract import (
     check_labels,
     check_track,
 )
-from internlm.data.store.reader import TakeStore
+from internlm.data.store.reader import Take, TakeStore, read_info
+from internlm.data.store.unfinished import discard, naming_full_disk, unfinished
 
 _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
+_FRAME_FILES = {"frames.tar", "frames.idx.npy", "frames"}
 
 
 class StoreWriter:
@@ -37,11 +39,11 @@ class StoreWriter:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not TakeStore.is_store(self.path):
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
                 raise StoreError(f"{self.path}: exists and is not a take store; choose an empty or new folder")
-            (self.path / "takes").mkdir(parents=True, exist_ok=True)
-            header = {"format": FORMAT, "version": VERSION, "joints": list(COCO_JOINTS)}
-            _write_atomically(self.path / "store.json", json.dumps(header, indent=1))
+            with naming_full_disk(self.path):
+                (self.path / "takes").mkdir(parents=True, exist_ok=True)
+                _write_header(self.path)
         check_header(self.path)
 
     def has(self, name: str) -> bool:
@@ -61,38 +63,93 @@ class StoreWriter:
         """Write one take and return its folder.
 
         frames: (frame number, JPEG or PNG bytes) with rising numbers; consumed one by one, so a generator keeps memory flat.
-        Raises StoreError, and leaves nothing visible, when the name exists (and not ``overwrite``) or the content is invalid.
+        Raises StoreError, and leaves nothing visible, when the name exists (and not ``overwrite``), when another process
+        is writing it or when the content is invalid; DiskFullError when there is no room.
         """
         final = self.path / "takes" / info.name
-        if final.exists() and not overwrite:
-            raise StoreError(f"{self.path}: take {info.name!r} exists; pass overwrite=True to replace it")
-        partial_folder = final.with_name(f".partial-{info.name}")
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        partial_folder.mkdir()
-        try:
-            count = (_write_tar if packed else _write_loose)(partial_folder, info.name, frames)
-            if poses is not None:
-                _write_poses(partial_folder, info, poses)
-            if labels:
-                check_labels(labels, f"take {info.name!r}: labels")
-                np.savez_compressed(partial_folder / "labels.npz", **labels)
+        with unfinished(final) as folder:
+            if final.exists() and not overwrite:
+                raise StoreError(f"{self.path}: take {info.name!r} exists; pass overwrite=True to replace it")
+            count = (_write_tar if packed else _write_loose)(folder, info.name, frames)
+            _write_parts(folder, info, poses, labels)
             if not count and poses is None:
                 raise StoreError(f"take {info.name!r}: neither frames nor poses")
-            (partial_folder / "take.json").write_text(json.dumps(asdict(info), indent=1))
-            _publish(partial_folder, final)
-        except BaseException:
-            shutil.rmtree(partial_folder, ignore_errors=True)
-            raise
         return final
 
+    def extend_take(
+        self,
+        info: TakeInfo,
+        frames: Iterable[tuple[int, bytes]] | None = None,
+        poses: PoseTrack | None = None,
+        labels: dict[str, np.ndarray] | None = None,
+        *,
+        packed: bool = True,
+    ) -> Path:
+        """Write the given parts of a take and keep the others of the existing take of that name, if there is one.
 
-def _publish(partial_folder: Path, final: Path) -> None:
-    replaced = final.with_name(f".replaced-{final.name}")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if final.exists():
-        final.rename(replaced)
-    partial_folder.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
+        Frames and poses of a recording often come from two commands; either may run first and either may be repeated.
+        The parts kept are linked, not copied. take.json is merged: camera and pose_space stand unless given, labels and extra
+        are united. Raises StoreError as ``add_take`` does, and when name, uid, split, frame_rate or source of the two
+        disagree, or when labels of the other command would be lost.
+        """
+        final = self.path / "takes" / info.name
+        with unfinished(final) as folder:
+            if final.exists():
+                old = read_info(final)
+                info = _merge(old, info)
+                _check_labels_kept(Take(TakeStore(self.path), old), labels)
+                given = {"take.json"} | (_FRAME_FILES if frames is not None else set())
+                given |= {"poses.npz"} if poses is not None else set()
+                given |= {"labels.npz"} if labels else set()
+                _link(final, folder, given)
+            if frames is not None:
+                (_write_tar if packed else _write_loose)(folder, info.name, frames)
+            _write_parts(folder, info, poses, labels)
+            if not any((folder / name).exists() for name in (*_FRAME_FILES, "poses.npz")):
+                raise StoreError(f"take {info.name!r}: neither frames nor poses")
+        return final
+
+    def discard(self, name: str) -> None:
+        """Remove what a killed writer left of a take that is not going to be written again; a live writer keeps its own."""
+        discard(self.path / "takes" / name)
+
+
+def _merge(old: TakeInfo, new: TakeInfo) -> TakeInfo:
+    for name in ("uid", "split", "frame_rate", "source"):
+        if getattr(old, name) != getattr(new, name):
+            raise StoreError(
+                f"take {new.name!r}: has {name} {getattr(old, name)!r} in the store, now {getattr(new, name)!r}; "
+                "use another store, or remove the take from this one"
+            )
+    return replace(
+        new,
+        camera=new.camera or old.camera,
+        pose_space=new.pose_space or old.pose_space,
+        labels=dict(sorted({**old.labels, **new.labels}.items())),
+        extra=dict(sorted({**old.extra, **new.extra}.items())),
+    )
+
+
+def _check_labels_kept(take: Take, labels: dict[str, np.ndarray] | None) -> None:
+    lost = sorted(take.labels().keys() - labels.keys()) if labels else []
+    if lost:
+        raise StoreError(f"take {take.info.name!r}: its labels {', '.join(lost)} would be lost; give them together with the new")
+
+
+def _link(source: Path, target: Path, without: set[str]) -> None:
+    for entry in source.iterdir():
+        if entry.name not in without:
+            if entry.is_dir():
+                shutil.copytree(entry, target / entry.name, copy_function=_link_file)
+            else:
+                _link_file(str(entry), str(target / entry.name))
+
+
+def _link_file(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)  # a file system without hard links
 
 
 def _frame_name(where: str, number: int, data: bytes) -> str:
@@ -120,7 +177,10 @@ def _write_tar(folder: Path, name: str, frames: Iterable[tuple[int, bytes]]) -> 
             member.size = len(data)
             index.append((number, tar.offset + tarfile.BLOCKSIZE, len(data)))
             tar.addfile(member, io.BytesIO(data))
-    np.save(folder / "frames.idx.npy", np.array(index, np.int64).reshape(-1, 3))
+    # Through memory: numpy writing to a file itself says nothing useful when the disk is full.
+    table = io.BytesIO()
+    np.save(table, np.array(index, np.int64).reshape(-1, 3))
+    (folder / "frames.idx.npy").write_bytes(table.getvalue())
     return len(index)
 
 
@@ -131,6 +191,16 @@ def _write_loose(folder: Path, name: str, frames: Iterable[tuple[int, bytes]]) -
         (folder / "frames" / file_name).write_bytes(data)
         count += 1
     return count
+
+
+def _write_parts(folder: Path, info: TakeInfo, poses: PoseTrack | None, labels: dict[str, np.ndarray] | None) -> None:
+    """take.json and, where given, poses.npz and labels.npz. numpy dates archive members 1980: the bytes hold no time."""
+    if poses is not None:
+        _write_poses(folder, info, poses)
+    if labels:
+        check_labels(labels, f"take {info.name!r}: labels")
+        np.savez_compressed(folder / "labels.npz", **labels)
+    (folder / "take.json").write_text(json.dumps(asdict(info), indent=1))
 
 
 def _write_poses(folder: Path, info: TakeInfo, poses: PoseTrack) -> None:
@@ -151,7 +221,18 @@ def _write_poses(folder: Path, info: TakeInfo, poses: PoseTrack) -> None:
     np.savez(folder / "poses.npz", **{f.name: getattr(track, f.name) for f in fields(PoseTrack)})
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+def _foreign(entry: Path) -> bool:
+    """Whether an entry of a folder without header is not what a writer killed at its start leaves there."""
+    return not (entry.name.startswith(".store.json.") or (entry.name == "takes" and entry.is_dir() and not any(entry.iterdir())))
+
+
+def _write_header(path: Path) -> None:
+    header = {"format": FORMAT, "version": VERSION, "joints": list(COCO_JOINTS)}
+    temporary = path / f".store.json.{os.getpid()}"
+    temporary.write_text(json.dumps(header, indent=1))
+    try:
+        temporary.replace(path / "store.json")
+    except FileNotFoundError:
+        pass  # removed below by another process that has just written the same header
+    for remains in path.glob(".store.json.*"):
+        remains.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""A folder that appears complete or not at all: written under a hidden name, locked while it is, renamed at the end."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from internlm.data.store.contract import DiskFullError, StoreError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOCK_SECONDS = 5.0  # a writer whose parent was killed needs a moment to notice
+
+
+@contextmanager
+def unfinished(final: Path) -> Iterator[Path]:
+    """A hidden folder that becomes ``final`` (replacing it) when the block ends well and vanishes otherwise.
+
+    Raises StoreError when another process holds it, DiskFullError when there is no room.
+    """
+    folder, replaced = _partial(final), final.with_name(f".replaced-{final.name}")
+    with naming_full_disk(final):
+        lock = _claim(final, _LOCK_SECONDS)
+        try:
+            if replaced.exists() and not final.exists():
+                replaced.rename(final)  # killed between the two renames below
+            yield folder
+            shutil.rmtree(replaced, ignore_errors=True)
+            if final.exists():
+                final.rename(replaced)
+            folder.rename(final)
+            shutil.rmtree(replaced, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            if replaced.exists() and not final.exists():
+                replaced.rename(final)
+            raise
+        finally:
+            os.close(lock)
+
+
+def discard(final: Path) -> None:
+    """Remove what a killed writer left under the hidden name; a live writer keeps its own."""
+    folder = _partial(final)
+    if folder.exists():
+        try:
+            lock = _claim(final, 0)
+        except StoreError:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(f".partial-{final.name}")
+
+
+def _claim(final: Path, seconds: float) -> int:
+    """Make the hidden folder ours and empty; returns the descriptor that holds its lock, which dies with the process."""
+    folder = _partial(final)
+    deadline = time.monotonic() + seconds
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        if _lock(lock) and _same_file(lock, folder):
+            break
+        os.close(lock)
+        if time.monotonic() >= deadline:
+            raise StoreError(f"{folder.parent.parent}: take {final.name!r} is being written by another process")
+        time.sleep(0.05)
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return lock
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass  # no such locks here (some network file systems): then one writer a take is the user's promise
+    return True
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    """Whether the locked folder is still the one of that name; its last holder may have renamed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn the errors of a full disk, an exhausted quota or a limit on file sizes into DiskFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFullError(
+            f"{path}: cannot be written: {error.strerror}; free some space or choose another disk, then run again"
+        ) from None
