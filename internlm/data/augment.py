@@ -13,7 +13,9 @@ from torch import Tensor
 
 from internlm.config.schema import ClipConfig, CropConfig
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB
+from .view import MEAN, STD, per_channel, resize
+from .view import normalise as normalise  # the evaluation's, for those that take both from here
+
 LUMA = (0.2989, 0.587, 0.114)
 ASPECT = (3 / 4, 4 / 3)
 BLUR_SIGMA = (0.1, 2.0)  # pixels at 224; scaled with the image size
@@ -98,25 +100,8 @@ def resize_crop(image: np.ndarray, box: Box, out: np.ndarray, *, flip: bool = Fa
     top, left, height, width = box
     crop = image[top : top + height, left : left + width]
     if crop.shape[:2] != out.shape[1:]:
-        crop = _resize(crop, out.shape[1], out.shape[2])
+        crop = resize(crop, out.shape[1], out.shape[2])
     out[...] = (crop[:, ::-1] if flip else crop).transpose(2, 0, 1)
-
-
-def eval_transform(image: np.ndarray, image_size: int) -> np.ndarray:
-    """The evaluation view: short side to round(image_size·256/224), central square; uint8 [H, W, 3] to uint8 [3, S, S]."""
-    height, width = image.shape[:2]
-    short = round(image_size * 256 / 224)
-    scale = short / min(height, width)
-    new_height, new_width = (short, int(width * scale)) if height <= width else (int(height * scale), short)
-    resized = image if (new_height, new_width) == (height, width) else _resize(image, new_height, new_width)
-    top, left = round((new_height - image_size) / 2), round((new_width - image_size) / 2)
-    return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size].transpose(2, 0, 1))
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 [..., 3, S, S] to float32 with ImageNet's mean and standard deviation."""
-    mean, std = _channels(images, MEAN), _channels(images, STD)
-    return images.float().sub_(mean * 255).div_(std * 255)
 
 
 def photometric(images: Tensor, params: Tensor) -> Tensor:
@@ -132,7 +117,7 @@ def photometric(images: Tensor, params: Tensor) -> Tensor:
     _apply_to(x, host[:, GRAY] > 0, lambda part, _: _grey(part).expand_as(part))
     _apply_to(x, host[:, BLUR] > 0, lambda part, rows: _blur(part, host[rows, BLUR]))
     _apply_to(x, host[:, SOLARIZE] > 0, lambda part, _: torch.where(part >= 0.5, 1 - part, part))
-    return x.sub_(_channels(x, MEAN)).div_(_channels(x, STD))
+    return x.sub_(per_channel(x, MEAN)).div_(per_channel(x, STD))
 
 
 def _jitter(x: Tensor, host: np.ndarray) -> None:
@@ -159,12 +144,8 @@ def _like(x: Tensor, values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(x.device).view(-1, 1, 1, 1)
 
 
-def _channels(x: Tensor, values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values, device=x.device).view(3, 1, 1)
-
-
 def _grey(x: Tensor) -> Tensor:
-    return (x * _channels(x, LUMA)).sum(1, keepdim=True)
+    return (x * per_channel(x, LUMA)).sum(1, keepdim=True)
 
 
 def _brightness(x: Tensor, factor: Tensor) -> Tensor:
@@ -206,14 +187,6 @@ def _blur(x: Tensor, sigma: np.ndarray) -> Tensor:
     flat = F.pad(x, (radius,) * 4, mode="reflect").view(1, groups, height + 2 * radius, width + 2 * radius)
     flat = F.conv2d(flat, kernel.view(groups, 1, 1, -1), groups=groups)
     return F.conv2d(flat, kernel.view(groups, 1, -1, 1), groups=groups).view(count, channels, height, width)
-
-
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bicubic of uint8 [H, W, 3]."""
-    if image.strides[-1] != 1 or min(image.strides) < 0 or not image.flags.writeable:
-        image = image.copy()
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    return F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def _random_boxes(rng: np.random.Generator, region: Box, scales: list[tuple[float, float]]) -> list[Box]:

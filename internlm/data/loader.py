@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from internlm.config.schema import Config
-from internlm.data.augment import eval_transform, sample_views
+from internlm.data.augment import sample_views
 from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import BrokenFile, DataError, ImageSource, open_images
 from internlm.data.mixture import CLIP_STREAM, IMAGE_STREAM, SampleOrder, StepPlan
+from internlm.data.view import eval_transform
 
 Sample = dict[str, np.ndarray]
 _log = logging.getLogger(__name__)

@@ -54,7 +54,8 @@ class EgoNetwork(nn.Module):
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``[N, 3, S, S]``, each its own sequence -> hidden of patches ``[N, p, h]`` and state query ``[N, h]``."""
         patches = self.stem(images)
-        query = self.state_query.to(patches.dtype).expand(len(patches), 1, -1)
+        # Not len(patches): that is a plain int, which would fix the batch size of an exported program.
+        query = self.state_query.to(patches.dtype).expand(patches.shape[0], 1, -1)
         layout = frame_layout(patches.shape[1], self.config.sequence)
         hidden = self.backbone(torch.cat((patches, query), dim=1), layout)
         return hidden[:, :-1], hidden[:, -1]

@@ -6,8 +6,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from internlm.data.augment import normalise, photometric
+from internlm.data.augment import photometric
 from internlm.data.batch import ClipBatch, ImageBatch, to_device
+from internlm.data.view import normalise
 
 Batch = TypeVar("Batch", ImageBatch, ClipBatch)
 ON_HOST = ("photometric", "global_photometric", "local_photometric", "sample_ids")

@@ -20,13 +20,12 @@ from internlm.data.augment import (
     SOLARIZE,
     _random_boxes,
     clip_photometric,
-    eval_transform,
     identity_photometric,
-    normalise,
     photometric,
     resize_crop,
     sample_views,
 )
+from internlm.data.view import eval_transform, normalise
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
