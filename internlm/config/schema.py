@@ -46,6 +46,7 @@ class ModelConfig(Section):
         "causal", description="causal = published; block = patches of a frame see each other"
     )
     observer_attention: Literal["frame", "clip"] = Field("frame", description="frame: each frame its own sequence")
+    use_images: bool = Field(True, description="False: pose-only, no image tokens, no stem, no DINO head")
     num_joints: Positive = 17
     poses_per_step: Positive = 5
     pose_target: Literal["absolute", "offset"] = Field(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from internlm.config.errors import ConfigError
 from internlm.config.schema import ModelConfig
 
 from .backbone import Backbone, ffn_width
@@ -23,12 +24,16 @@ class ClipReadout:
 
 
 class EgoNetwork(nn.Module):
-    """One branch: stem, trunk, query tokens and heads. The observer has no action parts (``actions=False``)."""
+    """One branch: stem, trunk, query tokens and heads. The observer has no action parts (``actions=False``).
+
+    A pose-only network (``config.use_images`` False) has neither stem nor DINO head; it takes clips without images.
+    """
 
     def __init__(self, config: ModelConfig, *, actions: bool = True):
         super().__init__()
         self.config, hidden = config, config.hidden_size
-        self.stem = ConvStem(hidden, config.patch_size, config.stem_norm)
+        if config.use_images:
+            self.stem = ConvStem(hidden, config.patch_size, config.stem_norm)
         self.backbone = Backbone(
             hidden=hidden,
             layers=config.num_layers,
@@ -39,7 +44,8 @@ class EgoNetwork(nn.Module):
             init_std=config.init_std,
         )
         self.state_query = nn.Parameter(torch.randn(hidden) * 0.02)
-        self.head = DinoHead(hidden, config.head_hidden, config.head_bottleneck, config.prototypes)
+        if config.use_images:
+            self.head = DinoHead(hidden, config.head_hidden, config.head_bottleneck, config.prototypes)
         if actions:
             self.action_query = nn.Parameter(torch.randn(hidden) * 0.02)
             self.pose_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
@@ -47,7 +53,7 @@ class EgoNetwork(nn.Module):
             if config.pose_context:
                 self.context_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
 
-    def forward(self, images: Tensor, *actions: Tensor) -> Tensor | ClipReadout:
+    def forward(self, images: Tensor | None, *actions: Tensor) -> Tensor | ClipReadout:
         """Images ``[N, 3, S, S]`` alone -> state ``[N, h]``; a clip with its actions -> ``ClipReadout``."""
         return self.forward_clip(images, *actions) if actions else self.encode(images)
 
@@ -76,22 +82,29 @@ class EgoNetwork(nn.Module):
         return hidden[:, layout.index["state"].flatten()]
 
     def forward_clip(
-        self, images: Tensor, poses: Tensor, visible: Tensor, past_poses: Tensor, past_visible: Tensor
+        self, images: Tensor | None, poses: Tensor, visible: Tensor, past_poses: Tensor, past_visible: Tensor
     ) -> ClipReadout:
         """Run the interleaved sequence ``i_t | q_a | a_t | q_s`` over T steps (spec §2.5).
 
-        ``images`` ``[B, T, 3, S, S]``; ``poses``, ``past_poses`` ``[B, T, P, J, 3]`` metres; ``visible``, ``past_visible``
-        ``[B, T, P, J]``. ``past_poses`` are the poses observed before each chunk, in that chunk's coordinates.
+        ``images`` ``[B, F, 3, S, S]`` of the first F <= T steps, or None: the other steps have no image tokens. ``poses``,
+        ``past_poses`` ``[B, T, P, J, 3]`` metres; ``visible``, ``past_visible`` ``[B, T, P, J]``. ``past_poses`` are the poses
+        observed before each chunk, in that chunk's coordinates.
         """
-        batch, steps = images.shape[:2]
-        patches = self.stem(images.flatten(0, 1)).unflatten(0, (batch, steps))
-        action = self.pose_projector(poses, visible).to(patches.dtype).unsqueeze(2)
+        batch, steps = poses.shape[:2]
+        frames = 0 if images is None else images.shape[1]
+        action = self.pose_projector(poses, visible)
+        patches = self.stem(images.flatten(0, 1)).unflatten(0, (batch, frames)) if frames else action[:, :0, None]
+        action = action.to(patches.dtype).unsqueeze(2)
         state_query = self.state_query.to(patches.dtype).expand(batch, steps, 1, -1)
         action_query = self.action_query.to(patches.dtype).expand(batch, steps, 1, -1)
         if self.config.pose_context:
             action_query = action_query + self.context_projector(past_poses, past_visible).unsqueeze(2)
-        layout = clip_layout(patches.shape[2], steps, self.config.sequence)
-        hidden = self.backbone(torch.cat((patches, action_query, action, state_query), dim=2).flatten(1, 2), layout)
+        layout = clip_layout(patches.shape[2], steps, self.config.sequence, frames)
+        others = torch.cat((action_query, action, state_query), dim=2)
+        sequence = torch.cat((patches, others[:, :frames]), dim=2).flatten(1, 2)
+        if frames < steps:
+            sequence = torch.cat((sequence, others[:, frames:].flatten(1, 2)), dim=1)
+        hidden = self.backbone(sequence, layout)
         motion, visibility = self.pose_head(hidden[:, layout.index["action_query"].flatten()], past_poses, past_visible)
         return ClipReadout(motion, visibility, hidden[:, layout.index["state"].flatten()])
 
@@ -101,6 +114,8 @@ class EgoAgent(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        if not config.use_images:
+            raise ConfigError("model.use_images is False: an observer needs images. Pose-only: egoagent bench motion")
         self.config = config
         self.predictor = EgoNetwork(config)
         self.observer = EgoNetwork(config, actions=False).requires_grad_(False)

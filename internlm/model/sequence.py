@@ -9,6 +9,7 @@ A layout whose (step, rank) pairs strictly increase and whose tokens are all rea
 takes the ``is_causal`` fast path.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -70,15 +71,15 @@ class Layout:
         return {}
 
 
-def interleave(parts: tuple[Part, ...], steps: int, kind: SequenceKind) -> Layout:
-    """Lay ``parts`` out in order, ``steps`` times.
+def interleave(steps: Sequence[tuple[Part, ...]], kind: SequenceKind) -> Layout:
+    """Lay the parts of every step out in order. Steps may lack parts that others have.
 
     ``causal``: rank is the running index, so every token sees all before it (published).
     ``block``: one rank per part; tokens of a part see each other, and queries are seen by nobody.
     """
     step, rank, readable = [], [], []
-    index: dict[str, list[list[int]]] = {part.name: [] for part in parts}
-    for t in range(steps):
+    index: dict[str, list[list[int]]] = {part.name: [] for parts in steps for part in parts}
+    for t, parts in enumerate(steps):
         for order, part in enumerate(parts):
             start = len(step)
             index[part.name].append(list(range(start, start + part.count)))
@@ -100,11 +101,15 @@ def frame_layout(patches: int, kind: SequenceKind, steps: int = 1) -> Layout:
 
     ``steps`` > 1: frames of a clip in one sequence.
     """
-    return interleave((Part("image", patches), Part("state", 1, query=True)), steps, kind)
+    return interleave([(Part("image", patches), Part("state", 1, query=True))] * steps, kind)
 
 
 @lru_cache(maxsize=64)
-def clip_layout(patches: int, steps: int, kind: SequenceKind) -> Layout:
-    """Predictor: ``patches | action query | action | state query`` per step (199 tokens at 14x14 patches; spec §2.5)."""
-    parts = (Part("image", patches), Part("action_query", 1, query=True), Part("action", 1), Part("state", 1, query=True))
-    return interleave(parts, steps, kind)
+def clip_layout(patches: int, steps: int, kind: SequenceKind, frames: int | None = None) -> Layout:
+    """Predictor: ``patches | action query | action | state query`` per step (199 tokens at 14x14 patches; spec §2.5).
+
+    ``frames``: only so many first steps have an image, the others their three tokens alone (None: all; 0: poses only).
+    """
+    image, others = Part("image", patches), (Part("action_query", 1, query=True), Part("action", 1), Part("state", 1, query=True))
+    seen = steps if frames is None else frames
+    return interleave([(image, *others)] * seen + [others] * (steps - seen), kind)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from internlm.config.errors import ConfigError
 from internlm.config.schema import ModelConfig
 from internlm.model import EgoAgent, EgoNetwork
 from internlm.model.heads import last_observed, pose_features
@@ -88,6 +89,39 @@ def test_no_leak_between_steps(sequence, context):
         assert gradient_reaches(readout.action[:, t], images).tolist() == upto, "A'_t sees i_0..i_t"
         assert gradient_reaches(readout.state[:, t], poses).tolist() == upto, "S'_{t+1} sees a_0..a_t"
         assert gradient_reaches(readout.state[:, t], images).tolist() == upto, "S'_{t+1} sees i_0..i_t"
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@pytest.mark.parametrize("seen", [0, 2])
+def test_no_leak_without_images(sequence, seen):
+    """Steps without an image: poses leak no more than with one, and the images of the first steps reach the later ones."""
+    agent = tiny(sequence=sequence, pose_context=True)
+    images = frames(agent.config, seen).requires_grad_() if seen else None
+    poses, visible, past, past_visible = actions(agent.config)
+    poses.requires_grad_()
+    readout = agent.predictor(images, poses, visible, past, past_visible)
+    for t in range(STEPS):
+        assert gradient_reaches(readout.action[:, t], poses).tolist() == [k < t for k in range(STEPS)]
+        assert gradient_reaches(readout.state[:, t], poses).tolist() == [k <= t for k in range(STEPS)]
+        if seen:
+            assert gradient_reaches(readout.action[:, t], images).tolist() == [k <= t for k in range(seen)]
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+def test_images_of_the_first_steps_give_what_they_give_in_a_full_clip(sequence):
+    agent = tiny(sequence=sequence, pose_target="offset", pose_context=True)
+    given, images = actions(agent.config), frames(agent.config)
+    whole, half = agent.predictor(images, *given), agent.predictor(images[:, :2], *given)
+    torch.testing.assert_close(half.action[:, :2], whole.action[:, :2])
+    assert not torch.allclose(half.state[:, 2], whole.state[:, 2])
+
+
+def test_pose_only_network_has_no_image_parts():
+    network = EgoNetwork(ModelConfig(**TINY, use_images=False))
+    assert not any(name.startswith(("stem.", "head.")) for name, _ in network.named_parameters())
+    assert len(clip_layout(0, 6, "causal", frames=0)) == 3 * 6
+    with pytest.raises(ConfigError, match="use_images"):
+        EgoAgent(network.config)
 
 
 @pytest.mark.parametrize(("attention", "independent"), [("frame", True), ("clip", False)])
