@@ -1,11 +1,33 @@
 """``egoagent data``: recordings into a take store, and a look at what is in one. Imports no torch."""
 
 import argparse
+import importlib
 from pathlib import Path
+
+# action: (module with add_arguments(parser) and run(args) -> int, one line of help)
+ACTIONS = {
+    "mocap": ("dataset_preprocess.import_mocap", "motion capture (npz, BVH, ASF/AMC, SMPL family) as takes without images"),
+}
+
+
+class _LazyParser(argparse.ArgumentParser):
+    """The parser of one action; its module is imported when the action is used, so that help and errors cost nothing."""
+
+    def __init__(self, *args, module: str | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._module = module
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self._module:
+            importlib.import_module(self._module).add_arguments(self)
+            self._module = None
+        return super().parse_known_args(args, namespace)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_LazyParser)
+    for word, (module, summary) in ACTIONS.items():
+        actions.add_parser(word, help=summary, description=summary, module=module)
     vrs = actions.add_parser("vrs", help="RGB frames of Project Aria recordings, turned upright")
     vrs.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
     vrs.add_argument("files", type=Path, nargs="+", metavar="FILE.vrs")
@@ -25,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 = all done; 1 = a recording failed or a store has faults."""
+    if args.action in ACTIONS:
+        return importlib.import_module(ACTIONS[args.action][0]).run(args)
     if args.action == "vrs":
         from dataset_preprocess.extract_vrs_frames import extract_recordings
 

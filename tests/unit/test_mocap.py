@@ -16,7 +16,7 @@ from internlm.data.egoworld.simulate import generate_store
 from internlm.data.mocap import MocapError, read_motions
 from internlm.data.mocap.asf_amc import forward_kinematics, parse_amc, read_asf
 from internlm.data.mocap.motion import resample
-from internlm.data.mocap.read import BVH_JOINTS
+from internlm.data.mocap.archive import BVH_JOINTS
 from internlm.data.store import TakeStore
 
 LIMBS = BONES[:8]

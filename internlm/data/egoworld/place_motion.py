@@ -23,6 +23,8 @@ def fit(motion: Motion, room: Room, frames: int, rng: np.random.Generator) -> Mo
     The motion itself is never bent or mirrored: recorded steps and turns remain what they were. Returns at most ``frames``
     frames. Raises PlacementError when no stretch of a second fits anywhere.
     """
+    if motion.world_from_head is None or not motion.visible[:, [LEFT_HIP, RIGHT_HIP]].all():
+        raise PlacementError(f"motion {motion.name!r}: has no head pose or lacks hips; the wearer needs both")
     motion = motion.cut(0, min(len(motion), 4 * frames))
     best: tuple[int, int, float, np.ndarray] | None = None
     hips = motion.joints[:, [LEFT_HIP, RIGHT_HIP], :2].mean(1)

@@ -6,7 +6,7 @@ Lengths are in units of ``length`` inches^-1: one unit is 0.0254 / length metres
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,8 @@ def read_amc(path: Path) -> Motion:
     rest = np.stack([np.cross(left, [0.0, 1.0, 0.0]), left, [0.0, 1.0, 0.0]], axis=-1)
     head_axes = Z_UP_FROM_Y_UP @ rotations[HEAD_BONE] @ rest
     body = {joint: turned[bone] for joint, bone in ASF_ENDS.items()}
-    return build_motion(path.stem, body, turned[HEAD_BASE], turned[NECK_BASE], head_axes)
+    motion = build_motion(path.stem, body, turned[HEAD_BASE], turned[NECK_BASE], head_axes)
+    return replace(motion, source_rate=AMC_RATE)
 
 
 def find_asf(path: Path) -> Path:

@@ -4,14 +4,14 @@ BVH declares no unit. The one that makes the legs of the rest pose closest to a 
 millimetres, inches, or the CMU database's 0.45-inch unit).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from internlm.data.mocap.archive import BVH_JOINTS, HEAD, NECK
 from internlm.data.mocap.motion import Z_UP_FROM_Y_UP, Motion, build_motion, resample
-from internlm.data.mocap.read import BVH_JOINTS, HEAD, NECK
-from internlm.data.mocap.skeleton import Lines, euler
+from internlm.data.mocap.skeleton import Lines, euler, orthonormal
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254, "cmu": 0.0254 / 0.45}
 LEG = 0.83  # metres, thigh and shin of an average adult
@@ -42,9 +42,9 @@ def read_bvh(path: Path) -> Motion:
     points = {name: positions[row] * scale @ Z_UP_FROM_Y_UP.T for name, row in rows.items()}
     if not _is_multiple(rate):
         points = {name: resample(p, rate) for name, p in points.items()}
-        head_axes = _orthonormal(resample(head_axes, rate))
+        head_axes = orthonormal(resample(head_axes, rate))
     body = {joint: points[source] for joint, source in BVH_JOINTS.items()}
-    return build_motion(path.stem, body, points[HEAD], points[NECK], head_axes)
+    return replace(build_motion(path.stem, body, points[HEAD], points[NECK], head_axes), source_rate=rate)
 
 
 def forward_kinematics(joints: list[Joint], values: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -139,9 +139,3 @@ def _rest_axes(joints: list[Joint], rows: dict[str, int]) -> np.ndarray:
     left = left / max(np.linalg.norm(left), 1e-9) if np.linalg.norm(left) > 1e-6 else np.array([1.0, 0.0, 0.0])
     up = np.array([0.0, 1.0, 0.0])
     return np.stack([np.cross(left, up), left, up], axis=-1)
-
-
-def _orthonormal(matrices: np.ndarray) -> np.ndarray:
-    u, _, v = np.linalg.svd(matrices)
-    u[:, :, -1] *= np.linalg.det(u @ v)[:, None]
-    return u @ v

@@ -1,24 +1,29 @@
 """What every reader produces, and the steps they share: axes, frame rate, joint map, head pose.
 
 Joint map. Shoulders, elbows, wrists, hips, knees and ankles are the recorded joints themselves. The face is never
-recorded: where the file records the head's orientation (BVH, AMC), nose, eyes and ears are a rigid face of average
-proportions on the head joint; where it gives positions only (npz) they stay invisible in the pose track.
+recorded by markers: where the file records the head's orientation (BVH, AMC), nose, eyes and ears are a rigid face of
+average proportions on the head joint (``face`` = "average"); where it gives positions only (npz) they stay invisible.
+A body-model file gives the face of the body's own surface (``face`` = "recorded").
 
-Head pose. The camera needs one in every case. With a recorded head orientation that is it. Otherwise the direction from
-neck to head is up and the shoulder line gives left, smoothed over about a fifth of a second, since a short neck of noisy
-points would shake the picture; points cannot tell a level gaze, so the median inclination of the recording counts as level.
+Head pose. The camera needs one. With a recorded head orientation that is it. Otherwise the direction from neck to head is
+up and the shoulder line gives left, smoothed over about a fifth of a second, since a short neck of noisy points would shake
+the picture; points cannot tell a level gaze, so the median inclination of the recording counts as level. Files without a
+head and a neck give none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from internlm.data.egoworld.body import (
     LEFT_ANKLE,
+    LEFT_EYE,
     LEFT_HIP,
     LEFT_KNEE,
     LEFT_SHOULDER,
     RIGHT_ANKLE,
+    RIGHT_EYE,
     RIGHT_SHOULDER,
     place_head,
 )
@@ -39,7 +44,10 @@ class Motion:
     split: str | None  # "train" or "test" where the file says so
     joints: np.ndarray  # float64 [F, 17, 3]; 0 where never recorded
     visible: np.ndarray  # bool [F, 17]
-    world_from_head: np.ndarray  # float64 [F, 4, 4], axes x forward, y left, z up, origin between the eyes
+    world_from_head: np.ndarray | None  # float64 [F, 4, 4], axes x forward, y left, z up, origin between the eyes
+    head: Literal["recorded", "estimated"] | None = "estimated"  # where world_from_head comes from
+    face: Literal["recorded", "average"] | None = None  # where nose, eyes and ears come from
+    source_rate: float = RATE  # Hz of the file
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -47,17 +55,22 @@ class Motion:
     def cut(self, start: int, stop: int) -> "Motion":
         """Frames ``start`` to ``stop`` as a motion of its own."""
         part = slice(start, stop)
-        return Motion(self.name, self.split, self.joints[part], self.visible[part], self.world_from_head[part])
+        head = self.world_from_head
+        return replace(
+            self, joints=self.joints[part], visible=self.visible[part], world_from_head=None if head is None else head[part]
+        )
 
     def moved(self, yaw: float, shift: np.ndarray) -> "Motion":
         """The motion turned about the vertical through the origin by ``yaw`` radians, then shifted by [3] metres."""
         c, s = np.cos(yaw), np.sin(yaw)
         rotation = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
         joints = np.where(self.visible[..., None], self.joints @ rotation.T + shift, 0.0)
-        head = self.world_from_head.copy()
-        head[:, :3, :3] = rotation @ head[:, :3, :3]
-        head[:, :3, 3] = head[:, :3, 3] @ rotation.T + shift
-        return Motion(self.name, self.split, joints, self.visible, head)
+        head = self.world_from_head
+        if head is not None:
+            head = head.copy()
+            head[:, :3, :3] = rotation @ head[:, :3, :3]
+            head[:, :3, 3] = head[:, :3, 3] @ rotation.T + shift
+        return replace(self, joints=joints, world_from_head=head)
 
 
 def resample(values: np.ndarray, rate: float) -> np.ndarray:
@@ -73,6 +86,12 @@ def resample(values: np.ndarray, rate: float) -> np.ndarray:
     return values[low] * (1 - share) + values[high] * share
 
 
+def resample_visible(joints: np.ndarray, visible: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Joints [F, 17, 3] and visibility [F, 17] to 30 Hz; a joint between two frames is visible when it is in both."""
+    kept = resample(visible.astype(np.float64), rate) > 1 - 1e-9
+    return np.where(kept[..., None], resample(joints, rate), 0.0), kept
+
+
 def build_motion(
     name: str,
     body: dict[int, np.ndarray],
@@ -80,6 +99,7 @@ def build_motion(
     neck_base: np.ndarray,
     head_axes: np.ndarray | None,
     split: str | None = None,
+    face: np.ndarray | None = None,
 ) -> Motion:
     """Motion from recorded points at 30 Hz, in metres, z up.
 
@@ -87,6 +107,7 @@ def build_motion(
         body: COCO joint number to positions [F, 3] for the twelve joints of trunk and limbs.
         head_base, neck_base: [F, 3] the joint the skull turns about, and one at the base of the neck.
         head_axes: [F, 3, 3] recorded head orientation (columns forward, left, up), or None.
+        face: [F, 5, 3] nose, left eye, right eye, left ear, right ear where they are known; None = an average face.
     """
     frames = len(head_base)
     joints, visible = np.zeros((frames, 17, 3)), np.zeros((frames, 17), bool)
@@ -97,14 +118,27 @@ def build_motion(
     measured = head_axes is not None
     if not measured:
         head_axes = head_axes_from_points(head_base, neck_base, joints[:, LEFT_SHOULDER], joints[:, RIGHT_SHOULDER])
-    eyes = head_base + np.einsum("fij,j->fi", head_axes, np.array([0.055, 0.0, 0.07]) * height)
-    if measured:
-        place_head(joints, eyes, head_axes)
-        visible[:, :5] = True
+    if face is not None:
+        joints[:, :5], visible[:, :5] = face, True
+        eyes = (joints[:, LEFT_EYE] + joints[:, RIGHT_EYE]) / 2
+    else:
+        eyes = head_base + np.einsum("fij,j->fi", head_axes, np.array([0.055, 0.0, 0.07]) * height)
+        if measured:
+            place_head(joints, eyes, head_axes)
+            visible[:, :5] = True
     floor = np.percentile(joints[:, [LEFT_ANKLE, RIGHT_ANKLE], 2].min(1), 1) - 0.039 * height
     world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
     world_from_head[:, :3, :3], world_from_head[:, :3, 3] = head_axes, eyes
-    return Motion(name, split, joints, visible, world_from_head).moved(0.0, np.array([0.0, 0.0, -floor]))
+    motion = Motion(
+        name,
+        split,
+        joints,
+        visible,
+        world_from_head,
+        head="recorded" if measured else "estimated",
+        face="recorded" if face is not None else "average" if measured else None,
+    )
+    return motion.moved(0.0, np.array([0.0, 0.0, -floor]))
 
 
 def head_axes_from_points(head: np.ndarray, neck: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -1,31 +1,36 @@
-"""Choosing a reader by file ending, and the npz reader."""
+"""Choosing a reader by file ending and content."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from internlm.data.mocap.motion import RATE, Z_UP_FROM_Y_UP, MocapError, Motion, build_motion, resample
-
-# COCO joint number -> joint name in CMU's BVH naming.
-BVH_JOINTS = {
-    5: "LeftArm", 6: "RightArm", 7: "LeftForeArm", 8: "RightForeArm", 9: "LeftHand", 10: "RightHand",
-    11: "LeftUpLeg", 12: "RightUpLeg", 13: "LeftLeg", 14: "RightLeg", 15: "LeftFoot", 16: "RightFoot",
-}  # fmt: skip
-HEAD, NECK = "Head", "Neck"
+from internlm.data.mocap.archive import Archive, read_positions
+from internlm.data.mocap.motion import MocapError, Motion
 
 
-def read_motions(path: str | os.PathLike, split: str | None = None) -> list[Motion]:
+def read_motions(
+    path: str | os.PathLike,
+    split: str | None = None,
+    *,
+    joint_map: Mapping[str, str] | None = None,
+    body_model: str | os.PathLike | None = None,
+) -> list[Motion]:
     """All motions of a file (.npz, .bvh, .amc with the .asf of its subject beside it), 30 Hz, metres, z up.
 
     split: keep only motions that the file marks "train" or "test"; files without marks keep all.
+    joint_map: COCO joint name -> name in the file, for npz archives of positions with names of their own.
+    body_model: SMPL, SMPL-H or SMPL-X model (.npz), for npz files that hold its parameters (AMASS and the like).
     Raises MocapError when the file is missing, malformed, of unknown kind, or has no motion of that split.
     """
     from internlm.data.mocap.asf_amc import read_amc
     from internlm.data.mocap.bvh import read_bvh
 
     path = Path(path)
-    readers = {".npz": read_npz, ".bvh": lambda p: [read_bvh(p)], ".amc": lambda p: [read_amc(p)]}
+    readers = {
+        ".npz": lambda p: read_npz(p, joint_map, body_model),
+        ".bvh": lambda p: [read_bvh(p)],
+        ".amc": lambda p: [read_amc(p)],
+    }
     if path.suffix.lower() not in readers:
         raise MocapError(f"{path}: unknown kind of motion file; readable are {', '.join(sorted(readers))}")
     if not path.is_file():
@@ -37,51 +42,13 @@ def read_motions(path: str | os.PathLike, split: str | None = None) -> list[Moti
     return kept
 
 
-def read_npz(path: Path) -> list[Motion]:
-    """Positions of many sequences in one archive: names, lengths, pos_m [sum, J, 3] metres, joint_names, fps, up."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            data = {key: archive[key] for key in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each raise their own kinds for a damaged archive
-        raise MocapError(f"{path}: cannot be read: {error}") from None
-    missing = [key for key in ("names", "lengths", "pos_m", "joint_names") if key not in data]
-    if missing:
-        raise MocapError(f"{path}: lacks {', '.join(missing)}")
-    names, lengths, positions = data["names"], data["lengths"], data["pos_m"]
-    columns = {str(name): column for column, name in enumerate(np.atleast_1d(data["joint_names"]))}
-    if positions.ndim != 3 or positions.shape[1:] != (len(columns), 3):
-        raise MocapError(
-            f"{path}: pos_m is {list(positions.shape)}, expected [frames, {len(columns)}, 3] for the joints it names"
-        )
-    if lengths.ndim != 1 or lengths.shape != names.shape or lengths.dtype.kind not in "iu" or (lengths < 1).any():
-        raise MocapError(
-            f"{path}: lengths {lengths.dtype} {list(lengths.shape)} are not one positive count for each of {names.size} names"
-        )
-    if lengths.sum() != len(positions):
-        raise MocapError(f"{path}: lengths sum to {lengths.sum()}, pos_m has {len(positions)} frames")
-    absent = [name for name in (*BVH_JOINTS.values(), HEAD, NECK) if name not in columns]
-    if absent:
-        raise MocapError(f"{path}: joint_names lacks {', '.join(absent)}")
-    if not np.isfinite(positions).all():
-        raise MocapError(f"{path}: pos_m holds values that are not finite")
-    up, rate = str(data.get("up", "y")), float(data.get("fps", RATE))
-    if up not in ("y", "z") or not rate > 0:
-        raise MocapError(f"{path}: up is {up!r} (y or z) and fps {rate} (positive)")
-    motions = []
-    for name, stop, length in zip(names, np.cumsum(lengths), lengths, strict=True):
-        points = resample(positions[stop - length : stop].astype(np.float64), rate)
-        points = points @ Z_UP_FROM_Y_UP.T if up == "y" else points
-        split, _, rest = str(name).partition("/")
-        known = split in ("train", "test")
-        body = {joint: points[:, columns[source]] for joint, source in BVH_JOINTS.items()}
-        motions.append(
-            build_motion(
-                rest if known else str(name),
-                body,
-                points[:, columns[HEAD]],
-                points[:, columns[NECK]],
-                None,
-                split if known else None,
-            )
-        )
-    return motions
+def read_npz(path: Path, joint_map: Mapping[str, str] | None = None, body_model: str | os.PathLike | None = None) -> list[Motion]:
+    """An archive of joint positions (archive.py) or of body-model parameters (smpl.py), told apart by its keys."""
+    from internlm.data.mocap.smpl import is_body_model_motion, read_smpl
+
+    archive = Archive(path)
+    if joint_map is None and is_body_model_motion(archive):
+        return [read_smpl(archive, body_model)]
+    if archive.first("joint_names", "pos_m", "joints") is None:
+        raise MocapError(f"{path}: holds neither positions nor body-model parameters, but {', '.join(sorted(archive.keys))}")
+    return read_positions(archive, joint_map)

@@ -23,6 +23,13 @@ def euler(axes: str, degrees: np.ndarray) -> np.ndarray:
     return result
 
 
+def orthonormal(matrices: np.ndarray) -> np.ndarray:
+    """The nearest rotations to [F, 3, 3]."""
+    u, _, v = np.linalg.svd(matrices)
+    u[:, :, -1] *= np.linalg.det(u @ v)[:, None]
+    return u @ v
+
+
 class Lines:
     """The non-empty lines of a text file as words, with their numbers, so that every complaint can name its line."""
 

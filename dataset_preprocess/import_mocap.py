@@ -1,0 +1,134 @@
+"""Motion capture into a take store: takes with poses and no images, at 30 Hz, in world metres.
+
+Readable: .npz with joint positions (CMU's or COCO's joint names, others with a joint map), .npz with SMPL-family parameters
+(AMASS, EE4D-Motion; needs the body model's file) or SMPL-ordered joints, .bvh, and .amc beside its .asf.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dataset_preprocess.errors import RecordingError
+from dataset_preprocess.json_input import read_json
+from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
+from internlm.data.mocap import MocapError, motion_take, read_motions
+from internlm.data.store import COCO_JOINTS, SPLITS, StoreWriter
+
+SUFFIXES = (".npz", ".bvh", ".amc")
+NO_MOTION = ("neither positions nor body-model parameters",)
+
+
+@dataclass(frozen=True)
+class MotionFile:
+    """One file to read. name: the prefix of its takes' names. searched: found in a folder rather than named by the user."""
+
+    name: str
+    path: Path
+    searched: bool
+
+
+@dataclass(frozen=True)
+class MotionSettings:
+    """What decides about the takes of a file. split: of motions that the file does not mark."""
+
+    split: str = "train"
+    labels: tuple[tuple[str, str], ...] = ()
+    average_face: bool = False
+    joint_map: tuple[tuple[str, str], ...] | None = None
+    body_model: Path | None = None
+
+
+def find_motion_files(paths: Iterable[Path]) -> list[MotionFile]:
+    """The motion files among files and folders (searched in all depths). RecordingError when there is none or two would
+    give takes of one name."""
+    found: dict[str, MotionFile] = {}
+    for path in paths:
+        if not path.exists():
+            raise RecordingError(f"{path}: no such file or folder")
+        members = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not members:
+            raise RecordingError(f"{path}: holds no motion files ({', '.join(SUFFIXES)})")
+        for file in members:
+            relative = file.relative_to(path) if path.is_dir() else Path(file.name)
+            name = re.sub(r"[^\w.-]+", "_", "_".join(relative.with_suffix("").parts)).strip(".") or "motion"
+            if name in found and found[name].path.resolve() != file.resolve():
+                raise RecordingError(f"{file} and {found[name].path} would both give takes named {name}; import them apart")
+            found[name] = MotionFile(name, file, path.is_dir())
+    return list(found.values())
+
+
+def import_file(job: MotionFile, *, out: Path, settings: MotionSettings) -> dict[str, Any]:
+    """Write all motions of a file as takes: <file>, or <file>_<split>_<motion> where the file holds several."""
+    joint_map = dict(settings.joint_map) if settings.joint_map is not None else None
+    try:
+        motions = read_motions(job.path, joint_map=joint_map, body_model=settings.body_model)
+    except MocapError as error:
+        if job.searched and any(text in str(error) for text in NO_MOTION):
+            raise SkipTake(str(error)) from None
+        raise
+    writer = StoreWriter(out)
+    names = set()
+    for motion in motions:
+        info, track = motion_take(motion, split=settings.split, labels=dict(settings.labels), average_face=settings.average_face)
+        name = job.name if len(motions) == 1 else f"{job.name}_{info.name}"
+        if name in names:
+            raise RecordingError(f"{job.path}: holds two motions named {motion.name!r} of the same split")
+        names.add(name)
+        info = replace(info, name=name, uid=name, extra={**info.extra, "file": job.path.name, "motion": motion.name})
+        writer.extend_take(info, poses=track)
+    return {"takes": len(motions), "poses": sum(len(motion) for motion in motions)}
+
+
+def read_joint_map(path: Path) -> dict[str, str]:
+    """COCO joint name -> name in the motion file, from a JSON object."""
+    content = read_json(path, dict)
+    if not content or not all(key in COCO_JOINTS and isinstance(value, str) for key, value in content.items()):
+        raise RecordingError(f"{path}: must give COCO joint names ({', '.join(COCO_JOINTS)}) the motion file's joint names")
+    return content
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".npz, .bvh, .amc (its .asf beside it), or a folder")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of motions that the file does not mark")
+    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label of every take; may be repeated")
+    parser.add_argument("--joints", type=Path, metavar="MAP.json", help="COCO joint name -> joint name of the npz archives")
+    parser.add_argument("--body-model", type=Path, metavar="MODEL.npz", help="SMPL-family model, for AMASS-like files")
+    parser.add_argument(
+        "--average-face", action="store_true", help="mark nose, eyes and ears visible that are an average face on a recorded head"
+    )
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 when a file failed."""
+    settings = MotionSettings(
+        split=args.split,
+        labels=tuple(_pairs(args.label)),
+        average_face=args.average_face,
+        joint_map=tuple(read_joint_map(args.joints).items()) if args.joints else None,
+        body_model=args.body_model,
+    )
+    recorded: Mapping[str, Any] = {
+        "split": settings.split,
+        "labels": dict(settings.labels),
+        "average_face": settings.average_face,
+        "joint_map": dict(settings.joint_map) if settings.joint_map is not None else None,
+        "body_model": settings.body_model.name if settings.body_model else None,
+    }
+    files = find_motion_files(args.files)
+    StoreWriter(args.out)
+    work = partial(import_file, out=args.out, settings=settings)
+    return run_jobs(files, work, out=args.out, step="motion", settings=recorded, **run_arguments(args)).exit_code
+
+
+def _pairs(words: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for word in words:
+        key, mark, value = word.partition("=")
+        if not key or not mark or not value:
+            raise RecordingError(f"--label {word!r}: give it as key=value")
+        yield key, value
