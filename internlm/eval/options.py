@@ -64,12 +64,16 @@ def clip_outputs(
 
 def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, Any], figures: list["Figure"]) -> int:
     """Print the table, write ``--out``; returns 0."""
+    from dataclasses import asdict
+
     from .report import write_json
     from .summary import print_table
 
     print_table(f"{args.task}: {model['source']}, step {model['step']}, split {args.split}", figures)
     if args.out:
-        print(f"written to {write_json(args.out, {'task': args.task, 'model': model, **report})}")
+        # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
+        rows = [asdict(figure) for figure in figures]
+        print(f"written to {write_json(args.out, {'task': args.task, 'model': model, **report, 'figures': rows})}")
     return 0
 
 
