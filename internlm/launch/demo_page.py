@@ -8,7 +8,7 @@ import torch
 
 from internlm.data.camera import project
 from internlm.data.frames import decode
-from internlm.eval import figures, knn, motion, retrieval
+from internlm.eval import figures, motion, retrieval, search
 from internlm.eval.protocols import motion_chunks
 from internlm.eval.report import Section, curves, facts, table_of_figures
 from internlm.eval.report import write_page as write_html
@@ -103,7 +103,7 @@ def _curves(runs: dict[str, Path]) -> str:
 def _neighbours(done: Evaluated) -> str:
     train, test = done.features["train"], done.features["test"]
     chosen = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()][: EXAMPLES + 2]
-    similarity, index = knn.search(test.values["model"][chosen], train.values["model"], 7)
+    similarity, index = search.search(test.values["model"][chosen], train.values["model"], 7)
     strips = []
     for place, row in enumerate(chosen):
         true = test.classes[int(test.labels[row])]
