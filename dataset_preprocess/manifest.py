@@ -7,7 +7,6 @@ no times and no host names: the manifest of a finished run is the same bytes whe
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,15 +39,15 @@ class Manifest:
     def read(self, name: str) -> Entry | None:
         """The entry of a take, None when there is none. A damaged entry counts as none: its take is simply done again."""
         try:
-            return parse_entry((self._path(name)).read_bytes())
-        except (FileNotFoundError, ValueError):
+            return parse_entry(self._path(name).read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
 
     def write(self, name: str, entry: Entry) -> None:
         """Record what became of a take; complete or not at all, also when the process is killed."""
         path = self._path(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.tmp")  # one process a take: the name of a killed one is used again
         try:
             text = json.dumps(asdict(entry), indent=1, sort_keys=True)
         except TypeError as error:
@@ -68,13 +67,6 @@ class Manifest:
         """Takes with an entry, in order. Remains of killed writers are not among them."""
         if self.folder.is_dir():
             yield from sorted(p.stem for p in self.folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
-
-    def clean(self) -> None:
-        """Remove what killed writers left. Only while nobody else writes this step."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if path.name[0] == ".":
-                    path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"

@@ -4,7 +4,6 @@ A step is a function ``work(job) -> facts`` that turns one recording into one ta
 a ``name``, the take's. What became of each take is recorded in the store (``manifest.py``), so that the same command, given
 again, does only what is missing: takes recorded as done are kept, everything else is tried again.
 
-    class/function                     what for
     Job                                what a job must have
     SkipTake                           raised by work: nothing to do for this take, and why
     run_jobs(...) -> Summary           the run
@@ -12,12 +11,24 @@ again, does only what is missing: takes recorded as done are kept, everything el
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from dataset_preprocess.manifest import Entry, Manifest
+from dataset_preprocess.manifest import Entry, Manifest, ManifestError
+from dataset_preprocess.slurm import SlurmOptions, submit_array, wait_for
+from dataset_preprocess.summary import Summary
+from dataset_preprocess.workers import WorkerDied, run_in_processes
+from internlm.data.store import DiskFullError, StoreError, StoreWriter, TakeStore
+
+_OWN = ("internlm", "dataset_preprocess")
 
 
 class Job(Protocol):
@@ -28,42 +39,11 @@ class Job(Protocol):
 
 
 class PipelineError(Exception):
-    """A run cannot start or cannot go on; the message names what to change."""
+    """A run cannot start; the message names what to change."""
 
 
 class SkipTake(Exception):
     """Raised by ``work``: there is nothing to make of this take, and the message says why. Not a failure; tried again later."""
-
-
-@dataclass(frozen=True)
-class SlurmOptions:
-    """How a job array is submitted. cluster: "slurm", or submitit's "local" and "debug" for a trial on one machine."""
-
-    folder: Path
-    cluster: str = "slurm"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    minutes: int = 240
-    memory_gb: int = 8
-    cpus: int = 2
-    tasks: int = 100
-    wait: bool = True
-
-
-@dataclass
-class Summary:
-    """What became of every job, by take name. kept = done by an earlier run."""
-
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 when any take failed."""
-        return int(bool(self.failed))
 
 
 def run_jobs(
@@ -80,42 +60,214 @@ def run_jobs(
     """Do every job that is not done yet, print a summary, return it; the command's exit code is ``summary.exit_code``.
 
     work: a function of a module (it is sent to other processes by name), or functools.partial of one. It writes the take
-    (``StoreWriter(out).add_take`` or ``extend_take``, both all-or-nothing) and returns plain JSON facts for the manifest,
-    such as {"frames": 312}; the facts must be the same each time, so no durations. It raises SkipTake where there is nothing
-    to make, anything else where it failed. It must replace what an earlier attempt left (``overwrite=True``).
-    step: the manifest's folder, "frames" or "poses". workers: processes; 0 = in this process.
-    settings: what decides about the bytes (size, quality, stride). A take done with other settings is a failure that says so,
-    unless ``force``, which does everything again.
+    (``StoreWriter(out).extend_take``, or ``add_take`` with ``overwrite=True``: what an earlier attempt left must be replaced)
+    and returns plain JSON facts for the manifest, such as {"frames": 312}. The facts must be the same each time, so no
+    durations. Work that makes several takes, or takes of other names than the job's, lists them as facts["takes"].
+    It raises SkipTake where there is nothing to make, anything else where it failed; after a DiskFullError no more is begun.
+    step: the manifest's folder, "frames" or "poses". workers: processes (with slurm: of each array task); 0 = this process.
+    settings: plain JSON values that decide about the bytes (size, quality, stride). A take done with other settings is a
+    failure that says so, unless ``force``, which does everything again. Raises PipelineError for two jobs of one name.
     """
-    manifest = Manifest(out, step)
-    summary = Summary()
+    attempt = Attempt(work, Path(out), step, json.loads(json.dumps(dict(settings or {}))), force)
+    _check_names(jobs)
+    summary = Summary(step)
+    pending = [job for job in jobs if not _settle(attempt.earlier(job), job, summary)]
+    if slurm is not None and pending:
+        _run_array(attempt, pending, slurm, workers, summary)
+    else:
+        for job, outcome in run_attempts(attempt, pending, workers):
+            _settle(outcome, job, summary)
+            _tell(job.name, outcome)
+    summary.print()
+    return summary
+
+
+class Outcome(NamedTuple):
+    """What became of a job. kept: by an earlier run. stop: no other job can succeed either."""
+
+    entry: Entry
+    kept: bool = False
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Does one job and records what became of it; never raises."""
+
+    work: Callable[[Any], dict]
+    out: Path
+    step: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    force: bool = False
+
+    def __call__(self, job: Job) -> Outcome:
+        return self.earlier(job) or self.record(job, self._do(job))
+
+    def earlier(self, job: Job) -> Outcome | None:
+        """The job's outcome when an earlier run has settled it, else None."""
+        entry = None if self.force else Manifest(self.out, self.step).read(job.name)
+        if entry is None or entry.status != "done" or not self._exists(job, entry):
+            return None
+        if entry.settings == self.settings:
+            return Outcome(entry, kept=True)
+        changed = _differences(entry.settings, self.settings)
+        return Outcome(Entry("failed", f"was made with other settings ({changed}); --force makes it again"))
+
+    def record(self, job: Job, outcome: Outcome) -> Outcome:
+        """Write the outcome into the manifest. A disk too full even for that changes nothing: the take counts as missing."""
+        try:
+            if outcome.entry.status != "done" and TakeStore.is_store(self.out):
+                StoreWriter(self.out).discard(job.name)
+            Manifest(self.out, self.step).write(job.name, outcome.entry)
+        except OSError as error:
+            return Outcome(Entry("failed", outcome.entry.reason or f"the manifest cannot be written: {error}"), stop=outcome.stop)
+        except (ManifestError, StoreError) as error:
+            return Outcome(Entry("failed", str(error)))
+        return outcome
+
+    def _do(self, job: Job) -> Outcome:
+        try:
+            Manifest(self.out, self.step).forget(job.name)
+            return Outcome(Entry("done", "", self.settings, self.work(job)))
+        except SkipTake as skip:
+            return Outcome(Entry("skipped", str(skip), self.settings))
+        except Exception as error:
+            return Outcome(Entry("failed", _reason(error), self.settings), stop=isinstance(error, DiskFullError))
+
+    def _exists(self, job: Job, entry: Entry) -> bool:
+        """Whether what the entry claims is still there. Work that writes no store is believed."""
+        if not TakeStore.is_store(self.out):
+            return True
+        made = entry.facts.get("takes", [job.name])
+        return not isinstance(made, list) or all((self.out / "takes" / str(name) / "take.json").is_file() for name in made)
+
+
+def run_attempts(attempt: Attempt, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:
+    """Attempt the jobs in processes (0: in this one), and record those whose process died. Ends early on a full disk."""
+    stopped = False
+
+    def until_stopped() -> Iterator[Job]:
+        for job in jobs:
+            if stopped:
+                return
+            yield job
+
+    seen = set()
+    if workers > 0:
+        results = run_in_processes(until_stopped(), attempt, min(workers, len(jobs)))
+    else:
+        results = ((job, attempt(job)) for job in until_stopped())
+    for job, outcome in results:
+        if isinstance(outcome, WorkerDied):
+            outcome = attempt.record(job, Outcome(Entry("failed", outcome.reason, attempt.settings)))
+        stopped = stopped or outcome.stop
+        seen.add(job.name)
+        yield job, outcome
+    for job in jobs:
+        if job.name not in seen:
+            yield job, Outcome(Entry("failed", "not begun: the disk is full"))
+
+
+def _run_group(jobs: Sequence[Job], *, attempt: Attempt, workers: int) -> None:
+    """What one array task does."""
+    for job, outcome in run_attempts(attempt, jobs, workers):
+        _tell(job.name, outcome)
+
+
+def _run_array(attempt: Attempt, jobs: Sequence[Job], options: SlurmOptions, workers: int, summary: Summary) -> None:
+    manifest = Manifest(attempt.out, attempt.step)
+    for job in jobs:
+        manifest.forget(job.name)  # so that what is there afterwards is of this array
+    once = Attempt(attempt.work, attempt.out, attempt.step, attempt.settings)
+    array = submit_array(jobs, partial(_run_group, attempt=once, workers=workers), options, cpus=max(1, workers))
+    first = array[0].job_id
+    print(f"{attempt.step}: {len(jobs)} takes in {len(array)} array tasks ({first} ...), logs in {options.folder}", flush=True)
+    if not options.wait:
+        summary.submitted.extend(job.name for job in jobs)
+        print("the same command without --force, given later, says what became of them and does what is missing")
+        return
+    wait_for(array, options)
+    lost = Outcome(Entry("failed", f"its array task ended before it; the logs in {options.folder} say why"))
     for job in jobs:
         entry = manifest.read(job.name)
-        if entry is not None and entry.status == "done" and not force:
-            summary.kept.append(job.name)
-            continue
-        try:
-            facts = work(job)
-        except SkipTake as reason:
-            summary.skipped[job.name] = str(reason)
-            manifest.write(job.name, Entry("skipped", str(reason), settings or {}))
-        except Exception as error:
-            summary.failed[job.name] = str(error)
-            manifest.write(job.name, Entry("failed", str(error), settings or {}))
-        else:
-            summary.done[job.name] = facts
-            manifest.write(job.name, Entry("done", "", settings or {}, facts))
-    return summary
+        _settle(Outcome(entry) if entry else lost, job, summary)
+
+
+def _settle(outcome: Outcome | None, job: Job, summary: Summary) -> bool:
+    """Enter an outcome in the summary; False when there is none yet."""
+    if outcome is None:
+        return False
+    if outcome.kept:
+        summary.kept.append(job.name)
+    elif outcome.entry.status == "done":
+        summary.done[job.name] = dict(outcome.entry.facts)
+    else:
+        getattr(summary, outcome.entry.status)[job.name] = outcome.entry.reason
+    return True
+
+
+def _tell(name: str, outcome: Outcome) -> None:
+    """One line as each take ends; failures and skips on the error stream."""
+    entry = outcome.entry
+    if entry.status == "done":
+        facts = ", ".join(f"{n:,} {key}" for key, n in entry.facts.items() if isinstance(n, int))
+        print(f"{name}: {facts or 'done'}", flush=True)
+    else:
+        print(f"{name}: {entry.status}: {entry.reason}", file=sys.stderr, flush=True)
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    for name, count in Counter(job.name for job in jobs).items():
+        if count > 1:
+            raise PipelineError(f"{count} recordings would become the take {name!r}; give them to commands of their own")
+        if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
+            raise PipelineError(f"take name {name!r} cannot be a file name")
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error that is meant for users; of any other also where it happened."""
+    if type(error).__module__.partition(".")[0] in _OWN or isinstance(error, OSError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return ", ".join(f"{key} {old.get(key)!r}, now {new.get(key)!r}" for key in keys)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--workers, --force and the --slurm options, the same for every command that makes takes."""
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, each a take at a time (default: 1)")
-    parser.add_argument("--force", action="store_true", help="make takes again that are done")
-    parser.add_argument("--slurm", type=Path, metavar="LOGS", help="submit a Slurm job array; its logs go to this folder")
+    group = parser.add_argument_group("running")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes, a take each at a time (default: 1)")
+    group.add_argument("--force", action="store_true", help="make takes again that are done")
+    group.add_argument("--slurm", type=Path, metavar="LOGS", help="submit a Slurm job array; its logs go to this folder")
+    group.add_argument("--slurm-tasks", type=int, default=100, metavar="N", help="array tasks at most (default: 100)")
+    group.add_argument("--slurm-minutes", type=int, default=240, metavar="N", help="time limit of a task (default: 240)")
+    group.add_argument("--slurm-memory", type=int, default=8, metavar="GB", help="memory of a task (default: 8)")
+    for name in ("partition", "account", "qos"):
+        group.add_argument(f"--slurm-{name}", metavar="NAME", help=f"Slurm {name} of the array")
+    group.add_argument("--slurm-no-wait", action="store_true", help="return once the array is submitted")
+    group.add_argument(
+        "--slurm-cluster", choices=("slurm", "local", "debug"), default="slurm", help="local and debug try it without Slurm"
+    )
 
 
 def run_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed run options as keyword arguments of ``run_jobs``: workers, slurm, force."""
-    slurm = SlurmOptions(args.slurm) if args.slurm else None
-    return {"workers": args.workers, "slurm": slurm, "force": args.force}
+    for name in ("workers", "slurm_tasks", "slurm_minutes", "slurm_memory"):
+        if getattr(args, name) < (0 if name == "workers" else 1):
+            raise PipelineError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
+    slurm = args.slurm and SlurmOptions(
+        args.slurm,
+        cluster=args.slurm_cluster,
+        partition=args.slurm_partition,
+        account=args.slurm_account,
+        qos=args.slurm_qos,
+        minutes=args.slurm_minutes,
+        memory_gb=args.slurm_memory,
+        tasks=args.slurm_tasks,
+        wait=not args.slurm_no_wait,
+    )
+    return {"workers": args.workers, "slurm": slurm or None, "force": args.force}

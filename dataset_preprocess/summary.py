@@ -1,0 +1,51 @@
+"""What became of the takes of a run, for people."""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+SHOWN = 20
+
+
+@dataclass
+class Summary:
+    """What became of every job, by take name. kept = done by an earlier run; submitted = left to a job array."""
+
+    step: str = ""
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    submitted: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when any take failed."""
+        return int(bool(self.failed))
+
+    def print(self, file: TextIO | None = None) -> None:
+        """The counts, the sums of what was made, and each reason once with its takes."""
+        file = file or sys.stdout
+        for word, reasons in (("skipped", self.skipped), ("failed", self.failed)):
+            for reason, names in _by_reason(reasons):
+                print(f"  {word:<8}{_some(names)}: {reason}", file=file)
+        counts = {word: len(getattr(self, word)) for word in ("done", "kept", "skipped", "failed", "submitted")}
+        told = [f"{count} {word}" for word, count in counts.items() if count or word in ("done", "failed")]
+        made = Counter()
+        for facts in self.done.values():
+            made.update({key: n for key, n in facts.items() if isinstance(n, int) and not isinstance(n, bool)})
+        sums = "".join(f"; {total:,} {key}" for key, total in sorted(made.items()))
+        print(f"{self.step}: {', '.join(told)}{sums}", file=file)
+
+
+def _by_reason(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for name, reason in sorted(reasons.items()):
+        groups.setdefault(reason, []).append(name)
+    return list(groups.items())
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
