@@ -16,6 +16,8 @@ COCO_JOINTS: tuple[str, ...] = (
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
 CAMERA_PARAMS = {"pinhole": 4, "fisheye624": 15}
+MAX_SIDE = 1 << 16  # pixels; what JPEG can hold
+MAX_RATE = 1e6  # Hz
 
 
 class StoreError(Exception):
@@ -39,14 +41,19 @@ class Camera:
     params: tuple[float, ...]
 
     def __post_init__(self):
-        expected = CAMERA_PARAMS.get(self.model)
+        expected = CAMERA_PARAMS.get(self.model) if isinstance(self.model, str) else None
         if expected is None:
             raise StoreError(f"camera model {self.model!r} is unknown; known: {', '.join(CAMERA_PARAMS)}")
-        object.__setattr__(self, "params", tuple(float(p) for p in self.params))
+        if not all(isinstance(side, int) and 0 < side < MAX_SIDE for side in (self.width, self.height)):
+            raise StoreError(f"camera size {self.width!r}x{self.height!r} is not two whole numbers of pixels below {MAX_SIDE}")
+        try:
+            object.__setattr__(self, "params", tuple(float(p) for p in self.params))
+        except (TypeError, ValueError, OverflowError):
+            raise StoreError(f"camera params {self.params!r} are no list of numbers") from None
         if len(self.params) != expected:
             raise StoreError(f"camera model {self.model} takes {expected} params, got {len(self.params)}")
-        if self.width < 1 or self.height < 1 or not np.isfinite(self.params).all() or self.params[0] <= 0:
-            raise StoreError(f"camera has no valid size, focal length or params: {self.width}x{self.height}, {self.params}")
+        if not np.isfinite(self.params).all() or self.params[0] <= 0:
+            raise StoreError(f"camera has no valid focal length or params: {self.params}")
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,15 @@ class TakeInfo:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not re.fullmatch(r"[^./\\\0][^/\\\0]*", self.name):
+        if not (isinstance(self.name, str) and re.fullmatch(r"[^./\\\0][^/\\\0]*", self.name)):
             raise StoreError(f"take name {self.name!r} cannot be a folder name: no slash, no dot in front, not empty")
+        for name, kind in (("uid", str), ("source", str), ("labels", dict), ("extra", dict)):
+            if not isinstance(getattr(self, name), kind):
+                raise StoreError(f"take {self.name!r}: {name} {getattr(self, name)!r} is no {kind.__name__}")
         if self.split not in SPLITS:
             raise StoreError(f"take {self.name!r}: split {self.split!r} is not one of {', '.join(SPLITS)}")
-        if not (np.isfinite(self.frame_rate) and self.frame_rate > 0):
-            raise StoreError(f"take {self.name!r}: frame_rate {self.frame_rate} Hz is not positive")
+        if not (isinstance(self.frame_rate, int | float) and 0 < self.frame_rate < MAX_RATE):
+            raise StoreError(f"take {self.name!r}: frame_rate {self.frame_rate!r} Hz is not positive")
         if self.pose_space not in ("world", "camera", None):
             raise StoreError(f"take {self.name!r}: pose_space {self.pose_space!r} is not 'world', 'camera' or None")
 
@@ -89,20 +99,25 @@ class PoseTrack:
     world_from_camera: np.ndarray  # float64 [M, 4, 4]
 
 
-def check_header(path: Path) -> None:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; StoreError when it cannot be read, is not JSON or is nested too deeply."""
     try:
-        header = json.loads((path / "store.json").read_text())
-    except FileNotFoundError:
-        raise StoreError(f"{path}: not a take store (no store.json)") from None
-    except ValueError as error:
-        raise StoreError(f"{path / 'store.json'}: not valid JSON: {error}") from None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not valid JSON: {error}") from None
+
+
+def check_header(path: Path) -> None:
+    if not (path / "store.json").is_file():
+        raise StoreError(f"{path}: not a take store (no store.json)")
+    header = read_json(path / "store.json")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise StoreError(f"{path / 'store.json'}: format is not {FORMAT!r}")
     if header.get("version") != VERSION:
         raise StoreError(
             f"{path / 'store.json'}: version {header.get('version')} cannot be read, this code reads version {VERSION}"
         )
-    if tuple(header.get("joints", ())) != COCO_JOINTS:
+    if header.get("joints") != list(COCO_JOINTS):
         raise StoreError(f"{path / 'store.json'}: joints are not the 17 COCO joints in their order")
     if not (path / "takes").is_dir():
         raise StoreError(f"{path}: has no takes folder")

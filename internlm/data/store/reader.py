@@ -1,6 +1,5 @@
 """Reading a take store."""
 
-import json
 import os
 import re
 from dataclasses import fields
@@ -19,23 +18,33 @@ from internlm.data.store.contract import (
     check_labels,
     check_rising,
     check_track,
+    read_json,
 )
 
 _OPEN_FILES = 64
+_MAX_ARCHIVE = 4 << 30  # bytes; the poses of ten hours are 0.5 GB
 _FRAME_NAME = re.compile(r"frame_(\d+)\.(jpg|jpeg|png)")
 
 
 class TakeStore:
     """Read access to a take store. Safe to share between threads and to send to worker processes.
 
-    Raises StoreError when ``path`` is not a store of this version or its take table is broken.
+    Raises StoreError when ``path`` is not a store of this version or its take table is broken. With a list ``broken``, takes
+    whose row is broken are left out and entered there: (folder name, error).
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, *, broken: list[tuple[str, StoreError]] | None = None):
         self.path = Path(path)
         check_header(self.path)
         folders = sorted(entry for entry in (self.path / "takes").iterdir() if entry.is_dir() and entry.name[0] != ".")
-        self.infos: list[TakeInfo] = [read_info(folder) for folder in folders]
+        self.infos: list[TakeInfo] = []
+        for folder in folders:
+            try:
+                self.infos.append(read_info(folder))
+            except StoreError as error:
+                if broken is None:
+                    raise
+                broken.append((folder.name, error))
         self._rows = {info.name: row for row, info in enumerate(self.infos)}
         self._takes: dict[str, Take] = {}
         self._open = self._file_cache()
@@ -136,15 +145,15 @@ class Take:
 
 
 def read_info(folder: Path) -> TakeInfo:
+    """The take table's row of a take folder; StoreError when it is missing or breaks the contract."""
     path = folder / "take.json"
+    if not path.is_file():
+        raise StoreError(f"{folder}: has no take.json")
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text())
-        if values.get("camera") is not None:
-            values["camera"] = Camera(**values["camera"])
-        info = TakeInfo(**values)
-    except FileNotFoundError:
-        raise StoreError(f"{folder}: has no take.json") from None
-    except (ValueError, TypeError, AttributeError, StoreError) as error:
+        camera = values.get("camera")
+        info = TakeInfo(**{**values, "camera": None if camera is None else Camera(**camera)})
+    except (AttributeError, TypeError, StoreError) as error:
         raise StoreError(f"{path}: {error}") from None
     if info.name != folder.name:
         raise StoreError(f"{path}: names the take {info.name!r}, the folder says {folder.name!r}")
@@ -153,11 +162,14 @@ def read_info(folder: Path) -> TakeInfo:
 
 def _read_tar_index(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     path = folder / "frames.idx.npy"
+    if not (folder / "frames.tar").is_file():
+        raise StoreError(f"{folder / 'frames.tar'}: is missing")
     try:
-        table = np.load(path)
+        with open(path, "rb") as file:
+            table = np.lib.format.read_array(file, allow_pickle=False)
         size = (folder / "frames.tar").stat().st_size
-    except (ValueError, EOFError, OSError) as error:
-        raise StoreError(f"{path}: {error}") from None
+    except Exception as error:  # numpy parses the header of a damaged file into errors of many kinds
+        raise StoreError(f"{path}: cannot be read: {error}") from None
     if table.ndim != 2 or table.shape[1] != 3 or table.dtype != np.int64:
         raise StoreError(f"{path}: is {table.dtype} {list(table.shape)}, expected int64 [F, 3]")
     check_rising(table[:, 0], str(path))
@@ -176,6 +188,9 @@ def _list_loose_frames(folder: Path) -> tuple[np.ndarray, list[str]]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
+            size = sum(member.file_size for member in archive.zip.infolist())
+            if size > _MAX_ARCHIVE:
+                raise ValueError(f"it would unpack to {size:,} bytes")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each raise their own kinds for a damaged archive
         raise StoreError(f"{path}: cannot be read: {error}") from None
