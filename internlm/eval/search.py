@@ -264,7 +264,8 @@ def _tie_bound(dim: int) -> float:
 
 def _norms(features: Tensor, name: str) -> Tensor:
     """Length of each row in float64, 1 for zeros; EvalError naming a row that is not finite."""
-    norm = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
+    rows = max(1, TILE_BYTES // (8 * features.shape[1]))  # the cast to float64 is not fused: tile by tile
+    norm = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in features.split(rows)])
     bad = ~torch.isfinite(norm)
     if bad.any():
         raise EvalError(f"row {int(bad.nonzero()[0])} of the {name} features is not finite; leave such rows out")
