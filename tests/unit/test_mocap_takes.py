@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from data_samples import data_command
 from scipy.spatial.transform import Rotation
 from test_mocap import bvh_text
-from test_preprocess import data_command
 
 from internlm.data.mocap import MocapError, motion_take, read_motions
 from internlm.data.mocap.archive import Archive
