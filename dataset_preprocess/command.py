@@ -7,6 +7,8 @@ from pathlib import Path
 # action: (module with add_arguments(parser) and run(args) -> int, one line of help)
 ACTIONS = {
     "mocap": ("dataset_preprocess.import_mocap", "motion capture (npz, BVH, ASF/AMC, SMPL family) as takes without images"),
+    "check": ("dataset_preprocess.check_store", "read every take of a store and say what is wrong"),
+    "show": ("dataset_preprocess.show_take", "draw frames of a take side by side, with the skeleton"),
 }
 
 
@@ -35,29 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vrs.add_argument("--quality", type=int, default=92, help="JPEG quality (default: 92)")
     vrs.add_argument("--split", choices=("train", "val", "test"), default="train")
     vrs.add_argument("--overwrite", action="store_true", help="write takes again that exist; otherwise they are skipped")
-    check = actions.add_parser("check", help="read every take and say what is wrong")
-    check.add_argument("store", type=Path, metavar="STORE")
-    check.add_argument("--decode-every", type=int, default=1, metavar="N", help="decode every N-th image only (default: 1)")
-    show = actions.add_parser("show", help="draw frames of one take side by side")
-    show.add_argument("store", type=Path, metavar="STORE")
-    show.add_argument("take", metavar="TAKE")
-    show.add_argument("out", type=Path, metavar="OUT.png")
-    show.add_argument("--frames", type=int, default=8, help="how many frames, spread over the take (default: 8)")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 = all done; 1 = a recording failed or a store has faults."""
     if args.action in ACTIONS:
         return importlib.import_module(ACTIONS[args.action][0]).run(args)
-    if args.action == "vrs":
-        from dataset_preprocess.extract_vrs_frames import extract_recordings
+    from dataset_preprocess.extract_vrs_frames import extract_recordings
 
-        return extract_recordings(
-            args.out, args.files, size=args.size, quality=args.quality, split=args.split, overwrite=args.overwrite
-        )
-    from dataset_preprocess.inspect_store import check_store, show_take
-
-    if args.action == "check":
-        return check_store(args.store, decode_every=args.decode_every)
-    show_take(args.store, args.take, args.out, count=args.frames)
-    return 0
+    return extract_recordings(
+        args.out, args.files, size=args.size, quality=args.quality, split=args.split, overwrite=args.overwrite
+    )

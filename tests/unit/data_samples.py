@@ -1,9 +1,19 @@
 """Small stores and folders that the data tests share."""
 
+import argparse
+
 import cv2
 import numpy as np
 
+from dataset_preprocess import command
 from internlm.data.store import Camera, PoseTrack, StoreWriter, TakeInfo
+
+
+def data_command(*words) -> int:
+    """``egoagent data`` in this process: its exit code."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(word) for word in words]))
 
 
 def jpeg(image: np.ndarray) -> bytes:

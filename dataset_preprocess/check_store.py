@@ -1,0 +1,253 @@
+"""Is a take store complete and right? One line a take, what is wrong beneath, and an exit code for scripts."""
+
+import argparse
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dataset_preprocess.manifest import Manifest
+from dataset_preprocess.pose_sanity import measure
+from dataset_preprocess.workers import WorkerDied, run_in_processes
+from internlm.data.store import PoseTrack, StoreError, Take, TakeInfo, TakeStore
+
+SHOWN = 5  # findings of one take that are printed
+HEADINGS = ("split", "images", "Hz", "poses", "visible", "cameras", "face", "speed", "labels")
+
+
+@dataclass
+class Findings:
+    """What was found in one take. faults: it breaks the contract or is damaged. odd: it can be read, but look at it."""
+
+    cells: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument(
+        "--decode-every", type=int, default=1, metavar="N", help="decode every N-th image and the last one (default: 1; 0: none)"
+    )
+    parser.add_argument("--takes-json", type=Path, metavar="FILE", help="Ego-Exo4D's takes.json, to compare names and uids")
+    parser.add_argument("--strict", action="store_true", help="what is only odd counts as a fault")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: 0, this one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 = sound; 1 = faults, or nothing in it."""
+    return check_store(
+        args.store, decode_every=args.decode_every, takes_json=args.takes_json, strict=args.strict, workers=args.workers
+    )
+
+
+def check_store(
+    path: Path, *, decode_every: int = 1, takes_json: Path | None = None, strict: bool = False, workers: int = 0
+) -> int:
+    """Read every take, print a table and the findings; returns 1 when there is a fault (strict: or anything odd), else 0."""
+    broken: list[tuple[str, StoreError]] = []
+    store = TakeStore(path, broken=broken)
+    found = {name: Findings(faults=[str(error)]) for name, error in broken}
+    found.update(_check_all(store, decode_every, workers))
+    _check_uids(store.infos, found)
+    if takes_json is not None:
+        _check_names(store.infos, found, takes_json)
+    notes = _check_manifest(Path(path), found)
+    _print_table(found)
+    for note in notes:
+        print(note)
+    faulty = [name for name, of in found.items() if of.faults or (strict and of.odd)]
+    splits = Counter(info.split for info in store.infos)
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(splits.items())) or "none"
+    odd = sum(bool(of.odd) for of in found.values())
+    print(f"{len(found)} takes ({counted}), {len(faulty)} with faults" + (f", {odd} odd" if odd else ""))
+    return int(bool(faulty) or not found)
+
+
+def check_take(take: Take, *, decode_every: int = 1) -> Findings:
+    """Whether all parts of a take can be read and fit together; never raises for what is in the files."""
+    found = Findings({"split": take.info.split, "Hz": f"{take.info.frame_rate:g}"})
+    numbers = np.empty(0, np.int64)
+    try:
+        numbers = take.frame_numbers
+        found.cells["images"] = f"{len(numbers):,}{_spacing(numbers)}"
+        _check_images(take, numbers, decode_every, found)
+    except (StoreError, OSError) as error:
+        found.faults.append(str(error))
+    try:
+        poses = take.poses()
+        if poses is not None:
+            _check_poses(take.info, poses, numbers, found)
+        elif not len(numbers) and not found.faults:
+            found.faults.append("neither images nor poses")
+    except (StoreError, OSError) as error:
+        found.faults.append(str(error))
+    try:
+        found.cells["labels"] = " ".join(sorted(take.labels().keys() - {"frames"}))
+    except (StoreError, OSError) as error:
+        found.faults.append(str(error))
+    return found
+
+
+def _check_all(store: TakeStore, decode_every: int, workers: int) -> dict[str, Findings]:
+    names = [info.name for info in store.infos]
+    check = partial(_check_named, store, decode_every)
+    results = run_in_processes(names, check, min(workers, len(names))) if workers > 0 else ((name, check(name)) for name in names)
+    found = {
+        name: Findings(faults=[f"could not be checked: {result.reason}"]) if isinstance(result, WorkerDied) else result
+        for name, result in results
+    }
+    return {name: found[name] for name in names}
+
+
+def _check_named(store: TakeStore, decode_every: int, name: str) -> Findings:
+    return check_take(store.take(name), decode_every=decode_every)
+
+
+def _check_images(take: Take, numbers: np.ndarray, decode_every: int, found: Findings) -> None:
+    camera = take.info.camera
+    expected = camera and (camera.width, camera.height)
+    _check_tar(take, numbers, found)
+    chosen = np.union1d(numbers[::decode_every], numbers[-1:]) if decode_every > 0 else numbers[:0]
+    for number in chosen.tolist():
+        try:
+            size = _decoded_size(take.read_frame(number), expected)
+        except Exception as error:  # image libraries raise errors of many kinds for damaged data
+            found.faults.append(f"frame {number}: {error}")
+            continue
+        expected = expected or size
+        if size != expected:
+            whose = "the camera says" if camera else "the first image is"
+            found.faults.append(f"frame {number}: is {size[0]}x{size[1]}, {whose} {expected[0]}x{expected[1]}")
+
+
+def _decoded_size(data: bytes, expected: tuple[int, int] | None) -> tuple[int, int]:
+    """Width and height of an encoded image that can be decoded; a picture of another size than expected is left alone."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        if expected in (None, image.size):
+            image.load()
+        return image.size
+
+
+def _check_tar(take: Take, numbers: np.ndarray, found: Findings) -> None:
+    """Whether the index points at the members of those names; every reader that is not ours goes by the names."""
+    if not (take.path / "frames.idx.npy").is_file():
+        return
+    table = np.load(take.path / "frames.idx.npy")
+    with open(take.path / "frames.tar", "rb") as tar:
+        for number, offset, length in table.tolist():
+            tar.seek(max(0, offset - tarfile.BLOCKSIZE))
+            try:
+                member = tarfile.TarInfo.frombuf(tar.read(tarfile.BLOCKSIZE), "ascii", "replace")
+            except tarfile.TarError as error:
+                found.faults.append(f"frame {number}: no tar member where frames.idx.npy points: {error}")
+                continue
+            if member.size != length or Path(member.name).stem != f"frame_{number:07d}":
+                found.faults.append(f"frame {number}: frames.idx.npy points at {member.name!r} of {member.size} bytes")
+
+
+def _check_poses(info: TakeInfo, poses: PoseTrack, numbers: np.ndarray, found: Findings) -> None:
+    cells = found.cells
+    cells["poses"] = f"{len(poses.frames):,}{_spacing(poses.frames)}"
+    cells["cameras"] = f"{len(poses.camera_frames):,}{_spacing(poses.camera_frames)}"
+    if len(poses.frames):
+        cells["visible"] = f"{poses.visible.mean():.0%}"
+        if info.pose_space is None:
+            found.faults.append("has poses, but take.json does not say in which space (pose_space)")
+        if not poses.visible.any():
+            found.odd.append("no joint of any pose is visible")
+    figures = measure(poses, info.frame_rate, info.pose_space)
+    cells["face"] = "" if figures.head_distance is None else f"{100 * figures.head_distance:.0f} cm"
+    cells["speed"] = "" if figures.top_speed is None else f"{figures.top_speed:.1f} m/s"
+    found.odd.extend(figures.odd)
+    for what, frames in (("camera pose", poses.camera_frames), ("body pose", poses.frames)):
+        # Part of a take without poses is usual; no image at all that has one means that the two were numbered differently.
+        if len(numbers) and len(frames) and not np.isin(numbers, frames).any():
+            found.odd.append(f"no image has a {what}: images {_range(numbers)}, poses {_range(frames)}")
+    if len(numbers) and info.camera is None:
+        found.odd.append("has images and poses, but no camera: nothing can be projected")
+
+
+def _check_uids(infos: Sequence[TakeInfo], found: dict[str, Findings]) -> None:
+    """One recording under two names would leak from one split into another."""
+    by_uid: dict[str, list[TakeInfo]] = {}
+    for info in infos:
+        by_uid.setdefault(info.uid, []).append(info)
+    for uid, same in by_uid.items():
+        if len(same) > 1:
+            names, splits = ", ".join(info.name for info in same), {info.split for info in same}
+            for info in same:
+                if len(splits) > 1:
+                    found[info.name].faults.append(f"uid {uid!r} is in the splits {', '.join(sorted(splits))}: {names}")
+                elif len({info.extra.get("wearer") for info in same}) < len(same):
+                    found[info.name].faults.append(f"uid {uid!r} belongs to several takes: {names}")
+
+
+def _check_names(infos: Sequence[TakeInfo], found: dict[str, Findings], takes_json: Path) -> None:
+    from dataset_preprocess.json_input import read_json
+
+    names = {
+        entry.get("take_uid"): str(entry.get("take_name")) for entry in read_json(takes_json, list) if isinstance(entry, dict)
+    }
+    for info in infos:
+        known = names.get(info.uid)
+        if known is None:
+            found[info.name].faults.append(f"uid {info.uid!r} is not in {takes_json}")
+        elif info.name != known and not info.name.startswith(f"{known}_"):
+            found[info.name].faults.append(f"uid {info.uid!r} is the take {known!r} in {takes_json}")
+
+
+def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:
+    """Takes that the manifest calls done must be there; what failed, was skipped or left unfinished is told."""
+    notes = []
+    folder = path / "manifest"
+    for step in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else ():
+        manifest, counts = Manifest(path, step), Counter()
+        for name in manifest.names():
+            entry = manifest.read(name)
+            status = entry.status if entry else "unreadable"
+            counts[status] += 1
+            made = entry.facts.get("takes", [name]) if entry and status == "done" else []
+            for lost in [name for name in map(str, made) if name not in found] if isinstance(made, list) else ():
+                found[lost] = Findings(faults=[f"manifest/{step}/{name}.json calls it done, but it is not there"])
+            if status == "failed" and name in found:
+                found[name].odd.append(f"step {step} failed when it was last tried: {entry.reason}")
+        notes.append(f"step {step}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    remains = sorted(entry.name for entry in (path / "takes").iterdir() if entry.name.startswith((".partial-", ".replaced-")))
+    if remains:
+        notes.append(f"unfinished: {', '.join(remains)}; being written, or left by a killed run: repeat its command")
+    return notes
+
+
+def _print_table(found: dict[str, Findings]) -> None:
+    headings = [heading for heading in HEADINGS if any(of.cells.get(heading) for of in found.values())]
+    rows = [("take", *headings)] + [(name, *(of.cells.get(h, "") for h in headings)) for name, of in sorted(found.items())]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        of = found.get(row[0]) if row is not rows[0] else None
+        for word, texts in (("fault", of.faults), ("odd", of.odd)) if of else ():
+            for text in texts[:SHOWN]:
+                print(f"  {word}: {text}")
+            if len(texts) > SHOWN:
+                print(f"  {word}: and {len(texts) - SHOWN} more")
+
+
+def _spacing(numbers: np.ndarray) -> str:
+    """The usual step between frame numbers and how often it is broken: `` every 5, 2 gaps``."""
+    if len(numbers) < 2:
+        return ""
+    usual, times = Counter(np.diff(numbers).tolist()).most_common(1)[0]
+    gaps = len(numbers) - 1 - times
+    return f" every {usual}" + (f", {gaps} gap{'s' * (gaps > 1)}" if gaps else "")
+
+
+def _range(numbers: np.ndarray) -> str:
+    return f"{numbers[0]} to {numbers[-1]}{_spacing(numbers)}"
