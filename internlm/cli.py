@@ -19,6 +19,8 @@ COMMANDS = {
     "train": ("internlm.train.command", "train a config: egoagent train CONFIG [section.key=value ...]"),
     "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),
     "eval": ("internlm.eval.command", "evaluate a checkpoint: knn, retrieval or motion"),
+    "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),
+    "import": ("internlm.launch.import_upstream", "a checkpoint in the published project's layout becomes one of ours"),
     "world": ("internlm.data.egoworld.command", "generate EgoWorld takes"),
     "data": ("dataset_preprocess.command", "turn recordings into a take store"),
 }

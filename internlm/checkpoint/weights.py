@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from internlm.config.schema import Config
 from internlm.model.egoagent import EgoAgent
 
+from .hf_folder import is_export, read_hf
 from .manager import CheckpointError, find_checkpoint
 
 log = logging.getLogger(__name__)
@@ -33,14 +34,34 @@ class InitReport:
 def load_agent(path: str | Path, device: torch.device | str = "cpu") -> tuple[EgoAgent, Config, int]:
     """The agent of a run folder or checkpoint folder, in eval mode, with its run's config and step.
 
+    An exported Hugging Face folder is read too: its one network stands for both branches, as a model of single images.
     Raises CheckpointError when there is no intact checkpoint.
     """
+    if is_export(path):
+        return _exported_agent(Path(path), device)
     checkpoint = find_checkpoint(path, ("predictor", "observer"))
     config = Config.model_validate(checkpoint.meta["config"])
     agent = EgoAgent(config.model)
     agent.predictor.load_state_dict(checkpoint.parts["predictor"])
     agent.observer.load_state_dict(checkpoint.parts["observer"])
     return agent.to(device).eval(), config, checkpoint.step
+
+
+def _exported_agent(folder: Path, device: torch.device | str) -> tuple[EgoAgent, Config, int]:
+    exported = read_hf(folder)
+    # Stage 1, whatever the run was: there is no pair of branches that could predict and be predicted.
+    config = Config.model_validate({"job_name": exported.job, "model": exported.model, "data": exported.data})
+    agent = EgoAgent(config.model)
+    own = agent.observer.state_dict()
+    _check_shapes("network", own, exported.tensors, folder)
+    absent = [name for name in own if name not in exported.tensors]
+    if absent:
+        raise CheckpointError(f"{folder} lacks {len(absent)} tensors of the network, the first is {absent[0]}")
+    tensors = {name: exported.tensors[name] for name in own}
+    agent.observer.load_state_dict(tensors)
+    agent.predictor.load_state_dict(agent.predictor.state_dict() | tensors)
+    log.info("%s holds the %s alone; it stands for both branches", folder, exported.branch)
+    return agent.to(device).eval(), config, exported.step
 
 
 def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path) -> InitReport:

@@ -53,6 +53,21 @@ def translate(names: dict[str, Any], origin: str) -> Translation:
     """Map the top-level names of an upstream config. Raises ConfigError for unknown keys and for what cannot be honoured."""
     result = Translation()
     flat = _flatten(names, origin)
+    _apply(flat, result, origin)
+    _combine(flat, result, origin)
+    _check_repeats(flat, result, origin)
+    return result
+
+
+def translate_model(section: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Our ``model`` section for upstream's, as its checkpoints carry it. Raises ConfigError as ``translate`` does."""
+    result = Translation()
+    _apply(_flatten({"model": section}, origin), result, origin)
+    return result.values.get("model", {})
+
+
+def _apply(flat: dict[str, Any], result: Translation, origin: str) -> None:
+    """The keys that have a row of their own in the table."""
     for key, value in flat.items():
         rule = RULES.get(key)
         if key in NUMBERS and (not isinstance(value, int | float) or isinstance(value, bool)):
@@ -69,9 +84,6 @@ def translate(names: dict[str, Any], origin: str) -> Translation:
             result.ignored.append((key, rule.reason))
         elif key not in COMBINED:  # _flatten lets only UPPERCASE names through
             result.ignored.append((key, _HELPER))
-    _combine(flat, result, origin)
-    _check_repeats(flat, result, origin)
-    return result
 
 
 def _flatten(values: dict[str, Any], origin: str, prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Nothing but numpy and torch, because an exported model carries this file along (``internlm.checkpoint.export``).
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,23 @@ def normalise(images: Tensor) -> Tensor:
     """uint8 [..., 3, S, S] to float32 with ImageNet's mean and standard deviation."""
     mean, std = per_channel(images, MEAN), per_channel(images, STD)
     return images.float().sub_(mean * 255).div_(std * 255)
+
+
+def describe_view(image_size: int) -> dict[str, Any]:
+    """The view of a model of this image size in the keys of Hugging Face image processors."""
+    return {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": short_side(image_size)},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    }
 
 
 def per_channel(like: Tensor, values: tuple[float, ...]) -> Tensor:

@@ -1,0 +1,85 @@
+"""The Python files of an exported folder: the package's own modules, flat, with only the imports between them rewritten.
+
+What an exported model runs is therefore the text that was trained and tested here; there is no second copy to drift.
+"""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+ENTRIES = ("configuration_egoagent", "modeling_egoagent", "image_processing_egoagent")
+_HF = "internlm.checkpoint.hf"
+_PACKAGE = "internlm"
+# The network reads its shape from attributes; outside the package the Hugging Face configuration has the same ones.
+_REPLACED = {"internlm.config.schema": {"ModelConfig": ("configuration_egoagent", "EgoAgentConfig")}}
+
+
+class SourceError(RuntimeError):
+    """A module of the package imports something that cannot go with an exported model."""
+
+
+def exported_sources() -> dict[str, str]:
+    """File name -> text of every module that the exported model needs, found by following the imports.
+
+    Raises SourceError for an import of the package that is not ``from module import names``, for two modules of one name,
+    and for one that has no counterpart outside the package.
+    """
+    files: dict[str, str] = {}
+    origin: dict[str, str] = {}
+    waiting = [f"{_HF}.{name}" for name in ENTRIES]
+    while waiting:
+        module = waiting.pop()
+        name = f"{module.rpartition('.')[2]}.py"
+        if origin.setdefault(name, module) != module:
+            raise SourceError(f"{module} and {origin[name]} would both become {name} in the exported folder; rename one")
+        if name not in files:
+            files[name], needed = _rewrite(module)
+            waiting += needed
+    return dict(sorted(files.items()))
+
+
+def _rewrite(module: str) -> tuple[str, list[str]]:
+    """Text of a module with its imports of the package made flat and relative, and the modules that these name."""
+    text = source_of(module).read_text(encoding="utf-8")
+    lines: list[str | None] = list(text.split("\n"))
+    needed: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import) and any(alias.name.partition(".")[0] == _PACKAGE for alias in node.names):
+            raise SourceError(f"{module}:{node.lineno}: write 'from module import names', which an export can rewrite")
+        if not isinstance(node, ast.ImportFrom) or not (target := _absolute(module, node)):
+            continue
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        before, after = lines[first].encode()[: node.col_offset], lines[last].encode()[node.end_col_offset :]
+        lines[first] = before.decode() + _flat(module, node, target) + after.decode()
+        lines[first + 1 : last + 1] = [None] * (last - first)  # dropped below: the numbers of later lines must hold
+        if target not in _REPLACED:
+            needed.append(target)
+    return "\n".join(line for line in lines if line is not None), needed
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str | None:
+    """The module of the package that an import names, or None where it is another package's."""
+    if node.level:
+        return importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+    return node.module if node.module and node.module.partition(".")[0] == _PACKAGE else None
+
+
+def _flat(module: str, node: ast.ImportFrom, target: str) -> str:
+    if target not in _REPLACED:
+        names = ", ".join(alias.name + (f" as {alias.asname}" if alias.asname else "") for alias in node.names)
+        return f"from .{target.rpartition('.')[2]} import {names}"
+    known = _REPLACED[target]
+    for alias in node.names:
+        if alias.name not in known or len(node.names) > 1:
+            raise SourceError(f"{module}:{node.lineno}: {target} has no counterpart in an exported folder for {alias.name}")
+    (alias,) = node.names
+    file, name = known[alias.name]
+    return f"from .{file} import {name} as {alias.asname or alias.name}"
+
+
+def source_of(module: str) -> Path:
+    """The file of a module of this package, without importing it. Raises SourceError for a package folder."""
+    path = Path(__file__).resolve().parents[2].joinpath(*module.split(".")).with_suffix(".py")
+    if not path.is_file():
+        raise SourceError(f"{module} is not one file; import from the module that defines the name")
+    return path

@@ -1,0 +1,32 @@
+"""``egoagent import``: a checkpoint in upstream's layout becomes one that every command here reads."""
+
+import argparse
+from pathlib import Path
+
+from .export import add_rename, parse_rename
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("folder", type=Path, metavar="UPSTREAM_FOLDER", help="<JOB>/<step> with model_tp*_pp0.pt, or <JOB>")
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the checkpoint")
+    parser.add_argument("--teacher", type=Path, metavar="FOLDER", help="the observer's (default: <JOB>_teacher/<step> if there)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the run's config (default: model_config.pt of the folder)")
+    add_rename(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import and say what became of every tensor; returns 0."""
+    from internlm.checkpoint.import_upstream import import_upstream
+    from internlm.config.load import load_config
+
+    config = load_config(args.config) if args.config else None
+    done = import_upstream(args.folder, args.out, teacher=args.teacher, config=config, rename=parse_rename(args.rename))
+    student = done.student
+    print(f"predictor: {len(student.tensors)} tensors of {student.folder}, joined from {student.ranks} tensor-parallel shards")
+    print(f"observer: {done.teacher.folder if done.teacher else 'a copy of the predictor (no teacher folder was found)'}")
+    for title, names in (("not used", student.unused), ("initialised here, never trained", done.fresh)):
+        if names:
+            print(f"{title} ({len(names)}): {', '.join(names)}")
+    print(f"written to {done.path}")
+    return 0
