@@ -18,7 +18,11 @@ STAMPS = {"frames": np.arange(3), "timestamp_ns": np.array([1, 5, 9])}
 
 
 def tree(path: Path) -> dict[str, str]:
-    return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.rglob("*")) if p.is_file()}
+    """Every file and folder below ``path``, hidden ones too, with a digest of its bytes."""
+    return {
+        str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
+        for p in sorted(path.rglob("*"))
+    }
 
 
 def frames_step(writer: StoreWriter, **options) -> None:
