@@ -105,36 +105,42 @@ def import_upstream(files: FragmentFiles, *, out: Path) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    limits = Filters()
     parser.add_argument("raw", type=Path, metavar="RAW", help="the folder that `egoexo -o` wrote to (or of fragments)")
     parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend (or folder for fragments)")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, help="of the body-pose benchmark (default: all)")
     parser.add_argument("--takes", nargs="+", metavar="NAME", help="only these takes, by name or uid")
-    parser.add_argument(
+    add_pose_arguments(parser)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--upstream-json", action="store_true", help="write the first release's JSON fragments to OUT, not a store")
+    kind.add_argument("--from-upstream-json", action="store_true", help="RAW holds such fragments; write them to the store OUT")
+    add_run_arguments(parser)
+
+
+def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that stores Ego-Exo4D poses."""
+    limits = Filters()
+    group = parser.add_argument_group("poses")
+    group.add_argument(
         "--annotations",
         choices=CHOICES,
         default="either",
         help="either: automatic, or manual where a take has no automatic (default); merged: all frames, manual before automatic",
     )
-    parser.add_argument(
+    group.add_argument(
         "--coordinates",
         choices=COORDINATES,
         default="world",
         help="of the stored joints: world (default), each frame's camera, or the first frame's camera",
     )
-    parser.add_argument("--min-views", type=int, default=limits.min_views, help="cameras that saw a joint (default %(default)s)")
-    parser.add_argument(
-        "--bone-ratio", type=float, default=limits.bone_ratio, help="a bone's length against its median (default %(default)s)"
+    group.add_argument("--min-views", type=int, default=limits.min_views, help="cameras that saw a joint (default: %(default)s)")
+    group.add_argument(
+        "--bone-ratio", type=float, default=limits.bone_ratio, help="a bone's length against its median (default: %(default)s)"
     )
-    parser.add_argument("--max-speed", type=float, default=limits.max_speed, help="of a joint, m/s (default %(default)s)")
-    parser.add_argument(
-        "--head-distance", type=float, default=limits.head_distance, help="face to head camera, metres (default %(default)s)"
+    group.add_argument("--max-speed", type=float, default=limits.max_speed, help="of a joint, m/s (default: %(default)s)")
+    group.add_argument(
+        "--head-distance", type=float, default=limits.head_distance, help="face to head camera, metres (default: %(default)s)"
     )
-    parser.add_argument("--no-filters", action="store_true", help="keep every joint as annotated")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--upstream-json", action="store_true", help="write the first release's JSON fragments to OUT, not a store")
-    kind.add_argument("--from-upstream-json", action="store_true", help="RAW holds such fragments; write them to the store OUT")
-    add_run_arguments(parser)
+    group.add_argument("--no-filters", action="store_true", help="keep every joint as annotated")
 
 
 def pose_settings(args: argparse.Namespace) -> PoseSettings:
