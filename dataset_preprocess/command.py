@@ -2,10 +2,15 @@
 
 import argparse
 import importlib
-from pathlib import Path
 
 # action: (module with add_arguments(parser) and run(args) -> int, one line of help)
 ACTIONS = {
+    "download": ("dataset_preprocess.download_egoexo", "fetch the needed parts of Ego-Exo4D through its downloader"),
+    "egoexo": ("dataset_preprocess.convert_egoexo", "an Ego-Exo4D download as one take store: undistort and poses together"),
+    "undistort": ("dataset_preprocess.undistort_egovideos", "frames of Ego-Exo4D's first-person videos, undistorted"),
+    "vrs": ("dataset_preprocess.extract_vrs_frames", "RGB frames of Project Aria recordings"),
+    "videos": ("dataset_preprocess.extract_wtour_frames", "frames of walking tours or any other videos"),
+    "poses": ("dataset_preprocess.preprocess_egoexo_body_pose", "body and camera poses of Ego-Exo4D"),
     "mocap": ("dataset_preprocess.import_mocap", "motion capture (npz, BVH, ASF/AMC, SMPL family) as takes without images"),
     "check": ("dataset_preprocess.check_store", "read every take of a store and say what is wrong"),
     "show": ("dataset_preprocess.show_take", "draw frames of a take side by side, with the skeleton"),
@@ -30,21 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_LazyParser)
     for word, (module, summary) in ACTIONS.items():
         actions.add_parser(word, help=summary, description=summary, module=module)
-    vrs = actions.add_parser("vrs", help="RGB frames of Project Aria recordings, turned upright")
-    vrs.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
-    vrs.add_argument("files", type=Path, nargs="+", metavar="FILE.vrs")
-    vrs.add_argument("--size", type=int, default=448, help="pixels of a stored frame's side (default: 448)")
-    vrs.add_argument("--quality", type=int, default=92, help="JPEG quality (default: 92)")
-    vrs.add_argument("--split", choices=("train", "val", "test"), default="train")
-    vrs.add_argument("--overwrite", action="store_true", help="write takes again that exist; otherwise they are skipped")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 = all done; 1 = a recording failed or a store has faults."""
-    if args.action in ACTIONS:
-        return importlib.import_module(ACTIONS[args.action][0]).run(args)
-    from dataset_preprocess.extract_vrs_frames import extract_recordings
-
-    return extract_recordings(
-        args.out, args.files, size=args.size, quality=args.quality, split=args.split, overwrite=args.overwrite
-    )
+    return importlib.import_module(ACTIONS[args.action][0]).run(args)

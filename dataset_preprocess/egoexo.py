@@ -15,8 +15,11 @@ from typing import Any
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
 
+SOURCE = "egoexo4d"  # what the store says of these takes
+FRAME_RATE = 30.0  # of all frame-aligned videos; annotations count their frames
 SPLITS = ("train", "val", "test")
 RGB_STREAM = "214-1"
+VIDEO_FOLDERS = {"448": "frame_aligned_videos/downscaled/448", "full": "frame_aligned_videos"}
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,16 @@ def read_splits(root: Path) -> dict[str, str]:
             if split in SPLITS and isinstance(uids, list):
                 splits.update((uid, split) for uid in uids if isinstance(uid, str))
     for split in SPLITS:
-        folder = root / "annotations" / "ego_pose" / split / "camera_pose"
-        if folder.is_dir():
-            splits.update((file.stem, split) for file in folder.glob("*.json"))
+        for kind in ("camera_pose", "body/annotation", "body/automatic"):
+            files = (root / "annotations" / "ego_pose" / split / kind).glob("*.json")
+            splits.update((file.stem, split) for file in files)
     return splits
 
 
-def rgb_videos(take: EgoExoTake, aria: str) -> Iterator[Path]:
-    """Existing frame-aligned RGB videos of one Aria, the small one first."""
-    for folder in ("frame_aligned_videos/downscaled/448", "frame_aligned_videos"):
-        path = take.folder / folder / f"{aria}_{RGB_STREAM}.mp4"
-        if path.is_file():
-            yield path
+def rgb_video(take: EgoExoTake, aria: str, kind: str) -> Path:
+    """The frame-aligned RGB video of one Aria: "448" pixels, "full" size, or "any", the small one if there. It may be missing."""
+    paths = [take.folder / folder / f"{aria}_{RGB_STREAM}.mp4" for name, folder in VIDEO_FOLDERS.items() if kind in (name, "any")]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def calibration_files(take: EgoExoTake, aria: str) -> Iterator[Path]:

@@ -1,122 +1,130 @@
-"""RGB frames of Project Aria recordings (VRS) as takes: upright, resized, with the camera model turned and scaled alike."""
+"""RGB frames of Project Aria recordings (VRS) as takes: upright, undistorted or with the lens kept, with their camera.
 
+egoagent data vrs STORE FILE.vrs ...                  (or: python -m dataset_preprocess.extract_vrs_frames ...)
+"""
+
+import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from internlm.data.camera import scale_camera, turn_clockwise
-from internlm.data.store import Camera, StoreError, StoreWriter, TakeInfo
+from dataset_preprocess.aria.adt import find_adt, read_adt_poses
+from dataset_preprocess.aria.calibration import RGB, calibration_text, open_vrs, parse_calibration
+from dataset_preprocess.aria.remap import picture_map
+from dataset_preprocess.errors import RecordingError
+from dataset_preprocess.json_input import parse_json
+from dataset_preprocess.pipeline import add_run_arguments, run_arguments, run_jobs
+from dataset_preprocess.undistort_egovideos import FrameSettings, add_frame_arguments, describe_geometry, frame_settings
+from dataset_preprocess.video import encode_jpeg
+from internlm.data.store import SPLITS, StoreWriter, TakeInfo
 
-RGB = "camera-rgb"
+
+@dataclass(frozen=True)
+class Recording:
+    """One VRS file. adt: its folder is an Aria Digital Twin sequence, whose skeleton and trajectory become poses."""
+
+    name: str
+    path: Path
+    split: str
+    adt: bool = False
 
 
-class VrsError(Exception):
-    """A recording cannot be read; the message names it and the way out."""
+class RgbStream:
+    """The RGB images of an opened recording: ``stamps_ns``, ``numbers``, ``image(row)``."""
 
+    def __init__(self, path: Path):
+        from projectaria_tools.core.sensor_data import TimeDomain
 
-def extract_recordings(
-    out: Path, files: Sequence[Path], *, size: int = 448, quality: int = 92, split: str = "train", overwrite: bool = False
-) -> int:
-    """Write one take per recording, printing one line for each; returns 1 when any failed, else 0.
+        self.path, self.provider = path, open_vrs(path)
+        self._stream = self.provider.get_stream_id_from_label(RGB)
+        count = self.provider.get_num_data(self._stream) if self._stream is not None else 0
+        if not count:
+            raise RecordingError(f"{path}: has no {RGB} images (a recording without image streams carries only calibration)")
+        self.frame_rate = float(self.provider.get_nominal_rate_hz(self._stream))
+        if not 0.1 <= self.frame_rate <= 1000:
+            raise RecordingError(f"{path}: says that {RGB} runs at {self.frame_rate:g} Hz")
+        self.stamps_ns = np.array(self.provider.get_timestamps_ns(self._stream, TimeDomain.DEVICE_TIME), np.int64)
+        # By time, so that a dropped frame stays a gap.
+        self.numbers = np.round((self.stamps_ns - self.stamps_ns[0]) * 1e-9 * self.frame_rate).astype(np.int64)
+        if (np.diff(self.numbers) <= 0).any():
+            raise RecordingError(f"{path}: stamps of {RGB} do not rise in steps of {1 / self.frame_rate:g} s")
 
-    The take is named <folder>_<file>. Takes that exist are skipped, so that an interrupted command can be repeated.
-    """
-    writer = StoreWriter(out)
-    failures = 0
-    for file in files:
-        name = f"{file.resolve().parent.name}_{file.stem}"
-        if writer.has(name) and not overwrite:
-            print(f"{name}: exists, skipped")
-            continue
+    def image(self, row: int) -> np.ndarray:
+        """RGB picture uint8 [H, W, 3], landscape; decoding happens here."""
         try:
-            count, camera = extract(writer, file, name, size=size, quality=quality, split=split, overwrite=overwrite)
-        except (VrsError, StoreError) as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            failures += 1
-        else:
-            print(f"{name}: {count} frames of {camera.width}x{camera.height} ({camera.model})")
-    return int(failures > 0)
+            data = self.provider.get_image_data_by_index(self._stream, row)[0]
+            image = data.to_numpy_array() if data.is_valid() else None
+        except Exception as error:  # the library raises several kinds for damaged records
+            raise RecordingError(f"{self.path}: image {row} of {RGB} cannot be read: {error}") from None
+        if image is None or image.ndim != 3 or image.shape[2] != 3:
+            raise RecordingError(f"{self.path}: image {row} of {RGB} is damaged or no colour image; fetch the file again")
+        return image
 
 
-def extract(
-    writer: StoreWriter, file: Path, name: str, *, size: int, quality: int, split: str, overwrite: bool
-) -> tuple[int, Camera]:
-    """Write the RGB stream of one recording as a take; returns the number of frames and the stored camera.
-
-    Frame number = the camera's own counter from the first frame on, so that a dropped frame stays a gap.
-    labels.npz carries ``timestamp_ns``, the device time of each frame.
-    """
-    provider = _open(file)
-    stream = provider.get_stream_id_from_label(RGB)
-    count = provider.get_num_data(stream) if stream is not None else 0
-    if not count:
-        raise VrsError(f"{file}: has no {RGB} images (a recording without image streams carries only calibration)")
-    calibration = provider.get_device_calibration().get_camera_calib(RGB)
-    sensor = aria_camera(calibration)
-    if size > min(sensor.width, sensor.height):
-        raise VrsError(f"{file}: size {size} exceeds the recorded {sensor.width}x{sensor.height}")
-    camera = scale_camera(turn_clockwise(sensor), size)
-    # Filled while the frames are written: reading a record means decoding its image, once is enough.
-    numbers, stamps = np.zeros(count, np.int64), np.zeros(count, np.int64)
-
-    def frames() -> Iterator[tuple[int, bytes]]:
-        import simplejpeg
-
-        first = None
-        for index in range(count):
-            data, record = provider.get_image_data_by_index(stream, index)
-            first = record.frame_number if first is None else first
-            numbers[index], stamps[index] = record.frame_number - first, record.capture_timestamp_ns
-            image = upright(data.to_numpy_array(), size)
-            yield int(numbers[index]), simplejpeg.encode_jpeg(image, quality=quality, colorsubsampling="420")
-
-    info = TakeInfo(
-        name=name,
-        uid=name,
-        split=split,
-        frame_rate=float(provider.get_nominal_rate_hz(stream)),
-        camera=camera,
-        source="aria-vrs",
-        extra={"file": file.name, "serial": calibration.get_serial_number()},
-    )
-    writer.add_take(info, frames(), labels={"frames": numbers, "timestamp_ns": stamps}, overwrite=overwrite)
-    return count, camera
-
-
-def aria_camera(calibration) -> Camera:
-    """The store's camera of a projectaria calibration; VrsError when it is no FISHEYE624."""
-    model = str(calibration.get_model_name()).rsplit(".", 1)[-1]
-    if model != "FISHEYE624":
-        raise VrsError(f"camera {calibration.get_label()} has model {model}, expected FISHEYE624")
-    width, height = (int(side) for side in calibration.get_image_size())
-    return Camera("fisheye624", width, height, tuple(calibration.get_projection_params()))
-
-
-def upright(image: np.ndarray, width: int) -> np.ndarray:
-    """Sensor image uint8 [H, W, 3] turned 90 degrees clockwise and resized to ``width``."""
+def convert_recording(job: Recording, *, out: Path, settings: FrameSettings) -> dict[str, Any]:
+    """Write a recording as a take; labels.npz carries ``timestamp_ns``, the device time of each frame."""
     import cv2
 
-    turned = cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)
-    height = round(turned.shape[0] * width / turned.shape[1])
-    return cv2.resize(turned, (width, height), interpolation=cv2.INTER_AREA)
+    cv2.setNumThreads(1)
+    stream = RgbStream(job.path)
+    text = calibration_text(stream.provider, job.path)
+    calibration = parse_calibration(parse_json(text, dict, f"{job.path}: its calibration"), str(job.path))
+    rows = np.flatnonzero(stream.numbers % settings.stride == 0)
+    height, width = stream.image(0).shape[:2]
+    pictures = picture_map(
+        calibration, (width, height), orientation="landscape", size=settings.size, lens=settings.lens, focal=settings.focal,
+        name=str(job.path),
+    )  # fmt: skip
+    poses = None
+    if job.adt:
+        poses = read_adt_poses(find_adt(job.path.parent), stream.numbers, stream.stamps_ns, calibration.device_from_camera)
+    info = TakeInfo(
+        name=job.name,
+        uid=job.name,
+        split=job.split,
+        frame_rate=stream.frame_rate,
+        camera=pictures.camera,
+        pose_space="world" if poses is not None else None,
+        source="aria-digital-twin" if job.adt else "aria-vrs",
+        extra={"file": job.path.name, "geometry": describe_geometry(calibration, pictures, settings.lens)},
+    )
+
+    def frames() -> Iterator[tuple[int, bytes]]:
+        for row in rows.tolist():
+            yield int(stream.numbers[row]), encode_jpeg(pictures.apply(stream.image(row)), settings.quality)
+
+    labels = {"frames": stream.numbers[rows], "timestamp_ns": stream.stamps_ns[rows]}
+    StoreWriter(out).add_take(info, frames(), poses, labels, packed=settings.packed, overwrite=True)
+    return {"frames": len(rows), **({"poses": len(poses.frames)} if poses is not None else {})}
 
 
-def _open(file: Path):
-    try:
-        from projectaria_tools.core import data_provider
-    except ModuleNotFoundError:
-        raise VrsError(
-            "reading VRS needs projectaria-tools: pip install 'egoagent[aria]' "
-            "(or, without its viewer, pip install --no-deps projectaria-tools)"
-        ) from None
-    if not file.is_file():
-        raise VrsError(f"{file}: does not exist")
-    try:
-        provider = data_provider.create_vrs_data_provider(str(file))
-    except RuntimeError as error:
-        raise VrsError(f"{file}: {error}") from None
-    if provider is None:
-        raise VrsError(f"{file}: is no readable VRS recording")
-    return provider
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE.vrs")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of the takes (default: train)")
+    parser.add_argument(
+        "--adt", action="store_true", help="Aria Digital Twin: skeleton and trajectory beside each file become poses"
+    )
+    add_frame_arguments(parser, stride=1)
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 when a recording failed. A take is named <folder>_<file>."""
+    settings = frame_settings(args)
+    jobs = [Recording(f"{file.resolve().parent.name}_{file.stem}", file, args.split, args.adt) for file in args.files]
+    StoreWriter(args.out)
+    work = partial(convert_recording, out=args.out, settings=settings)
+    recorded = {**asdict(settings), "adt": args.adt, "split": args.split}
+    return run_jobs(jobs, work, out=args.out, step="frames", settings=recorded, **run_arguments(args)).exit_code
+
+
+if __name__ == "__main__":
+    from internlm.cli import main
+
+    sys.exit(main(["data", "vrs", *sys.argv[1:]]))

@@ -5,6 +5,7 @@ the wearer's top. A recording of 1408 x 1408 is the sensor less 32 pixels on eve
 are those 1408 pixels resized to 448. All videos (but no recording) are turned upright.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,17 +110,18 @@ def _device_from_camera(camera: dict[str, Any], name: str) -> np.ndarray:
     if not (isinstance(quaternion, list) and len(quaternion) == 2 and isinstance(quaternion[1], list)):
         raise RecordingError(f"{name}: {RGB} has no T_Device_Camera with Translation and UnitQuaternion [w, [x, y, z]]")
     transform = np.eye(4)
-    transform[:3, :3] = rotation(*_numbers([quaternion[0], *quaternion[1]], 4, f"{name}: {RGB} UnitQuaternion"))
+    try:
+        transform[:3, :3] = rotation(*_numbers([quaternion[0], *quaternion[1]], 4, f"{name}: {RGB} UnitQuaternion"))
+    except ZeroDivisionError:
+        raise RecordingError(f"{name}: {RGB} UnitQuaternion {quaternion} is no rotation") from None
     transform[:3, 3] = _numbers(pose.get("Translation"), 3, f"{name}: {RGB} Translation")
     return transform
 
 
 def rotation(w: float, x: float, y: float, z: float) -> np.ndarray:
-    """Rotation matrix [3, 3] of a quaternion, which is normalised first; RecordingError when it is zero."""
-    norm = float(np.sqrt(w * w + x * x + y * y + z * z))
-    if not norm > 1e-9:
-        raise RecordingError(f"the quaternion ({w}, {x}, {y}, {z}) is no rotation")
-    w, x, y, z = w / norm, x / norm, y / norm, z / norm
+    """Rotation matrix [3, 3] of a quaternion, which is normalised first; ZeroDivisionError when it is zero."""
+    norm = math.sqrt(w * w + x * x + y * y + z * z)
+    w, x, y, z = (float(v) / norm for v in (w, x, y, z))
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

@@ -7,13 +7,11 @@ import numpy as np
 
 from dataset_preprocess.aria.calibration import CROP, RAW_SIZE, AriaCalibration
 from dataset_preprocess.errors import RecordingError
-from internlm.data.camera import ARIA_VALID_RADIUS, pinhole_camera, project, rays, scale_camera, turn_clockwise
+from internlm.data.camera import ARIA_VALID_RADIUS, pinhole_camera, project, scale_camera, turn_clockwise, unproject
 from internlm.data.store import Camera
 
 Orientation = Literal["landscape", "upright"]
 Lens = Literal["pinhole", "fisheye", "upstream"]
-# Rotation of camera axes when the picture is turned by 90 degrees clockwise: x becomes the old -y, y the old x.
-UPRIGHT_FROM_LANDSCAPE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 _OUTSIDE = -9.0  # a place outside every picture, where cv2.remap paints black
 _ALIASES = 1.3  # pixels of the source per stored pixel from which on bilinear resampling alone would skip some
 
@@ -78,10 +76,10 @@ def picture_map(
         shrink, landscape, turned = (side, side), scale_camera(landscape, side), scale_camera(turned, side)
     if lens == "fisheye":
         columns, rows = np.meshgrid(np.arange(size, dtype=np.float64), np.arange(size, dtype=np.float64))
-        valid = rays(target)[1]
+        valid = np.concatenate([unproject(target, block)[1] for block in _blocks(np.stack([columns, rows], -1))])
         places = (np.stack([columns, rows], -1) + 0.5) * (turned.width / size) - 0.5
     else:
-        places, valid = project(turned, rays_of_pinhole(target))
+        places, valid = _project(turned, rays_of_pinhole(target))
     if orientation == "landscape":
         # The upright picture's pixel (u, v) is the landscape picture's (v, H - 1 - u): turned back by 90 degrees.
         places = np.stack([places[..., 1], landscape.height - 1 - places[..., 0]], -1)
@@ -105,10 +103,20 @@ def _upstream_map(calibration: AriaCalibration, source: tuple[int, int], size: i
     centre = [(2 * c + CROP + 1) * scale - 0.5 for c in (cx, cy)]
     wrong = Camera("fisheye624", size, size, (2 * f * scale, *centre, *rest))
     target = pinhole_camera(size, wrong.params[0])
-    places, valid = project(wrong, rays_of_pinhole(target))
+    places, valid = _project(wrong, rays_of_pinhole(target))
     radius = 2 * ARIA_VALID_RADIUS * scale  # of the raw picture, less than that of a 1408 picture of this width
     valid &= ((places - wrong.params[1:3]) ** 2).sum(-1) <= radius**2
     return _assemble(None, source, 0, None, places, valid, valid)
+
+
+def _project(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``project`` of points [H, W, 3], some rows at a time: intermediate arrays stay in the processor's cache."""
+    places, valid = zip(*(project(camera, block) for block in _blocks(points)), strict=True)
+    return np.concatenate(places), np.concatenate(valid)
+
+
+def _blocks(array: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(array, max(1, array[..., 0].size // 16384))
 
 
 def _assemble(camera, source, crop, shrink, places, painted, valid) -> PictureMap:

@@ -11,6 +11,8 @@ from internlm.data.store import Camera
 ARIA_SIZE = 1408
 ARIA_VALID_RADIUS = 707.5  # pixels at 1408: outside it the image circle is dark
 FISHEYE_MAX_ANGLE = 1.0  # radians from the axis; the polynomial is not calibrated beyond
+# Camera axes when the picture is turned by 90 degrees clockwise: x becomes the old -y, y the old x.
+UPRIGHT_FROM_LANDSCAPE = np.array([[0.0, -1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 
 
 def project(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,151 @@
+"""Frames of walking tours, or of any video, into a take store at a chosen rate and size.
+
+egoagent data videos STORE FILE.mp4 ...               (or: python -m dataset_preprocess.extract_wtour_frames ...)
+
+Faces should be blurred beforehand, as the WalkingTours authors ask: `pip install deface`, then `deface FILE.mp4`. The command
+cannot see whether that was done; a marker can say it, and ``--require-blurred`` makes the marker a condition.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dataset_preprocess.errors import RecordingError
+from dataset_preprocess.pipeline import add_run_arguments, run_arguments, run_jobs
+from dataset_preprocess.video import encode_jpeg, open_video
+from internlm.data.store import SPLITS, StoreWriter, TakeInfo
+
+SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """What decides about the stored frames. rate: frames per second, None = every frame; size: of the shorter side."""
+
+    rate: float | None = 5.0
+    size: int | None = 448
+    quality: int = 90
+    packed: bool = True
+    require_blurred: bool = False
+
+    def __post_init__(self):
+        for name, low, high in (("rate", 0.001, 1000), ("size", 16, 16384), ("quality", 1, 100)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise RecordingError(f"--{name} {value}: must lie between {low} and {high}")
+
+
+@dataclass(frozen=True)
+class TourVideo:
+    """One video file; it becomes the take ``name``."""
+
+    name: str
+    path: Path
+    split: str
+
+
+def find_videos(paths: list[Path], split: str) -> list[TourVideo]:
+    """Videos among files and folders. RecordingError for a folder without any."""
+    jobs = []
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+            if not files:
+                raise RecordingError(f"{path}: holds no video ({', '.join(SUFFIXES)})")
+        jobs += [TourVideo(file.stem, file, split) for file in files]
+    return jobs
+
+
+def blur_marker(video: Path) -> Path:
+    """The empty file that says of a video that its faces are blurred."""
+    return video.with_name(video.name + ".blurred")
+
+
+def is_blurred(video: Path) -> bool:
+    """Whether a marker or deface's file name says that faces are blurred."""
+    return blur_marker(video).exists() or video.stem.endswith("_anonymized")
+
+
+def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict[str, Any]:
+    """Write a video as a take, in one pass. Frame k of the store is the video's frame nearest to k / rate seconds."""
+    blurred = is_blurred(job.path)
+    if settings.require_blurred and not blurred:
+        raise RecordingError(
+            f"{job.path}: is not marked as blurred. Blur it (deface {job.path.name}) and use the result, which is called "
+            f"*_anonymized, or if its faces are blurred already, create the empty file {blur_marker(job.path).name} beside it"
+        )
+    with open_video(job.path) as video:
+        facts = video.facts
+        rate = min(settings.rate or facts.frame_rate, facts.frame_rate)
+        width, height = stored_size(facts.width, facts.height, settings.size)
+        info = TakeInfo(
+            name=job.name,
+            uid=job.name,
+            split=job.split,
+            frame_rate=rate,
+            source="video",
+            extra={"file": job.path.name, "video_rate": facts.frame_rate, "blurred": blurred},
+        )
+        written = 0
+
+        def frames() -> Iterator[tuple[int, bytes]]:
+            nonlocal written
+            chosen = partial(is_chosen, step=facts.frame_rate / rate)
+            for written, (_, image) in enumerate(video.frames(chosen, (width, height)), start=1):
+                yield written - 1, encode_jpeg(image, settings.quality)
+
+        StoreWriter(out).add_take(info, frames(), packed=settings.packed, overwrite=True)
+    return {"frames": written}
+
+
+def is_chosen(index: int, step: float) -> bool:
+    """Whether a frame is the nearest to some multiple of ``step`` >= 1 frames; ties go to the later one."""
+    return int((index + 0.5) / step) != int((index - 0.5) / step) or index == 0
+
+
+def stored_size(width: int, height: int, shorter: int | None) -> tuple[int, int]:
+    """Width and height with the shorter side brought down to ``shorter``; a video is never enlarged."""
+    scale = 1.0 if shorter is None else min(1.0, shorter / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="videos, or folders of videos")
+    parser.add_argument("--rate", type=float, default=5.0, help="frames per second to store, 0 = all (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=448, help="pixels of the shorter side, 0 = as it is (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default: %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of the takes (default: train)")
+    parser.add_argument(
+        "--pack",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a take's frames in one tar with an index (default), or as loose files",
+    )
+    parser.add_argument(
+        "--require-blurred",
+        action="store_true",
+        help="refuse videos that are not marked as blurred: named *_anonymized by deface, or with an empty FILE.blurred beside",
+    )
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 when a video failed."""
+    settings = VideoSettings(args.rate or None, args.size or None, args.quality, args.pack, args.require_blurred)
+    jobs = find_videos(args.files, args.split)
+    StoreWriter(args.out)
+    work = partial(convert_video, out=args.out, settings=settings)
+    recorded = {**asdict(settings), "split": args.split}
+    return run_jobs(jobs, work, out=args.out, step="frames", settings=recorded, **run_arguments(args)).exit_code
+
+
+if __name__ == "__main__":
+    from internlm.cli import main
+
+    sys.exit(main(["data", "videos", *sys.argv[1:]]))
