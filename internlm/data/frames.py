@@ -12,6 +12,7 @@ import numpy as np
 from internlm.data.store import StoreError, Take, TakeStore
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MAX_PIXELS = 178_956_970
 
 
 class DataError(Exception):
@@ -30,36 +31,55 @@ class BrokenFile(DataError):
 
 
 class ImageSource(Protocol):
-    """Indexed images; ``classes`` is empty and ``label`` None where there are no labels."""
+    """Indexed images; ``classes`` is empty and ``label`` None where there are no labels.
+
+    ``group`` names what an image must not be parted from when images are split: its take, or the image itself.
+    """
 
     classes: tuple[str, ...]
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
     def label(self, index: int) -> int | None: ...
+    def group(self, index: int) -> str: ...
     def read(self, index: int, min_side: int = 0) -> np.ndarray: ...
 
 
 def decode(data: bytes, min_side: int = 0) -> np.ndarray:
-    """Encoded image to uint8 RGB [H, W, 3]. ValueError when it cannot be decoded completely.
+    """Encoded image to uint8 RGB [H, W, 3]. ValueError when it cannot be decoded completely or has too many pixels.
 
     min_side > 0 allows a JPEG to come out at half size or less while both sides stay at least that long, which is much
-    faster for large photographs.
+    faster for large photographs. Of 16 bits the upper 8 count; of an animation the first picture.
     """
     if data.startswith(b"\xff\xd8"):
         import simplejpeg
 
         try:
+            _check_size(*simplejpeg.decode_jpeg_header(data)[:2])
             return simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2 if min_side else 1)
+        except ImageTooLarge:
+            raise
         except ValueError:
             pass  # CMYK and slightly odd files are for Pillow, which is also the judge of what is broken
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode.startswith("I"):  # 16 bits; convert() would clip at 255: nearly all white
+                upper = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+                return np.repeat(upper[..., None], 3, axis=-1)
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's plugins raise a dozen kinds
         raise ValueError(f"cannot be decoded ({len(data)} bytes): {error}") from None
+
+
+class ImageTooLarge(ValueError):
+    """An image has more pixels than anything that was recorded; a few kilobytes can claim to be gigabytes."""
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:  # Pillow's own limit
+        raise ImageTooLarge(f"has {width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; shrink it or leave it out")
 
 
 class ImageFolder:
@@ -97,6 +117,9 @@ class ImageFolder:
     def label(self, index: int) -> int | None:
         return None if self._labels is None else int(self._labels[index])
 
+    def group(self, index: int) -> str:
+        return self.name(index)
+
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         name = self.name(index)
         try:
@@ -114,8 +137,8 @@ class StoreImages:
 
     def __init__(self, path: str | os.PathLike, split: str | None, frame_stride: int = 1, label: str | None = None):
         self.takes = select_takes(path, split)
-        self._frames = [take.frame_numbers[::frame_stride] for take in self.takes]
-        self._ends = np.cumsum([len(frames) for frames in self._frames])
+        self.frames = [take.frame_numbers[::frame_stride] for take in self.takes]
+        self._ends = np.cumsum([len(frames) for frames in self.frames])
         if not self._ends[-1]:
             raise DataError(f"{path}: the {len(self.takes)} takes of split {split!r} have no frames")
         self.classes: tuple[str, ...] = ()
@@ -136,7 +159,7 @@ class StoreImages:
         """The take and frame number of a sample."""
         row = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[row - 1]) if row else 0
-        return self.takes[row], int(self._frames[row][index - start])
+        return self.takes[row], int(self.frames[row][index - start])
 
     def name(self, index: int) -> str:
         take, number = self.locate(index)
@@ -144,6 +167,9 @@ class StoreImages:
 
     def label(self, index: int) -> int | None:
         return self._labels[int(np.searchsorted(self._ends, index, side="right"))] if self.classes else None
+
+    def group(self, index: int) -> str:
+        return str(self.locate(index)[0].path)
 
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         take, number = self.locate(index)
@@ -177,12 +203,54 @@ class JoinedImages:
         label = source.label(inner)
         return None if label is None else self.classes.index(source.classes[label])
 
+    def group(self, index: int) -> str:
+        source, inner = self._locate(index)
+        return source.group(inner)
+
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         source, inner = self._locate(index)
         try:
             return source.read(inner, min_side)
         except BrokenFile as error:
             raise BrokenFile(error.name, error.reason, index - inner + error.resume_at) from None
+
+
+class ImageSubset:
+    """The images of some classes of a labelled source, in its order; ``classes`` are those named, in order of name.
+
+    Raises DataError when the source has no labels or lacks one of the classes.
+    """
+
+    def __init__(self, source: ImageSource, classes: Sequence[str]):
+        lacking = sorted(set(classes) - set(source.classes))
+        if lacking:
+            raise DataError(
+                f"{len(lacking)} of {len(set(classes))} listed classes are not among the {len(source.classes)} of the images at "
+                f"{source.name(0)}: {', '.join(lacking[:5])}{', …' if len(lacking) > 5 else ''}"
+            )
+        self.source, self.classes = source, tuple(sorted(set(classes)))
+        number = {source.classes.index(name): row for row, name in enumerate(self.classes)}
+        labels = [number.get(source.label(index), -1) for index in range(len(source))]
+        self.rows = np.flatnonzero(np.array(labels) >= 0)
+        self._labels = np.array(labels, np.int32)[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.rows[index]))
+
+    def label(self, index: int) -> int | None:
+        return int(self._labels[index])
+
+    def group(self, index: int) -> str:
+        return self.source.group(int(self.rows[index]))
+
+    def read(self, index: int, min_side: int = 0) -> np.ndarray:
+        try:
+            return self.source.read(int(self.rows[index]), min_side)
+        except BrokenFile as error:
+            raise BrokenFile(error.name, error.reason, int(np.searchsorted(self.rows, error.resume_at))) from None
 
 
 def open_images(

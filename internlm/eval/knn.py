@@ -5,6 +5,8 @@ exp(similarity / 0.07). The neighbours are those of a float64 brute force (see `
 lower index, and classes with equal votes to the lower number.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,57 @@ def vote(similarity: Tensor, labels: Tensor, num_classes: int, *, temperature: f
     return weight.new_zeros(len(weight), num_classes).scatter_add_(1, labels, weight)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What kNN says of N test images; ``ranked`` = the best classes, at most 5, -1 where fewer have a vote."""
+
+    ranked: dict[int, Tensor]  # by k: int64 [N, min(5, classes)]
+    index: Tensor  # int64 [N, k], the neighbours of the largest k, best first
+    similarity: Tensor  # float64 [N, k]
+
+    def scores(self, truth: Tensor) -> dict[int, dict[str, float]]:
+        """Top-1 and top-5 in per cent for every k; a truth of -1 is a class that training never saw and counts as wrong."""
+        result = {}
+        for k, ranked in self.ranked.items():
+            right = (ranked == truth.to(ranked.device)[:, None]) & (ranked >= 0)
+            counts = float(right[:, 0].sum()), float(right.sum())
+            result[k] = {name: 100 * count / len(truth) for name, count in zip(("top1", "top5"), counts, strict=True)}
+        return result
+
+
+def decide(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    num_classes: int,
+    *,
+    ks: tuple[int, ...] = KS,
+    temperature: float = TEMPERATURE,
+    backend: str = "auto",
+) -> Outcome:
+    """The classes of test images by their neighbours' votes, for every k from one search.
+
+    train [M, D], test [N, D], train_labels int64 [M] in [0, num_classes). k above M uses all M. A class without a vote is
+    never a prediction; classes with equal votes rank by their number. Computed on the device of ``test``.
+    """
+    if len(train) != len(train_labels):
+        raise EvalError(f"{len(train)} train features with {len(train_labels)} labels")
+    if len(train_labels) and not (0 <= int(train_labels.min()) and int(train_labels.max()) < num_classes):
+        raise EvalError(f"train labels reach from {train_labels.min()} to {train_labels.max()}, outside 0..{num_classes - 1}")
+    similarity, index = search(test, train, max(ks), backend=backend)
+    neighbour_labels = train_labels.to(index.device)[index]
+    top = min(5, num_classes)
+    rows = max(1, TILE_BYTES // (16 * num_classes))
+    ranked = {k: torch.full((len(test), top), -1, dtype=torch.int64, device=index.device) for k in ks}
+    for start in range(0, len(test), rows):
+        part = slice(start, start + rows)
+        for k in ks:
+            votes = vote(similarity[part, :k], neighbour_labels[part, :k], num_classes, temperature=temperature)
+            count, best = votes.sort(dim=1, descending=True, stable=True)
+            ranked[k][part] = best[:, :top].masked_fill(count[:, :top] <= 0, -1)
+    return Outcome(ranked, index, similarity)
+
+
 def classify(
     train: Tensor,
     train_labels: Tensor,
@@ -37,34 +90,8 @@ def classify(
     temperature: float = TEMPERATURE,
     backend: str = "auto",
 ) -> dict[int, dict[str, float]]:
-    """Top-1 and top-5 accuracy in per cent for every k, all from one search: {k: {"top1", "top5"}}.
-
-    train [M, D], test [N, D]; labels int64, train labels in [0, num_classes), a test label outside that range is a class
-    that training never saw and counts as wrong. k above M uses all M. A class without a vote is never a prediction;
-    classes with equal votes rank by their number.
-    """
-    if len(train) != len(train_labels) or len(test) != len(test_labels):
-        raise EvalError(f"{len(train)} train features with {len(train_labels)} labels, {len(test)} test with {len(test_labels)}")
-    if len(train_labels) and not (0 <= int(train_labels.min()) and int(train_labels.max()) < num_classes):
-        raise EvalError(f"train labels reach from {train_labels.min()} to {train_labels.max()}, outside 0..{num_classes - 1}")
-    similarity, index = search(test, train, max(ks), backend=backend)
-    neighbour_labels = train_labels.to(index.device)[index]
-    top = min(5, num_classes)
-    rows = max(1, TILE_BYTES // (16 * num_classes))
-    hits = {k: torch.zeros(2) for k in ks}
-    for start in range(0, len(test), rows):
-        part = slice(start, start + rows)
-        truth = test_labels[part].to(index.device)[:, None]
-        for k in ks:
-            votes = vote(similarity[part, :k], neighbour_labels[part, :k], num_classes, temperature=temperature)
-            count, ranked = votes.sort(dim=1, descending=True, stable=True)
-            right = ((ranked == truth) & (count > 0))[:, :top]
-            hits[k] += torch.tensor([float(right[:, 0].sum()), float(right.sum())])
-    return {k: {"top1": 100 * float(h[0]) / len(test), "top5": 100 * float(h[1]) / len(test)} for k, h in hits.items()}
-
-
-def match_classes(labels: Tensor, classes: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor:
-    """Renumber labels of ``classes`` as those of ``wanted``, by name: int64 [N], -1 for a class (or label) that is not there."""
-    number = {name: i for i, name in enumerate(wanted)}
-    table = torch.tensor([number.get(name, -1) for name in classes] + [-1])
-    return table[labels.where(labels >= 0, torch.full_like(labels, len(classes)))]
+    """Top-1 and top-5 accuracy in per cent for every k: {k: {"top1", "top5"}}; see ``decide``."""
+    if len(test) != len(test_labels):
+        raise EvalError(f"{len(test)} test features with {len(test_labels)} labels")
+    outcome = decide(train, train_labels, test, num_classes, ks=ks, temperature=temperature, backend=backend)
+    return outcome.scores(test_labels)

@@ -1,45 +1,54 @@
 """``egoagent eval knn``: classes of images by their nearest neighbours."""
 
 import argparse
+from typing import Any
 
-from .options import about, add_common, add_model, finish, load
+from .image_options import add_images, model_or_features, open_sources, prepare_upstream
+from .options import finish
 
-# As in ``features``; repeated because help must not import torch.
-BRANCHES = ("observer", "predictor")
-FEATURES = ("state", "patch", "bottleneck")
+BACKENDS = ("auto", "torch", "faiss")
+PICTURES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the task."""
-    add_model(parser)
-    add_common(parser, unit="images", batch=128)
-    parser.add_argument("--train-data", nargs="+", help="images that vote: take stores or class folders (default: --data)")
-    parser.add_argument("--train-split", default="train", help="split of the voting takes (take stores only; default train)")
-    parser.add_argument("--label", help="take label that is the class (default place), or 'folder' for class folders")
-    parser.add_argument("--frame-stride", type=int, default=1, help="use every n-th stored frame of a take")
-    parser.add_argument("--which", choices=BRANCHES, default="observer", help="branch (default observer)")
-    parser.add_argument("--feature", choices=FEATURES, default="state", help="feature (default state)")
+    add_images(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="neighbours (default 10 20 100 200)")
-    parser.add_argument("--temperature", type=float, default=0.07, help="vote = exp(similarity / temperature)")
+    parser.add_argument("--temperature", "--knn_t", type=float, default=0.07, help="vote = exp(similarity / temperature)")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="search; the neighbours do not depend on it")
+    parser.add_argument("--pictures", help="write a page of test images beside their nearest training images (HTML)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, write; returns 0."""
-    from internlm.data.frames import open_images
-    from internlm.data.store import TakeStore
+    """Evaluate, print, write; returns 0. Under torchrun process 0 reports."""
+    from .ranks import joined
 
-    from .protocols import knn_report
+    prepare_upstream(args)
+    with joined() as reports:
+        result = _evaluate(args)
+    return finish(args, *result) if reports else 0
+
+
+def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], list]:
+    from . import knn_protocol
     from .summary import knn_figures
 
-    agent, config, step, device = load(args)
-    data = args.data or list(config.data.images)
-    voters = args.train_data or data
-    label = args.label or ("place" if all(TakeStore.is_store(path) for path in (*data, *voters)) else "folder")
-    train = open_images(voters, args.train_split, args.frame_stride, label)
-    test = open_images(data, args.split, args.frame_stride, label)
-    report, _ = knn_report(
-        agent, config, train, test, which=args.which, kind=args.feature, ks=tuple(args.k), temperature=args.temperature,
-        limit=args.limit, batch_size=args.batch, device=device,
-    )  # fmt: skip
-    report["protocol"] |= {"train_data": voters, "test_data": data, "split": args.split, "label": label}
-    return finish(args, about(args, config, step), report, knn_figures(report))
+    options = {"ks": tuple(args.k), "temperature": args.temperature, "backend": args.backend}
+    loaded = model_or_features(args)
+    sources = open_sources(args, loaded)
+    if loaded.agent is None:
+        report, found = knn_protocol.stored_report(loaded.stored, sources, loaded.how, **options)
+    else:
+        report, found = knn_protocol.knn_report(
+            loaded.agent, loaded.config, *sources, which=args.which, kind=args.feature, how=loaded.how, **options
+        )
+    if not report:
+        return loaded.about, {}, []
+    report["protocol"] |= loaded.protocol
+    if args.pictures and sources:
+        from .pictures import neighbour_page
+
+        print(f"pictures in {neighbour_page(args.pictures, found, sources, PICTURES)}")
+    for k, row in report["by_k"]["model"].items():
+        print(f"{k}-NN classifier result: Top1: {row['top1']:.4g}, Top5: {row['top5']:.4g}")
+    return loaded.about, report, knn_figures(report)

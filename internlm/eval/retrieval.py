@@ -48,12 +48,15 @@ def ranks(
 ) -> tuple[Tensor, Tensor]:
     """Rank of the one right item for each query, 1 = best, and how many items competed.
 
-    query [Q, D], gallery [G, D], positive and excluded int64 [Q] (gallery rows; an excluded row never competes, and must
-    differ from the positive). With groups int64 [Q] and [G], only items of the query's group compete. An item that is as
-    similar as the right one counts as ahead of it, so that collapsed features score nothing. Memory is one tile.
+    query [Q, D], gallery [G, D], positive int64 [Q] and excluded int64 [Q] or [Q, e] (gallery rows; an excluded row never
+    competes, and must differ from the positive). With groups int64 [Q] and [G], only items of the query's group compete. An
+    item that is as similar as the right one counts as ahead of it, so that collapsed features score nothing. Memory is one
+    tile.
     """
-    if bool((positive == excluded).any()):
-        row = int((positive == excluded).nonzero()[0])
+    excluded = excluded.view(len(positive), -1)
+    both = (positive[:, None] == excluded).any(1)
+    if both.any():
+        row = int(both.nonzero()[0])
         raise EvalError(f"query {row} has item {int(positive[row])} both as its right answer and as its removed current frame")
     query, gallery = F.normalize(query.float(), dim=1), F.normalize(gallery.float(), dim=1)
     ahead = torch.zeros(len(query), dtype=torch.int64, device=query.device)
@@ -66,7 +69,7 @@ def ranks(
         competes = torch.ones_like(similarity, dtype=torch.bool)
         if query_group is not None:
             competes = query_group[part, None] == gallery_group[None]
-        competes.scatter_(1, excluded[part, None], False)
+        competes.scatter_(1, excluded[part], False)
         count[part] = competes.sum(1)
         competes.scatter_(1, positive[part, None], False)
         ahead[part] = (competes & (similarity >= right)).sum(1)
@@ -95,30 +98,37 @@ def chance(count: Tensor) -> dict[str, float]:
     }
 
 
-def retrieve(prediction: Tensor, gallery: Gallery, *, scope: str = "pool") -> dict:
+def retrieve(prediction: Tensor, gallery: Gallery, *, scope: str = "pool", horizon: int = 1) -> dict:
     """Scores of the predictions beside their floors.
 
-    prediction [C, T, D]: row (c, t) is the prediction of clip c's frame t+1. ``scope`` says which frames compete: the
-    whole pool, the query's take or the query's clip. Floors: the observer's feature of the current frame as the query,
-    under the same removal, and a random order. Steps whose next image is the current one (same frame number) do not occur.
+    prediction [C, T, D]: row (c, t) is the prediction made at clip c's frame t. ``scope`` says which frames compete: the
+    whole pool, the query's take or the query's clip. ``horizon`` k: the right answer is frame t+k, and frames t to t+k-1 are
+    removed (at 1, as by default: the next frame is right, the current one removed). Floors: the observer's feature of the
+    current frame as the query, the same moved on by k times its last change, and a random order, all under the same removal.
+    Steps whose next image is the current one (same frame number) do not occur.
     """
     if scope not in SCOPES:
         raise EvalError(f"gallery {scope!r} is unknown; choose one of {', '.join(SCOPES)}")
-    clips, steps, _ = prediction.shape
+    clips, frames = gallery.items.shape
+    if not 1 <= horizon < frames:
+        raise EvalError(f"horizon {horizon} is outside 1..{frames - 1}: a clip has {frames} frames; take a smaller one")
     features, items, group = gallery.features, gallery.items, gallery.takes
     query_group = gallery.takes[items[:, 0]] if scope == "take" else None
     if scope == "clip":  # a frame of two clips competes in each of them
         features = features[items].flatten(0, 1)
         items = torch.arange(len(features), device=items.device).view(items.shape)
         group = query_group = torch.arange(clips, device=items.device)
-        group = group.repeat_interleave(steps + 1)
-    current, following = items[:, :-1].flatten(), items[:, 1:].flatten()
+        group = group.repeat_interleave(frames)
+    steps = frames - horizon
+    removed = torch.stack([items[:, k : k + steps].flatten() for k in range(horizon)], dim=1)
+    following = items[:, horizon:].flatten()
     groups = {} if query_group is None else {"query_group": query_group.repeat_interleave(steps), "gallery_group": group}
-    rank, count = ranks(prediction.flatten(0, 1), features, following, current, **groups)
-    floor, _ = ranks(features[current], features, following, current, **groups)
+    rank, count = ranks(prediction[:, :steps].flatten(0, 1), features, following, removed, **groups)
+    floor, _ = ranks(features[removed[:, 0]], features, following, removed, **groups)
+    drift, _ = ranks(drifted(features[items], horizon)[:, :steps].flatten(0, 1), features, following, removed, **groups)
     return {
         **scores(rank),
-        "floors": {"current_frame": scores(floor), "random": chance(count)},
+        "floors": {"current_frame": scores(floor), "constant_drift": scores(drift), "random": chance(count)},
         "by_step": [scores(r)["top1"] for r in rank.view(clips, steps).T],
         "queries": len(rank),
         "gallery_items": len(features),
@@ -126,6 +136,12 @@ def retrieve(prediction: Tensor, gallery: Gallery, *, scope: str = "pool") -> di
         "ranks": rank.view(clips, steps),
         "current_frame_ranks": floor.view(clips, steps),
     }
+
+
+def drifted(features: Tensor, horizon: int = 1) -> Tensor:
+    """The constant-drift floor: S_t + k·(S_t - S_{t-1}) of features [C, F, D], unit vectors first; S_t itself at t = 0."""
+    unit = F.normalize(features.float(), dim=-1)
+    return unit + horizon * torch.cat([torch.zeros_like(unit[:, :1]), unit[:, 1:] - unit[:, :-1]], dim=1)
 
 
 def centred(prediction: Tensor, gallery: Gallery) -> tuple[Tensor, Gallery]:

@@ -7,7 +7,6 @@ earlier actions and the poses observed before the chunk stay true, so nothing bu
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -43,12 +42,13 @@ def prediction_kl(
 
     ``loss`` holds the trained centre and temperatures (the final teacher temperature is used). ``shuffled`` gives each clip
     the chunk of another clip of its batch at the same step, so batches need two clips; a last batch of one is left out.
-    The clips are mixed over the batches first (always the same way): Sinkhorn targets are balanced within a batch, where the
-    near-duplicates of one take would compete for prototypes as they never do in training.
+    The batches must be mixed over the takes (``evaluation_clips(..., mixed=True)``; EvalError otherwise): Sinkhorn targets are
+    balanced within a batch, where the near-duplicates of one take would compete for prototypes as they never do in training.
     ``fit_center`` replaces the centre by the mean of the teacher's logits over these batches: before stage 2 there is no
     trained one, and none at all would make the targets of the first step needlessly hard.
     """
-    device, batches = torch.device(device), _mixed(batches)
+    device = torch.device(device)
+    _check_mixed(batches)
     agent, loss = agent.to(device).eval(), copy.deepcopy(loss).to(device).eval()
     if fit_center:
         loss.pred_targets.center.copy_(_mean_logits(agent, batches, device, dtype))
@@ -75,14 +75,11 @@ def prediction_kl(
     return means | {"constant": constant, "uniform_entropy": math.log(len(total))}
 
 
-def _mixed(batches: Sequence[ClipBatch]) -> list[ClipBatch]:
-    """The same clips in a fixed random order, in batches of the first one's size."""
-    if not batches:
-        return []
-    order = torch.randperm(sum(len(batch.images) for batch in batches), generator=torch.Generator().manual_seed(0))
-    parts = {f.name: torch.cat([getattr(batch, f.name) for batch in batches])[order] for f in fields(ClipBatch)}
-    split = {name: tensor.split(len(batches[0].images)) for name, tensor in parts.items()}
-    return [ClipBatch(**dict(zip(split, values, strict=True))) for values in zip(*split.values(), strict=True)]
+def _check_mixed(batches: Sequence[ClipBatch]) -> None:
+    """EvalError for batches that hold take after take; one take, or one batch, is as mixed as it can be."""
+    takes = torch.cat([batch.takes for batch in batches]) if batches else torch.empty(0)
+    if len(batches) > 1 and len(takes.unique()) > 1 and bool((takes[1:] >= takes[:-1]).all()):
+        raise EvalError("the action check needs batches whose clips are mixed over the takes: evaluation_clips(..., mixed=True)")
 
 
 def _teacher_logits(agent: EgoAgent, images: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ from .report import Figure
 
 FLOOR_NAMES = {
     "random_weights": "random weights",
+    "random_weights_uncalibrated": "random weights, uncalibrated",
     "pixels": "raw pixels",
     "current_frame": "current frame",
+    "constant_drift": "constant drift",
     "random": "random order",
     "zero_velocity": "zero velocity",
     "constant_velocity": "constant velocity",
@@ -47,6 +49,26 @@ def motion_figures(report: dict[str, Any]) -> list[Figure]:
             floors = _named({floor: values[key] for floor, values in part["floors"].items()})
             meaning = f"next {horizon:.0f} ms of body motion"
             rows.append(Figure(f"{name}, {view}", part[key], unit, floors, higher_is_better=False, meaning=meaning))
+    return rows
+
+
+def rollout_figures(report: dict[str, Any]) -> list[Figure]:
+    """Rows of a ``motion_protocol.rollout_report``: each model beside the floors and baselines of its frame."""
+    if "skipped" in report:
+        return []
+    rows = []
+    protocol = report["protocol"]
+    seconds = protocol["predicted_poses"] / min(protocol["poses_per_second"])
+    for view in ("world", "head_camera", "root_relative"):
+        part = report[view] or {}
+        models = {name: values for name, values in part.items() if name.startswith("model_")}
+        others = {name: values for name, values in part.items() if name not in models}
+        for model, values in models.items():
+            for key, name, unit in (("mpjpe_cm", "MPJPE", "cm"), ("mpjve_cm_s", "MPJVE", "cm/s")):
+                floors = {FLOOR_NAMES.get(other, other): found[key] for other, found in others.items()}
+                title = f"{name} rolled out, {view.replace('_', ' ')}, {model.removeprefix('model_').replace('_', ' ')}"
+                meaning = f"{seconds:.2g} s of motion"
+                rows.append(Figure(title, values[key], unit, floors, higher_is_better=False, meaning=meaning))
     return rows
 
 

@@ -49,7 +49,7 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     images = {name: open_images([world], part, size.knn_frame_stride, "place") for name, part in parts.items()}
     knn, features = knn_report(agent, config, images["train"], images["test"], device=device)
     dataset = open_clips(config, [str(world)], split)
-    batches = list(evaluation_clips(dataset, CLIP_BATCH, limit=size.clips))
+    batches = list(evaluation_clips(dataset, CLIP_BATCH, limit=size.clips, mixed=True))
     outputs = run_clips(agent, batches, device=device)
     retrieval, gallery = retrieval_report(outputs, dataset)
     motion = motion_report(outputs, dataset)

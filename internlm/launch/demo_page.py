@@ -8,7 +8,7 @@ import torch
 
 from internlm.data.camera import project
 from internlm.data.frames import decode
-from internlm.eval import figures, motion, retrieval, search
+from internlm.eval import figures, motion, pictures
 from internlm.eval.protocols import motion_chunks
 from internlm.eval.report import Section, curves, facts, table_of_figures
 from internlm.eval.report import write_page as write_html
@@ -40,22 +40,14 @@ def write_page(path: Path, report: dict[str, Any], done: Evaluated, runs: dict[s
         Section("Results beside their floors", table_of_figures(done.figures), f"Measured on the {report['split']} takes."),
         Section("What was run", facts(_facts(report, done))),
         Section("Training curves", _curves(runs), _CURVES),
-        Section("Nearest neighbours", _neighbours(done), _NEIGHBOURS),
-        Section("Retrieved next frames", _retrieved(done), _RETRIEVED),
+        Section("Nearest neighbours", _neighbours(done), pictures.NEIGHBOURS),
+        Section("Retrieved next frames", _retrieved(done), pictures.RETRIEVED),
         Section("Predicted motion", _motion(done), _MOTION),
     ]
     return write_html(path, title="EgoAgent demo", summary=summary(report), sections=sections)
 
 
 _CURVES = "Faint: as logged; strong: running mean. KL = cross-entropy minus the teacher's entropy."
-_NEIGHBOURS = (
-    "Left: a held-out frame. Then the training frames with the most similar feature; green = the same kind of place. "
-    "The number is the cosine similarity."
-)
-_RETRIEVED = (
-    "Blue: the frame that the model sees, then the frame that really came next. To the right, the frames of all held-out clips "
-    "that are most like the predicted next state, best first; green = it is the true one."
-)
 _MOTION = (
     "The wearer's body at the end of the predicted chunk, in the head camera of the frame shown: green = true, pink = predicted, "
     "grey = zero velocity. Beside it the same bodies seen from the wearer's right (forward is to the right). Shown are "
@@ -101,42 +93,11 @@ def _curves(runs: dict[str, Path]) -> str:
 
 
 def _neighbours(done: Evaluated) -> str:
-    train, test = done.features["train"], done.features["test"]
-    chosen = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()][: EXAMPLES + 2]
-    similarity, index = search.search(test.values["model"][chosen], train.values["model"], 7)
-    strips = []
-    for place, row in enumerate(chosen):
-        true = test.classes[int(test.labels[row])]
-        images = [done.images["test"].read(int(test.rows[row]))]
-        captions, marks = [f"query: {true}"], ["query"]
-        for score, found in zip(similarity[place].tolist(), index[place].tolist(), strict=True):
-            name = train.classes[int(train.labels[found])]
-            images.append(done.images["train"].read(int(train.rows[found])))
-            captions.append(f"{name} {score:.2f}")
-            marks.append("right" if name == true else "wrong")
-        strips.append(figures.strip(images, captions, marks))
-    return "".join(strips)
+    return pictures.neighbour_strips(done.features, done.images["train"], done.images["test"], EXAMPLES + 2)
 
 
 def _retrieved(done: Evaluated) -> str:
-    outputs, gallery = done.outputs, done.gallery
-    clips = _one_per_take(outputs.takes, np.arange(len(outputs.takes), dtype=float))[:EXAMPLES]
-    step = outputs.prediction.shape[1] - 1
-    query, current = outputs.prediction[clips, step], gallery.items[clips, step]
-    found = retrieval.nearest(query, gallery.features, current, 5)
-    strips = []
-    for row, clip in enumerate(clips):
-        right = int(gallery.items[clip, step + 1])
-        images = [_frame(done, int(current[row])), _frame(done, right)]
-        captions, marks = ["current frame", "true next frame"], ["query", ""]
-        for rank, item in enumerate(found[row].tolist(), start=1):
-            images.append(_frame(done, item))
-            same = gallery.takes[item] == gallery.takes[right]
-            away = int(gallery.frame_numbers[item] - gallery.frame_numbers[right])
-            captions.append(f"{rank}: {'the true one' if item == right else f'{away:+d} frames' if same else 'another take'}")
-            marks.append("right" if item == right else "")
-        strips.append(figures.strip(images, captions, marks))
-    return "".join(strips)
+    return pictures.retrieved_strips(done.outputs, done.gallery, pictures.take_reader(done.dataset), EXAMPLES)
 
 
 def _motion(done: Evaluated) -> str:
@@ -168,8 +129,3 @@ def _one_per_take(takes: torch.Tensor, score: np.ndarray) -> list[int]:
     """The row of highest score of each take, takes in order."""
     rows = [np.flatnonzero(takes.numpy() == take) for take in np.unique(takes.numpy())]
     return [int(r[np.argmax(score[r])]) for r in rows]
-
-
-def _frame(done: Evaluated, item: int) -> np.ndarray:
-    take = done.dataset.takes[int(done.gallery.takes[item])]
-    return decode(take.read_frame(int(done.gallery.frame_numbers[item])))

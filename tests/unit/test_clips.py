@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from data_samples import body, picture, turning_camera, write_take
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -208,6 +209,21 @@ def test_evaluation_clips_cover_takes_without_overlap(tmp_path):
     assert sum(len(b.images) for b in evaluation_clips(data, 4, hop=5)) == len(data)
     limited = [clip for b in evaluation_clips(data, 4, limit=2) for clip in b.frame_numbers[:, 0].tolist()]
     assert limited == [0, 15]
+
+
+def test_mixed_evaluation_clips_are_the_same_in_a_fixed_random_order(tmp_path):
+    for name in "abc":
+        write_take(tmp_path / "s", name)
+    data = dataset(tmp_path / "s")
+    plain, mixed, again = (list(evaluation_clips(data, 4, mixed=flag)) for flag in (False, True, True))
+    numbers = [torch.cat([b.sample_ids for b in batches]).tolist() for batches in (plain, mixed, again)]
+    assert sorted(numbers[1]) == numbers[0] != numbers[1] == numbers[2]
+    by_id = {int(i): clip for b in plain for i, clip in zip(b.sample_ids, b.images)}
+    for batch in mixed:
+        for number, clip in zip(batch.sample_ids.tolist(), batch.images):
+            assert torch.equal(clip, by_id[number]), "fields move together"
+    odd = list(evaluation_clips(data, 4, mixed=True, only=lambda batches: range(1, batches, 2)))
+    assert [b.sample_ids.tolist() for b in odd] == [b.sample_ids.tolist() for b in mixed[1::2]]
 
 
 def test_broken_frame_names_the_file_and_the_next_clip_without_it(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from internlm.eval import knn
+from internlm.eval import classes, knn
 
 
 def brute_force(query, gallery, k):
@@ -48,4 +48,4 @@ def test_two_classes_and_an_unseen_class():
 
 
 def test_classes_are_matched_by_name():
-    assert knn.match_classes(torch.tensor([0, 1, 2, -1]), ("b", "c", "a"), ("a", "b")).tolist() == [1, -1, 0, -1]
+    assert classes.match_classes(torch.tensor([0, 1, 2, -1]), ("b", "c", "a"), ("a", "b")).tolist() == [1, -1, 0, -1]

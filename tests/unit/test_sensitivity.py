@@ -117,16 +117,11 @@ def test_a_fitted_centre_takes_the_common_part_out_of_the_targets():
     assert bool((loss.pred_targets.center == 0).all())  # the caller's loss is left as it was
 
 
-def test_clips_are_mixed_but_stay_whole():
-    ids = iter(torch.arange(8).split([3, 3, 2]))
-    batches = []
-    for clips in (3, 3, 2):
-        numbers = next(ids)
-        frames = numbers[:, None] * 100 + torch.arange(4)
-        batches.append(dataclasses.replace(clip_batch(clips), sample_ids=numbers, frame_numbers=frames))
-    mixed = sensitivity._mixed(batches)
-    assert [len(batch.images) for batch in mixed] == [3, 3, 2]
-    order = torch.cat([batch.sample_ids for batch in mixed]).tolist()
-    assert sorted(order) == list(range(8)) and order != list(range(8))
-    for batch in mixed:
-        assert torch.equal(batch.frame_numbers[:, 0], batch.sample_ids * 100), "fields move together"
+def test_batches_of_take_after_take_are_refused():
+    """Sinkhorn targets would be balanced over near-duplicates."""
+    agent, loss = trained()
+    batches = [dataclasses.replace(clip_batch(), takes=torch.full((4,), take)) for take in (0, 1)]
+    with pytest.raises(ValueError, match="mixed=True"):
+        sensitivity.prediction_kl(agent, loss, batches)
+    mixed = [dataclasses.replace(batch, takes=torch.tensor([0, 1, 1, 0])) for batch in batches]
+    assert sensitivity.prediction_kl(agent, loss, mixed)["true"] > 0

@@ -1,0 +1,126 @@
+"""Options of the evaluations on labelled images (kNN, linear probe): where model, images and features come from."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import add_common, add_model, load
+
+if TYPE_CHECKING:
+    from internlm.config.schema import Config
+    from internlm.data.frames import ImageSource
+    from internlm.model.egoagent import EgoAgent
+
+    from .features import Features
+    from .knn_protocol import Extraction
+
+# As in ``features``; repeated because help must not import torch.
+BRANCHES = ("observer", "predictor")
+FEATURES = ("state", "patch", "bottleneck")
+
+
+@dataclass
+class Loaded:
+    """What is judged: an agent, or stored features of any model."""
+
+    about: dict[str, Any]
+    how: "Extraction"
+    agent: "EgoAgent | None" = None
+    config: "Config | None" = None
+    stored: "dict[str, Features] | None" = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Model or features, labelled images, how features are taken."""
+    model = add_model(parser)
+    model.add_argument("--features", type=Path, help="stored features of any model (.npz or .safetensors) instead of a model")
+    model.add_argument("--pretrained_weights", help="upstream's name: a run, checkpoint or exported folder")
+    add_common(parser, unit="images", batch=128)
+    parser.add_argument("--train-data", nargs="+", help="labelled training images: stores or class folders (default: --data)")
+    parser.add_argument("--train-split", default="train", help="split of the training takes (take stores only; default train)")
+    parser.add_argument("--label", help="take label that is the class (default place), or 'folder' for class folders")
+    parser.add_argument("--class-list", type=Path, help="file with the classes to keep, one a line (ImageNet-100)")
+    parser.add_argument("--frame-stride", type=int, default=1, help="use every n-th stored frame of a take")
+    parser.add_argument("--which", choices=BRANCHES, default="observer", help="branch (default observer)")
+    parser.add_argument("--feature", choices=FEATURES, default="state", help="feature (default state)")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="precision (default float32)")
+    parser.add_argument("--cache", type=Path, help="folder that keeps extracted features, found again by weights and images")
+    parser.add_argument("--workers", "--num_workers", type=int, default=0, help="threads that read images ahead (default 0)")
+    parser.add_argument("--max-broken-share", type=float, default=0.01, help="share of unreadable images that may be left out")
+    parser.add_argument("--data_path", type=Path, help="upstream's name: a folder with train/ and val/ of class folders")
+    parser.add_argument("--imgnet", type=int, help="upstream's name: number of classes; fewer than there are need --class-list")
+
+
+def prepare_upstream(args: argparse.Namespace) -> None:
+    """Turn upstream's names into ours. Raises EvalError where they do not say enough."""
+    from .errors import EvalError
+
+    if args.pretrained_weights:
+        args.checkpoint = args.pretrained_weights
+    if args.data_path is None:
+        return
+    missing = [name for name in ("train", "val") if not (args.data_path / name).is_dir()]
+    if missing:
+        there = sorted(path.name for path in args.data_path.iterdir())[:8] if args.data_path.is_dir() else "nothing"
+        raise EvalError(f"--data_path {args.data_path} has no folder {' and no '.join(missing)}; it holds {there}")
+    args.train_data, args.data, args.label = [str(args.data_path / "train")], [str(args.data_path / "val")], "folder"
+
+
+def model_or_features(args: argparse.Namespace) -> Loaded:
+    """The agent with its config, or the stored features, and how features are extracted."""
+    import torch
+
+    from internlm.core.init import choose_device, choose_dtype
+
+    from .features import open_cache
+    from .knn_protocol import Extraction
+
+    device = choose_device(args.device)
+    if device.type == "cuda":
+        from internlm.core.collectives import rank
+
+        device = torch.device("cuda", rank() % torch.cuda.device_count())
+    dtype, cache = choose_dtype(args.dtype, device), open_cache(args.cache)
+    how = Extraction(args.batch, args.limit, device, dtype, cache, args.workers, args.max_broken_share)
+    if args.features:
+        from .feature_files import read_labelled
+
+        stored = read_labelled(args.features)
+        return Loaded({"source": str(args.features), "step": None}, how, stored=stored, protocol={"features": str(args.features)})
+    agent, config, step, _ = load(args)
+    return Loaded({"source": str(args.run or args.checkpoint), "step": step, "job": config.job_name}, how, agent, config)
+
+
+def open_sources(args: argparse.Namespace, loaded: Loaded) -> "tuple[ImageSource, ImageSource] | None":
+    """The training and the test images; None for stored features without images."""
+    from internlm.data.frames import open_images
+    from internlm.data.store import TakeStore
+
+    from .classes import restrict
+    from .errors import EvalError
+
+    data = args.data or (list(loaded.config.data.images) if loaded.config else None)
+    if data is None:
+        if args.class_list:
+            raise EvalError("--class-list needs images (--data); leave the other classes out of the stored features instead")
+        return None
+    voters = args.train_data or data
+    label = args.label or ("place" if all(TakeStore.is_store(path) for path in (*data, *voters)) else "folder")
+    train = open_images(voters, args.train_split, args.frame_stride, label)
+    sources = train, open_images(data, args.split, args.frame_stride, label)
+    if args.class_list:
+        sources = restrict(*sources, args.class_list)
+    found = len(sources[0].classes)
+    if args.imgnet and args.imgnet < found:
+        raise EvalError(
+            f"--imgnet {args.imgnet}: there are {found} classes, and which {args.imgnet} are meant is not published; "
+            "name them with --class-list FILE"
+        )
+    if args.imgnet and args.imgnet != found:
+        print(f"--imgnet {args.imgnet}: the data has {found} classes, so that is what is measured")
+    loaded.protocol |= {"train_data": voters, "test_data": data, "split": args.split, "label": label}
+    if args.class_list:
+        loaded.protocol["class_list"] = str(args.class_list)
+    return sources

@@ -1,0 +1,109 @@
+"""Evaluation on several processes: each runs whole batches, and process 0 gets them all back in order.
+
+A batch is the same images whatever the number of processes, so that its features are the same to the last bit.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from internlm.core.collectives import rank, world_size
+
+from .errors import EvalError
+
+Part = TypeVar("Part")
+
+
+@contextmanager
+def joined() -> Iterator[bool]:
+    """Join the processes that torchrun started, if it did; yields whether this is the one that reports.
+
+    gloo, since features are gathered in main memory. A group that exists already is used and left as it is.
+    """
+    own = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if own:
+        dist.init_process_group("gloo", timeout=timedelta(hours=12))  # process 0 may search for long while others wait
+    try:
+        yield rank() == 0
+        if own:
+            dist.barrier()
+    finally:
+        if own:
+            dist.destroy_process_group()
+
+
+def own_share(batches: int) -> range:
+    """Numbers of the batches that this process runs."""
+    return range(rank(), batches, world_size())
+
+
+def gathered(run: Callable[[], dict[int, dict[str, Tensor]]]) -> dict[int, dict[str, Tensor]]:
+    """Run this process's share, {batch number: tensors by name}, and return all shares by rising number.
+
+    Only process 0 gets the tensors, on the CPU; the others get an empty dict. An error on any process is raised on all, so that
+    none waits for ever: its own where it happened, an EvalError with its text elsewhere.
+    """
+    error: Exception | None = None
+    parts: dict[int, dict[str, Tensor]] = {}
+    try:
+        parts = run()
+    except Exception as caught:
+        error = caught
+    if world_size() == 1:
+        if error is not None:
+            raise error
+        return dict(sorted(parts.items()))
+    about = {number: {name: (tuple(t.shape), t.dtype) for name, t in part.items()} for number, part in parts.items()}
+    all_about: list[tuple] = [()] * world_size()
+    dist.all_gather_object(all_about, (about, None if error is None else f"{type(error).__name__}: {error}"))
+    if error is not None:
+        raise error
+    failed = [f"process {number}: {text}" for number, (_, text) in enumerate(all_about) if text]
+    if failed:
+        raise EvalError("; ".join(failed))
+    if rank():
+        for number in sorted(parts):
+            for tensor in parts[number].values():
+                if tensor.numel():
+                    dist.send(_bytes(tensor), 0)
+        return {}
+    for sender in range(1, world_size()):
+        for number, described in sorted(all_about[sender][0].items()):
+            parts[number] = {name: _received(sender, *what) for name, what in described.items()}
+    return dict(sorted(parts.items()))
+
+
+def from_first(compute: Callable[[], Part]) -> Part:
+    """What process 0 computes, on all of them; its error is raised on all."""
+    if world_size() == 1:
+        return compute()
+    box: list = [None, None]
+    caught: Exception | None = None
+    if rank() == 0:
+        try:
+            box[0] = compute()
+        except Exception as error:
+            caught, box[1] = error, f"process 0: {type(error).__name__}: {error}"
+    dist.broadcast_object_list(box, src=0)
+    if caught is not None:
+        raise caught
+    if box[1] is not None:
+        raise EvalError(box[1])
+    return box[0]
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.cpu().contiguous().view(-1).view(torch.uint8)
+
+
+def _received(sender: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype)
+    if tensor.numel():
+        dist.recv(tensor.view(-1).view(torch.uint8), sender)
+    return tensor
