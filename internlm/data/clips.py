@@ -97,6 +97,16 @@ class ClipDataset:
             "takes": np.int64(row),
         }
 
+    def cameras(self, take_row: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """world_from_camera float64 [..., 4, 4] of a take's frame numbers [...], and which are stored, bool [...].
+
+        ``take_row`` is the take's place in ``takes``; those that are not stored come out as the identity.
+        """
+        track = self._tracks[take_row]
+        rows, known = _look_up(track.camera_row, numbers)
+        stored = track.world_from_camera if len(track.world_from_camera) else np.eye(4)[None]
+        return np.where(known[..., None, None], stored[rows], np.eye(4)), known
+
     def evaluation_starts(self, hop: int | None = None, limit: int | None = None) -> np.ndarray:
         """Indices of clips whose first frames are at least ``hop`` frame numbers apart within a take.
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .baselines.velocity import constant_velocity, zero_velocity
 from .errors import EvalError
+from .pose_metrics import TINY, moving, position_error, velocity_error
 
 HIPS = (11, 12)  # COCO order: left hip, right hip
-CM = 100.0
-TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,6 @@ class MotionChunks:
     takes: np.ndarray  # int64 [N]
 
 
-def zero_velocity(past: np.ndarray, poses: int) -> np.ndarray:
-    """Repeat the last observed pose: past [N, Q, J, 3] -> [N, poses, J, 3]."""
-    return np.repeat(past[:, -1:], poses, axis=1)
-
-
-def constant_velocity(past: np.ndarray, poses: int) -> np.ndarray:
-    """Continue the last observed step of every joint: past [N, Q, J, 3] -> [N, poses, J, 3]. Needs Q of at least 2."""
-    if past.shape[1] < 2:
-        raise EvalError(f"constant velocity needs two observed poses, got {past.shape[1]}; use chunks of at least 2")
-    step = past[:, -1:] - past[:, -2:-1]
-    return past[:, -1:] + step * np.arange(1, poses + 1).reshape(1, -1, 1, 1)
-
-
 def comparable(chunks: MotionChunks) -> np.ndarray:
     """Joints that model and floors are compared on: visible in the target and in the last two observed poses, bool [N, P, J]."""
     return chunks.visible & chunks.past_visible[:, -2:].all(1)[:, None]
@@ -49,21 +36,6 @@ def root_relative(poses: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, n
     """Subtract the mid-hip from every pose: [..., J, 3], bool [..., J] -> both, nothing visible where a hip is missing."""
     root = poses[..., HIPS, :].mean(-2, keepdims=True)
     return poses - root, visible & visible[..., HIPS].all(-1, keepdims=True)
-
-
-def position_error(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Distance of every joint in centimetres: [..., J, 3] -> [..., J]."""
-    return CM * np.linalg.norm(prediction - target, axis=-1)
-
-
-def velocity_error(prediction: np.ndarray, target: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
-    """Norm of the velocity error in cm/s: [N, P, J, 3] -> [N, P, J]. ``rate`` in Hz, one or [N].
-
-    The first velocity starts at the last observed pose, which is known and so cancels.
-    """
-    difference = prediction - target
-    before = np.concatenate([np.zeros_like(difference[:, :1]), difference[:, :-1]], axis=1)
-    return CM * np.asarray(rate, float).reshape(-1, 1, 1) * np.linalg.norm(difference - before, axis=-1)
 
 
 def mean_over_joints(errors: np.ndarray, mask: np.ndarray, takes: np.ndarray) -> dict[str, float]:
@@ -81,11 +53,9 @@ def measure(prediction: np.ndarray, chunks: MotionChunks, rate: float | np.ndarr
 
     A velocity counts where the joint is in the mask at both ends of the step; the pose before the chunk is in it anyway.
     """
-    moving = mask.copy()
-    moving[:, 1:] &= mask[:, :-1]
     errors = position_error(prediction, chunks.target)
     velocity = velocity_error(prediction, chunks.target, rate)
-    place, speed = mean_over_joints(errors, mask, chunks.takes), mean_over_joints(velocity, moving, chunks.takes)
+    place, speed = mean_over_joints(errors, mask, chunks.takes), mean_over_joints(velocity, moving(mask), chunks.takes)
     per_pose = mask.sum((0, 2))
     return {
         "mpjpe_cm": place["mean"],

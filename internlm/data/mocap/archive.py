@@ -59,6 +59,8 @@ class Archive:
         values = values.astype(np.float64)
         if not np.isfinite(values).all():
             raise MocapError(f"{self.path}: {self.first(*keys)} holds values that are not finite")
+        if np.abs(values).max(initial=0) > 1e6:
+            raise MocapError(f"{self.path}: {self.first(*keys)} holds {np.abs(values).max():g}, which is no metre and no radian")
         return values
 
     def rate(self, *keys: str) -> float:
@@ -90,7 +92,7 @@ def read_positions(archive: Archive, joint_map: Mapping[str, str] | None = None)
     sources = _sources(path, columns, joint_map)
     cmu = joint_map is None and {HEAD, NECK, *BVH_JOINTS.values()} <= columns.keys()
     motions = []
-    for name, split, part in _sequences(archive, len(positions)):
+    for name, split, part in sequences(archive, len(positions)):
         if cmu and visible[part].all():
             points = resample(positions[part], rate)
             body = {joint: points[:, column] for joint, column in sources.items()}
@@ -123,7 +125,7 @@ def _arrays(archive: Archive, columns: dict[str, int]) -> tuple[np.ndarray, np.n
     return positions * unit, visible
 
 
-def _sequences(archive: Archive, frames: int) -> Iterable[tuple[str, str | None, slice]]:
+def sequences(archive: Archive, frames: int) -> Iterable[tuple[str, str | None, slice]]:
     """(name, split, rows) of every sequence."""
     path = archive.path
     if "names" not in archive.keys and "lengths" not in archive.keys:

@@ -1,0 +1,78 @@
+"""Diffusion policy, transformer variant (Chi et al., RSS 2023): future poses denoised step by step, given past poses.
+
+Training: DDPM noise prediction on a squared-cosine schedule. Sampling: DDIM without noise. Written from the papers.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LIMIT = 5.0  # offsets beyond so many units of scale are none that a body makes
+
+
+class DiffusionPolicy(nn.Module):
+    """Predicts the offsets of ``future`` poses from the last observed one, in units of ``scale`` metres.
+
+    Self-attention among the noisy poses is causal, cross-attention sees the past poses and the noise level.
+    """
+
+    def __init__(
+        self, size: int, past: int, future: int, *, hidden: int = 128, layers: int = 4, heads: int = 4,
+        noise_steps: int = 100, scale: float = 0.15,
+    ):  # fmt: skip
+        super().__init__()
+        self.past, self.future, self.noise_steps, self.scale = past, future, noise_steps, scale
+        self.read_past, self.read_noisy = nn.Linear(size, hidden), nn.Linear(size, hidden)
+        self.level = nn.Sequential(nn.Linear(hidden, 4 * hidden), nn.Mish(), nn.Linear(4 * hidden, hidden))
+        self.past_position = nn.Parameter(torch.randn(past + 1, hidden) * 0.02)
+        self.position = nn.Parameter(torch.randn(future, hidden) * 0.02)
+        layer = nn.TransformerDecoderLayer(hidden, heads, 4 * hidden, 0.1, "gelu", batch_first=True, norm_first=True)
+        self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(hidden))
+        self.read_out = nn.Linear(hidden, size)
+        self.register_buffer("kept", signal_share(noise_steps), persistent=False)
+        self.register_buffer("mask", torch.ones(future, future).triu(1).bool(), persistent=False)
+
+    def forward(self, noisy: Tensor, level: Tensor, past: Tensor) -> Tensor:
+        """Noise estimate ``[B, O, D]`` for noisy offsets ``[B, O, D]`` at ``level`` int64 [B], given ``past`` ``[B, I, D]``."""
+        condition = torch.cat((self.level(sinusoids(level, self.position.shape[1]))[:, None], self.read_past(past)), dim=1)
+        hidden = self.decoder(self.read_noisy(noisy) + self.position, condition + self.past_position, tgt_mask=self.mask)
+        return self.read_out(hidden)
+
+    def loss(self, past: Tensor, future: Tensor, visible: Tensor) -> Tensor:
+        """Mean squared error of the noise over ``visible`` ``[B, O, D]``; ``past``, ``future`` ``[B, ., D]`` metres."""
+        clean = (future - past[:, -1:]) / self.scale
+        level = torch.randint(self.noise_steps, (len(past),))
+        noise, kept = torch.randn_like(clean), self.kept[level][:, None, None]
+        estimate = self(kept.sqrt() * clean + (1 - kept).sqrt() * noise, level, past)
+        return ((estimate - noise).square() * visible).sum() / visible.sum().clamp(min=1)
+
+    def sample(self, past: Tensor, *, steps: int = 10, samples: int = 1, seed: int = 0) -> Tensor:
+        """``[B, I, D]`` -> ``[B, O, D]``: the mean of ``samples`` draws."""
+        total, generator = 0, torch.Generator().manual_seed(seed)
+        for _ in range(samples):
+            x = torch.randn(len(past), self.future, past.shape[-1], generator=generator)
+            levels = torch.linspace(self.noise_steps - 1, 0, steps).round().long().tolist()
+            for now, later in zip(levels, [*levels[1:], None]):
+                kept = self.kept[now]
+                noise = self(x, torch.full((len(x),), now), past)
+                clean = ((x - (1 - kept).sqrt() * noise) / kept.sqrt()).clamp(-LIMIT, LIMIT)
+                next_kept = self.kept[later] if later is not None else torch.ones(())
+                x = next_kept.sqrt() * clean + (1 - next_kept).sqrt() * noise
+            total = total + x
+        return past[:, -1:] + self.scale * total / samples
+
+
+def signal_share(steps: int) -> Tensor:
+    """Squared-cosine schedule: the share of signal variance left at each of ``steps`` noise levels, float32 [steps]."""
+    at = torch.arange(steps + 1, dtype=torch.float64) / steps
+    curve = torch.cos((at + 0.008) / 1.008 * math.pi / 2).square()
+    beta = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
+    return torch.cumprod(1 - beta, 0).float()
+
+
+def sinusoids(level: Tensor, size: int) -> Tensor:
+    """int64 [B] -> [B, size] sine and cosine features."""
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(size // 2) / (size // 2 - 1))
+    angle = level[:, None].float() * frequency
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)

@@ -1,0 +1,45 @@
+"""Ridge regression in closed form: future offsets from the last pose, linear in the last observed poses."""
+
+import numpy as np
+
+from ..motion_data import MotionData, windows
+from ..pose_metrics import pooled, position_error
+
+PENALTIES = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
+PAST = 7  # poses
+
+
+class Ridge:
+    """W = (XᵀX + λI)⁻¹XᵀY with X the last seven poses relative to the last one and, with its joints, relative to their mean.
+
+    X and Y are centred, so that the intercept carries no penalty. λ is chosen on the held-out takes.
+    """
+
+    def __init__(self, poses: int):
+        self.poses, self.penalty = poses, None
+
+    def fit(self, train: MotionData, held_out: MotionData, past: int) -> dict:
+        """Fit on windows of every frame; returns what was chosen. Data must be in the frame that predictions are made in."""
+        fitted, chosen = windows(train, past, self.poses, 1), windows(held_out, past, self.poses, 5)
+        x, y = self._inputs(fitted.past), (fitted.future - fitted.past[:, -1:]).reshape(len(fitted), -1)
+        self.mean_x, self.mean_y = x.mean(0), y.mean(0)
+        x, y = x - self.mean_x, y - self.mean_y
+        values, vectors = np.linalg.eigh(x.T @ x)
+        projected = vectors.T @ (x.T @ y)
+        errors = {}
+        for penalty in PENALTIES:
+            self.weight = vectors @ (projected / (values + penalty)[:, None])
+            errors[penalty] = pooled(position_error(self.predict(chosen.past), chosen.future), chosen.visible)
+        self.penalty = min(errors, key=errors.get)
+        self.weight = vectors @ (projected / (values + self.penalty)[:, None])
+        return {"penalty": self.penalty, "held_out_mpjpe_cm": errors[self.penalty], "past_poses": PAST}
+
+    def predict(self, past: np.ndarray) -> np.ndarray:
+        """past [N, I, J, 3] -> [N, poses, J, 3]."""
+        offset = (self._inputs(past) - self.mean_x) @ self.weight + self.mean_y
+        return past[:, -1:] + offset.reshape(len(past), self.poses, *past.shape[2:])
+
+    def _inputs(self, past: np.ndarray) -> np.ndarray:
+        recent = past[:, -PAST:]
+        body = recent[:, -1:] - recent[:, -1:].mean(2, keepdims=True)
+        return np.concatenate([recent[:, :-1] - recent[:, -1:], body], axis=1).reshape(len(past), -1)

@@ -1,0 +1,159 @@
+"""Body motion over several chunks: the agent's own predictions fed back as actions, with and without the coming images.
+
+A clip of T steps is cut at step k: its first k steps and image I_k are observed, chunks k..T-1 are predicted.
+``images``: the images (and so the cameras) of the later steps are known, poses are not. ``no_images``: nothing after I_k is
+known; the later steps have no image tokens and stay in the camera of I_k.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from internlm.data.batch import ClipBatch, to_device
+from internlm.data.clips import ClipDataset
+from internlm.data.geometry import invert_rigid, transform_points
+from internlm.model.egoagent import EgoAgent, EgoNetwork
+
+from .clips import normalise_clip
+from .errors import EvalError
+
+
+@dataclass(frozen=True)
+class RollOuts:
+    """C clips cut at one step; float64 metres. ``world``: every pose in the world; ``own``: in the dataset's coordinates.
+
+    In ``own`` coordinates ``chunk`` means the camera of I_k for all poses, ``camera`` each pose's own camera.
+    """
+
+    past: np.ndarray  # world [C, I, J, 3]: all observed poses
+    past_visible: np.ndarray  # bool [C, I, J]
+    target: np.ndarray  # world [C, O, J, 3]
+    visible: np.ndarray  # bool [C, O, J]: also visible in the last two observed poses
+    own_past: np.ndarray  # [C, I, J, 3]
+    own_target: np.ndarray  # [C, O, J, 3]
+    images: np.ndarray  # world [C, O, J, 3], predicted
+    no_images: np.ndarray  # own [C, O, J, 3], predicted
+    takes: np.ndarray  # int64 [C]
+    anchors: np.ndarray  # int64 [C], frame number of I_k
+
+
+@torch.no_grad()
+def roll_out(
+    agent: EgoAgent, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: torch.device | str = "cpu"
+) -> RollOuts:
+    """Roll the predictor over clips cut at step ``observed`` (>= 1).
+
+    Raises EvalError when the clips have no later step, when chunks leave gaps (the past of a chunk must be the chunk before),
+    or when no camera pose is stored.
+    """
+    clip, poses = dataset.clip, dataset.pose_offsets.shape[1]
+    if not 1 <= observed < clip.steps:
+        raise EvalError(f"clips of {clip.steps} steps cannot be cut at step {observed}; choose 1 to {clip.steps - 1}")
+    if poses * dataset.pose_stride != clip.frame_stride:
+        raise EvalError(
+            f"chunks of {poses} poses every {dataset.pose_stride} frames leave gaps in steps of {clip.frame_stride} frames: "
+            "predictions cannot be fed back"
+        )
+    predictor, parts = agent.predictor.to(device).eval(), []
+    for batch in batches:
+        batch = with_cameras(dataset, batch)
+        if batch is not None:
+            parts.append(_cut(predictor, dataset, *batch, observed, device))
+    if not parts:
+        raise EvalError("no clip has the camera poses of all its frames: nothing can be fed back between cameras")
+    return RollOuts(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def with_cameras(dataset: ClipDataset, batch: ClipBatch) -> tuple[ClipBatch, np.ndarray, np.ndarray] | None:
+    """The clips whose camera poses are all stored, world_from_camera of their images [C, T, 4, 4] and of their poses
+    [C, T, P, 4, 4] (with ``chunk`` coordinates, the image's)."""
+    first, anchors, own, kept = batch.frame_numbers[:, 0].numpy(), [], [], []
+    for row, take in enumerate(batch.takes.tolist()):
+        at, known = dataset.cameras(take, first[row] + dataset.image_offsets[:-1])
+        poses, pose_known = at[:, None].repeat(dataset.pose_offsets.shape[1], 1), known
+        if dataset.clip.pose_coordinates == "camera":
+            poses, pose_known = dataset.cameras(take, first[row] + dataset.pose_offsets)
+        if known.all() and pose_known.all():
+            anchors.append(at)
+            own.append(poses)
+            kept.append(row)
+    if not kept:
+        return None
+    rows = torch.tensor(kept)
+    return type(batch)(**{name: value[rows] for name, value in vars(batch).items()}), np.stack(anchors), np.stack(own)
+
+
+def _cut(
+    predictor: EgoNetwork,
+    dataset: ClipDataset,
+    batch: ClipBatch,
+    anchors: np.ndarray,
+    own: np.ndarray,
+    k: int,
+    device: torch.device | str,
+) -> dict[str, np.ndarray]:
+    chunked = dataset.clip.pose_coordinates == "chunk"
+    moved = to_device(batch, device)
+    images = normalise_clip(moved.images)
+    truth = batch.poses.double().numpy()
+    world = transform_points(own, truth)
+    moves = torch.from_numpy(invert_rigid(anchors[:, 1:]) @ anchors[:, :-1]).float().to(device) if chunked else None
+    known = _fed_back(predictor, moved, images, k, moves)
+    alone = _fed_back(predictor, moved, images[:, : k + 1], k, None)
+    here = anchors[:, k : k + 1, None] if chunked else own[:, k:]
+    before = batch.past_poses[:, 0].double().numpy()  # the chunk before the clip, in the coordinates of its first step
+    before_world = transform_points(anchors[:, :1] if chunked else own[:, 0], before)
+    past = np.concatenate([before_world[:, None], world[:, :k]], 1)
+    past_visible = np.concatenate([batch.past_visible[:, :1].numpy(), batch.visible[:, :k].numpy()], 1)
+    own_past = transform_points(invert_rigid(anchors[:, k])[:, None, None], past)
+    if not chunked:
+        own_past = np.concatenate([before[:, None], truth[:, :k]], 1)
+    visible = batch.visible[:, k:].numpy()
+    fair = past_visible.reshape(len(visible), -1, visible.shape[-1])[:, -2:].all(1)
+    return {
+        "past": _frames(past),
+        "past_visible": _frames(past_visible),
+        "target": _frames(world[:, k:]),
+        "visible": _frames(visible & fair[:, None, None]),
+        "own_past": _frames(own_past),
+        "own_target": _frames(transform_points(invert_rigid(here), world[:, k:])),
+        "images": _frames(transform_points(own[:, k:], known)),
+        "no_images": _frames(alone),
+        "takes": batch.takes.numpy(),
+        "anchors": batch.frame_numbers[:, k].numpy(),
+    }
+
+
+def _fed_back(predictor: EgoNetwork, batch: ClipBatch, images: Tensor, k: int, moves: Tensor | None) -> np.ndarray:
+    """Chunks k..T-1 ``[C, T-k, P, J, 3]``, each from the true ones before k and the predicted ones since.
+
+    ``moves`` [C, T-1, 4, 4]: from the camera of each image to the next one's; None where a chunk needs no change of
+    coordinates to be the next one's past. ``images`` of the first steps, all or up to I_k.
+    """
+    poses, visible = batch.poses.clone(), batch.visible.clone()
+    past, past_visible = batch.past_poses.clone(), batch.past_visible.clone()
+    steps = poses.shape[1]
+    for step in range(k, steps):
+        upto = slice(0, step + 1)
+        readout = predictor.forward_clip(
+            images[:, upto], poses[:, upto], visible[:, upto], past[:, upto], past_visible[:, upto]
+        )
+        poses[:, step] = readout.action[:, -1]
+        visible[:, step] = True
+        if step + 1 < steps:
+            past[:, step + 1] = poses[:, step] if moves is None else _turned(moves[:, step], poses[:, step])
+            past_visible[:, step + 1] = True
+    return poses[:, k:].double().cpu().numpy()
+
+
+def _turned(transform: Tensor, points: Tensor) -> Tensor:
+    """Points [C, P, J, 3] by rigid transforms [C, 4, 4]."""
+    return points @ transform[:, None, :3, :3].transpose(-1, -2) + transform[:, None, None, :3, 3]
+
+
+def _frames(chunks: np.ndarray) -> np.ndarray:
+    """[C, T, P, ...] -> [C, T·P, ...]."""
+    return chunks.reshape(len(chunks), -1, *chunks.shape[3:])
