@@ -131,7 +131,8 @@ def known_takes(out: Path) -> list[EgoExoTake]:
 
 def keep_calibrations(out: Path) -> str | None:
     """Write <aria>_noimagestreams.calib.json beside every such VRS file below ``out`` and remove that; what failed, or None."""
-    from dataset_preprocess.aria.calibration import calibration_text, open_vrs, read_calibration
+    from dataset_preprocess.aria.calibration import read_calibration
+    from dataset_preprocess.aria.recording import calibration_text, open_vrs
 
     faults = []
     for path in sorted(out.glob("takes/*/*_noimagestreams.vrs")):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from dataset_preprocess.aria.adt import find_adt, read_adt_poses
-from dataset_preprocess.aria.calibration import RGB, calibration_text, open_vrs, parse_calibration
+from dataset_preprocess.aria.calibration import parse_calibration
+from dataset_preprocess.aria.recording import RgbStream, calibration_text
 from dataset_preprocess.aria.remap import picture_map
-from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import parse_json
 from dataset_preprocess.pipeline import add_run_arguments, run_arguments, run_jobs
 from dataset_preprocess.undistort_egovideos import FrameSettings, add_frame_arguments, describe_geometry, frame_settings
@@ -32,38 +32,6 @@ class Recording:
     path: Path
     split: str
     adt: bool = False
-
-
-class RgbStream:
-    """The RGB images of an opened recording: ``stamps_ns``, ``numbers``, ``image(row)``."""
-
-    def __init__(self, path: Path):
-        from projectaria_tools.core.sensor_data import TimeDomain
-
-        self.path, self.provider = path, open_vrs(path)
-        self._stream = self.provider.get_stream_id_from_label(RGB)
-        count = self.provider.get_num_data(self._stream) if self._stream is not None else 0
-        if not count:
-            raise RecordingError(f"{path}: has no {RGB} images (a recording without image streams carries only calibration)")
-        self.frame_rate = float(self.provider.get_nominal_rate_hz(self._stream))
-        if not 0.1 <= self.frame_rate <= 1000:
-            raise RecordingError(f"{path}: says that {RGB} runs at {self.frame_rate:g} Hz")
-        self.stamps_ns = np.array(self.provider.get_timestamps_ns(self._stream, TimeDomain.DEVICE_TIME), np.int64)
-        # By time, so that a dropped frame stays a gap.
-        self.numbers = np.round((self.stamps_ns - self.stamps_ns[0]) * 1e-9 * self.frame_rate).astype(np.int64)
-        if (np.diff(self.numbers) <= 0).any():
-            raise RecordingError(f"{path}: stamps of {RGB} do not rise in steps of {1 / self.frame_rate:g} s")
-
-    def image(self, row: int) -> np.ndarray:
-        """RGB picture uint8 [H, W, 3], landscape; decoding happens here."""
-        try:
-            data = self.provider.get_image_data_by_index(self._stream, row)[0]
-            image = data.to_numpy_array() if data.is_valid() else None
-        except Exception as error:  # the library raises several kinds for damaged records
-            raise RecordingError(f"{self.path}: image {row} of {RGB} cannot be read: {error}") from None
-        if image is None or image.ndim != 3 or image.shape[2] != 3:
-            raise RecordingError(f"{self.path}: image {row} of {RGB} is damaged or no colour image; fetch the file again")
-        return image
 
 
 def convert_recording(job: Recording, *, out: Path, settings: FrameSettings) -> dict[str, Any]:

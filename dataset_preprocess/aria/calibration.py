@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from dataset_preprocess.aria.recording import RGB, calibration_text, open_vrs
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import parse_json, read_json
 from internlm.data.camera import ARIA_SIZE, FISHEYE_MAX_ANGLE, rises_to, scale_camera
 from internlm.data.store import Camera
 
-RGB = "camera-rgb"
 RAW_SIZE = 2880
 CROP = 32  # pixels of the raw picture that the 1408 picture lacks on each side
 VIDEO_SIZE = 448
@@ -57,14 +57,6 @@ def read_calibration(path: Path) -> AriaCalibration:
     if path.suffix == ".vrs":
         return parse_calibration(parse_json(calibration_text(open_vrs(path), path), dict, f"{path}: its calibration"), str(path))
     return parse_calibration(read_json(path, dict, max_bytes=_MAX_JSON), str(path))
-
-
-def calibration_text(provider, path: Path) -> str:
-    """The calibration JSON that an opened VRS recording carries. It is all that is needed of a recording without images."""
-    text = provider.get_file_tags().get("calib_json")
-    if not text:
-        raise RecordingError(f"{path}: carries no calibration (file tag calib_json)")
-    return text
 
 
 def parse_calibration(content: dict[str, Any], name: str) -> AriaCalibration:
@@ -138,23 +130,3 @@ def _numbers(values: Any, count: int, name: str) -> np.ndarray:
     if not good:
         raise RecordingError(f"{name}: expected {count} finite numbers, got {str(values)[:80]}")
     return np.array(values, np.float64)
-
-
-def open_vrs(path: Path):
-    """A projectaria_tools data provider; RecordingError when the file is missing, damaged, or the package is not installed."""
-    try:
-        from projectaria_tools.core import data_provider
-    except ModuleNotFoundError:
-        raise RecordingError(
-            f"{path}: reading VRS needs projectaria-tools: pip install 'egoagent[aria]' "
-            "(or, without its viewer, pip install --no-deps projectaria-tools)"
-        ) from None
-    if not path.is_file():
-        raise RecordingError(f"{path}: does not exist")
-    try:
-        provider = data_provider.create_vrs_data_provider(str(path))
-    except Exception as error:  # the library raises RuntimeError for most damage, other kinds for some
-        raise RecordingError(f"{path}: cannot be read: {error}") from None
-    if provider is None:
-        raise RecordingError(f"{path}: is no readable VRS recording; a download that broke off? fetch it again")
-    return provider

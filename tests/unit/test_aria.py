@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_preprocess.aria.calibration import CROP, RAW_SIZE, calibration_text, open_vrs, parse_calibration, read_calibration
+from dataset_preprocess.aria.calibration import CROP, RAW_SIZE, parse_calibration, read_calibration
+from dataset_preprocess.aria.recording import calibration_text, open_vrs
 from dataset_preprocess.aria.remap import picture_map, rays_of_pinhole
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import parse_json
