@@ -69,7 +69,7 @@ def read_camera_poses(path: Path, wearers: tuple[str, ...] = ()) -> CameraPoses:
     frames = np.array(numbers, np.int64)
     if len(np.unique(frames)) != len(frames):
         raise RecordingError(f"{path}: {name}: gives a frame twice")
-    poses = np.array(matrices).reshape(-1, 4, 4)
+    poses = np.array(matrices, np.float64).reshape(-1, 4, 4)
     _check_rigid(frames, poses, f"{path}: {name}")
     about = content.get("metadata")
     take_name = about.get("take_name") if isinstance(about, dict) else None
