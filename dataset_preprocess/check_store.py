@@ -2,8 +2,9 @@
 
 import argparse
 import io
+import re
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from dataset_preprocess.pose_sanity import measure
 from dataset_preprocess.workers import WorkerDied, run_in_processes
 from internlm.data.store import PoseTrack, StoreError, Take, TakeInfo, TakeStore
 
+_WEARER = re.compile(r"\.aria\d+$")  # what a second wearer's take adds to name and uid
 SHOWN = 5  # findings of one take that are printed
 HEADINGS = ("split", "images", "Hz", "poses", "visible", "cameras", "face", "speed", "labels")
 
@@ -176,32 +178,31 @@ def _check_poses(info: TakeInfo, poses: PoseTrack, numbers: np.ndarray, found: F
 
 
 def _check_uids(infos: Sequence[TakeInfo], found: dict[str, Findings]) -> None:
-    """One recording under two names would leak from one split into another."""
-    by_uid: dict[str, list[TakeInfo]] = {}
+    """One recording under two names would be trained on twice; in two splits it would be tested on what was trained on."""
+    by_uid, by_recording = defaultdict(list), defaultdict(list)
     for info in infos:
-        by_uid.setdefault(info.uid, []).append(info)
+        by_uid[info.uid].append(info)
+        by_recording[_WEARER.sub("", info.uid)].append(info)
     for uid, same in by_uid.items():
-        if len(same) > 1:
-            names, splits = ", ".join(info.name for info in same), {info.split for info in same}
-            for info in same:
-                if len(splits) > 1:
-                    found[info.name].faults.append(f"uid {uid!r} is in the splits {', '.join(sorted(splits))}: {names}")
-                elif len({info.extra.get("wearer") for info in same}) < len(same):
-                    found[info.name].faults.append(f"uid {uid!r} belongs to several takes: {names}")
+        for info in same if len(same) > 1 else ():
+            found[info.name].faults.append(f"uid {uid!r} belongs to several takes: {', '.join(i.name for i in same)}")
+    for uid, same in by_recording.items():
+        splits = sorted({info.split for info in same})
+        for info in same if len(splits) > 1 else ():
+            found[info.name].faults.append(f"recording {uid!r} is in the splits {', '.join(splits)}")
 
 
 def _check_names(infos: Sequence[TakeInfo], found: dict[str, Findings], takes_json: Path) -> None:
     from dataset_preprocess.json_input import read_json
 
-    names = {
-        entry.get("take_uid"): str(entry.get("take_name")) for entry in read_json(takes_json, list) if isinstance(entry, dict)
-    }
+    entries = [entry for entry in read_json(takes_json, list) if isinstance(entry, dict)]
+    names = {str(entry.get("take_uid")): str(entry.get("take_name")) for entry in entries}
     for info in infos:
-        known = names.get(info.uid)
-        if known is None:
-            found[info.name].faults.append(f"uid {info.uid!r} is not in {takes_json}")
-        elif info.name != known and not info.name.startswith(f"{known}_"):
-            found[info.name].faults.append(f"uid {info.uid!r} is the take {known!r} in {takes_json}")
+        uid = _WEARER.sub("", info.uid)
+        if uid not in names:
+            found[info.name].faults.append(f"uid {uid!r} is not in {takes_json}")
+        elif info.name != names[uid] + info.uid[len(uid) :]:
+            found[info.name].faults.append(f"uid {uid!r} is the take {names[uid]!r} in {takes_json}")
 
 
 def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:

@@ -161,7 +161,20 @@ def test_one_recording_under_two_names(tmp_path, check):
     for name, split in (("a", "train"), ("b", "val")):
         write_person(tmp_path / "s", name, uid="same", split=split)
     code, out = check()
-    assert code == 1 and out.count("uid 'same' is in the splits train, val: a, b") == 2
+    assert code == 1 and out.count("uid 'same' belongs to several takes: a, b") == 2
+    assert out.count("recording 'same' is in the splits train, val") == 2
+
+
+def test_two_wearers_of_one_recording_are_two_takes(tmp_path, check):
+    for tail in ("", ".aria02"):
+        write_person(tmp_path / "s", f"dance{tail}", uid=f"17{tail}")
+    (tmp_path / "takes.json").write_text(json.dumps([{"take_uid": "17", "take_name": "dance"}]))
+    code, out = check("--takes-json", tmp_path / "takes.json")
+    assert code == 0, out
+    write_person(tmp_path / "s", "dance.aria03", uid="17.aria04", split="val")
+    code, out = check("--takes-json", tmp_path / "takes.json")
+    assert code == 1 and out.count("recording '17' is in the splits train, val") == 3
+    assert out.count("uid '17' is the take 'dance' in") == 1
 
 
 def test_names_and_uids_are_compared_with_the_download(tmp_path, check):
