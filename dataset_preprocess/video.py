@@ -12,6 +12,9 @@ import numpy as np
 
 from dataset_preprocess.errors import RecordingError
 
+_REMAKE = "remake it with ffmpeg -i FILE NEW.mp4"
+_MOST_WAITING = 600  # packets in the order of decoding until the order of showing is known; a few are usual
+
 
 @dataclass(frozen=True)
 class VideoFacts:
@@ -29,7 +32,7 @@ class Video:
     def __init__(self, path: Path, container, threads: int):
         self.path, self._container = path, container
         if not container.streams.video:
-            raise RecordingError(f"{path}: has no video stream")
+            raise RecordingError(f"{path}: has no video stream; no video, or a download that broke off")
         self._stream = stream = container.streams.video[0]
         stream.thread_type = "SLICE" if threads == 1 else "AUTO"
         stream.codec_context.thread_count = threads
@@ -81,17 +84,23 @@ class Video:
         times: list[int] = []  # heap of presentation times without an index yet
         indices: dict[int, int] = {}
         shown = count = 0
+        previous = None
         for packet in self._container.demux(self._stream):
             last = packet.size == 0
             if not last:
                 count += 1
-                if packet.is_corrupt or packet.pts is None or packet.dts is None:
+                if packet.is_corrupt:
                     raise RecordingError(f"{self.path}: is damaged or breaks off near frame {shown}; fetch it again")
+                if packet.pts is None or len(waiting) > _MOST_WAITING:
+                    raise RecordingError(f"{self.path}: does not say when its frames are shown; {_REMAKE}")
                 if not packet.is_discard:  # an edit list may hide the first frames
                     heappush(times, packet.pts)
             waiting.append(packet)
-            while times and (last or times[0] <= packet.dts):
-                indices[heappop(times)] = shown
+            while times and (last or (packet.dts is not None and times[0] <= packet.dts)):
+                time = heappop(times)
+                if time == previous:
+                    raise RecordingError(f"{self.path}: shows two frames at the time of frame {shown}; {_REMAKE}")
+                indices[time], previous = shown, time
                 shown += 1
             while waiting and (waiting[0].pts in indices or waiting[0].is_discard or last):
                 packet = waiting.popleft()
