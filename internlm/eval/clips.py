@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from internlm.config.schema import Config
+from internlm.core.collectives import rank, world_size
 from internlm.core.init import autocast
 from internlm.data.augment import normalise
 from internlm.data.batch import ClipBatch, to_device
@@ -14,6 +15,7 @@ from internlm.data.clips import ClipDataset
 from internlm.model.egoagent import EgoAgent, EgoNetwork
 
 from .errors import EvalError
+from .ranks import gathered
 
 FEATURES = ("bottleneck", "hidden", "logits")
 
@@ -51,14 +53,28 @@ def run_clips(
 ) -> ClipOutputs:
     """Run predictor and observer over clips, true actions fed up to each step (teacher forcing).
 
-    ``feature``: bottleneck (unit vector of the head), hidden (at the state query) or logits (over the prototypes).
+    ``feature``: bottleneck (unit vector of the head), hidden (at the state query) or logits (over the prototypes). On several
+    processes ``batches`` are this one's share (``evaluation_clips(..., only=own_share)``, not mixed) and process 0 gets all
+    clips in order, the others none.
     """
     if feature not in FEATURES:
         raise EvalError(f"feature {feature!r} is unknown; choose one of {', '.join(FEATURES)}")
     device = torch.device(device)
     agent = agent.to(device).eval()
-    parts: list[ClipOutputs] = []
-    for batch in batches:
+    parts = list(gathered(lambda: _run_share(agent, batches, feature, device, dtype)).values())
+    if not parts:
+        if rank():
+            return ClipOutputs(**{f.name: torch.empty(0) for f in fields(ClipOutputs)})
+        raise EvalError("no clip could be read: there is nothing to evaluate")
+    return ClipOutputs(**{f.name: torch.cat([part[f.name] for part in parts]) for f in fields(ClipOutputs)})
+
+
+@torch.no_grad()
+def _run_share(
+    agent: EgoAgent, batches: Iterable[ClipBatch], feature: str, device: torch.device, dtype: torch.dtype
+) -> dict[int, dict[str, Tensor]]:
+    parts: dict[int, dict[str, Tensor]] = {}
+    for place, batch in enumerate(batches):
         moved = to_device(batch, device)
         with autocast(device, dtype):
             images = normalise_clip(moved.images)
@@ -67,15 +83,13 @@ def run_clips(
             observed = observe(agent.observer, images)
             prediction = _read(agent.predictor, readout.state, feature)
             gallery = _read(agent.observer, observed, feature)
-        parts.append(
-            ClipOutputs(
-                prediction=prediction.float().cpu(),
-                observed=gallery.float().cpu(),
-                action=readout.action.float().cpu(),
-                **{name: getattr(batch, name) for name in _KEPT},
-            )
-        )
-    return ClipOutputs(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(ClipOutputs)})
+        parts[place if world_size() == 1 else int(batch.sample_ids[0])] = {
+            "prediction": prediction.float().cpu(),
+            "observed": gallery.float().cpu(),
+            "action": readout.action.float().cpu(),
+            **{name: getattr(batch, name) for name in _KEPT},
+        }
+    return parts
 
 
 def normalise_clip(images: Tensor) -> Tensor:

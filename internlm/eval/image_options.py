@@ -32,8 +32,8 @@ class Loaded:
     protocol: dict[str, Any] = field(default_factory=dict)
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
-    """Model or features, labelled images, how features are taken."""
+def add_images(parser: argparse.ArgumentParser, *, choices: bool = False) -> None:
+    """Model or features, labelled images, how features are taken; ``choices`` allows several kinds of feature."""
     model = add_model(parser)
     model.add_argument("--features", type=Path, help="stored features of any model (.npz or .safetensors) instead of a model")
     model.add_argument("--pretrained_weights", help="upstream's name: a run, checkpoint or exported folder")
@@ -44,7 +44,10 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class-list", type=Path, help="file with the classes to keep, one a line (ImageNet-100)")
     parser.add_argument("--frame-stride", type=int, default=1, help="use every n-th stored frame of a take")
     parser.add_argument("--which", choices=BRANCHES, default="observer", help="branch (default observer)")
-    parser.add_argument("--feature", choices=FEATURES, default="state", help="feature (default state)")
+    if choices:
+        parser.add_argument("--feature", choices=FEATURES, nargs="+", default=list(FEATURES), help="choices (default all)")
+    else:
+        parser.add_argument("--feature", choices=FEATURES, default="state", help="feature (default state)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="precision (default float32)")
     parser.add_argument("--cache", type=Path, help="folder that keeps extracted features, found again by weights and images")
     parser.add_argument("--workers", "--num_workers", type=int, default=0, help="threads that read images ahead (default 0)")

@@ -53,12 +53,13 @@ def clip_outputs(
 
     from .clips import open_clips, run_clips
     from .errors import EvalError
+    from .ranks import own_share
 
     data = args.data or list(config.data.clips)
     if config.stage != "joint":
         raise EvalError(f"{args.run or args.checkpoint} is a stage-1 model, which predicts nothing; give a run of stage 'joint'")
     dataset = open_clips(config, data, args.split)
-    batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit)
+    batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit, only=own_share)
     return run_clips(agent, batches, feature=feature, device=device), dataset, data
 
 

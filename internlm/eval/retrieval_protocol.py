@@ -10,6 +10,8 @@ from internlm.data.clips import ClipDataset
 
 from . import retrieval
 from .clips import ClipOutputs
+from .errors import EvalError
+from .feature_files import FrameFeatures
 
 
 def retrieval_report(
@@ -51,6 +53,57 @@ def retrieval_report(
         },
     }
     return report, gallery
+
+
+def stored_report(
+    stored: FrameFeatures, frame_stride: int, *, steps: int = 1, scope: str = "pool", horizon: int = 1
+) -> dict[str, Any]:
+    """The same for stored features of any model, in clips of ``steps`` whose frames are ``frame_stride`` numbers apart.
+
+    The query is the model's prediction where it has one, else its feature of the current frame (as a model that predicts
+    nothing is measured: then the current-frame floor is the model itself). Raises EvalError when no such clip is stored.
+    """
+    steps = max(steps, horizon)
+    place = {key: row for row, key in enumerate(zip(stored.takes.tolist(), stored.frame_numbers.tolist(), strict=True))}
+    if len(place) < len(stored.takes):
+        double = len(stored.takes) - len(place)
+        raise EvalError(f"{double} stored frames occur twice (equal take and frame number); keep one of each")
+    taken: set[tuple[int, int]] = set()
+    clips = []
+    for take, number in sorted(place):
+        keys = [(take, number + k * frame_stride) for k in range(steps + 1)]
+        # A frame starts one clip at most and, as by default for a model's own clips, no image is in two of them.
+        if all(key in place for key in keys) and not taken & set(keys[:-1] if steps == 1 else keys):
+            taken |= set(keys[:-1] if steps == 1 else keys)
+            clips.append([place[key] for key in keys])
+    if not clips:
+        raise EvalError(f"no stored frame has its next {steps} at steps of {frame_stride} frame numbers; check --frame-stride")
+    rows = torch.tensor(clips)
+    takes, numbers = stored.takes[rows[:, 0]], stored.frame_numbers[rows]
+    gallery = retrieval.build_gallery(stored.features[rows], takes, numbers)
+    query = (stored.features if stored.predictions is None else stored.predictions)[rows[:, :-1]]
+    result, _, _ = retrieval_scores(query, gallery, scope, horizon)
+    centred, _, _ = retrieval_scores(*retrieval.centred(query, gallery), scope, horizon)
+    floors = result.pop("floors")
+    return {
+        **result,
+        "floors": {name: scores["top1"] for name, scores in floors.items()},
+        "floors_in_full": floors,
+        "centred": centred,
+        "per_action": [],
+        "protocol": {
+            "unit": "per cent",
+            "query": "stored prediction" if stored.predictions is not None else "stored feature of the current frame",
+            "gallery": f"{scope}: stored features of the frames of all clips, each once, without the current frame",
+            "similarity": "cosine",
+            "map": "mean reciprocal rank (one right answer)",
+            "ties": "count as ahead of the right answer",
+            "horizon_steps": horizon,
+            "frame_stride": frame_stride,
+            "clips": len(rows),
+            "takes": int(takes.unique().numel()),
+        },
+    }
 
 
 def retrieval_scores(

@@ -24,6 +24,20 @@ def knn_figures(report: dict[str, Any]) -> list[Figure]:
     return [Figure("kNN top-1", report["top1"], "%", floors, meaning=meaning)]
 
 
+def linear_figures(report: dict[str, Any]) -> list[Figure]:
+    """Rows of a ``linear_protocol.probe_report``."""
+    chosen = report["selected"]
+    choice = chosen["feature"].removeprefix("model.")
+    meaning = f"feature {choice}, learning rate {chosen['rate']:g}, chosen on held-out training images"
+    floors = _named(report["floors"]) | {"chance": report["chance"]}
+    rows = [Figure("Linear probe top-1", report["top1"], "%", floors, meaning=meaning)]
+    for shot in report.get("few_shot", []):
+        spread = f"± {shot['top1_std']:.2g} over {shot['draws']} draws"
+        others = {"nearest class mean": shot["nearest_mean_top1"], "chance": report["chance"]}
+        rows.append(Figure(f"{shot['shots']}-shot top-1 {spread}", shot["top1"], "%", others, meaning="linear probe"))
+    return rows
+
+
 def retrieval_figures(report: dict[str, Any]) -> list[Figure]:
     """Rows of a ``protocols.retrieval_report``."""
     full = report["floors_in_full"]

@@ -1,0 +1,245 @@
+"""Linear probe and few-shot as a user runs them: a model or stored features in, a result with floors and protocol out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from internlm.config.schema import Config
+from internlm.core.collectives import rank
+from internlm.data.augment import resize_crop
+from internlm.data.frames import ImageSource
+from internlm.model.egoagent import EgoAgent
+
+from . import linear
+from .classes import confusions, match_classes, per_class
+from .features import PIXELS, Features, extract
+from .knn_protocol import RANDOM, Extraction, both, branch_encoder, check_labels, random_encoders
+from .ranks import from_first
+
+SEPARATOR = "."
+
+
+def probe_report(
+    agent: EgoAgent,
+    config: Config,
+    train: ImageSource,
+    test: ImageSource,
+    *,
+    which: str = "observer",
+    kinds: tuple[str, ...] = ("state", "patch", "bottleneck"),
+    recipe: linear.Recipe | None = None,
+    shots: tuple[int, ...] = (),
+    shot_seeds: int = 5,
+    augment: bool = False,
+    how: Extraction | None = None,
+) -> dict[str, Any]:
+    """Linear probe in per cent beside the same probe on an untrained network's features and on pixels.
+
+    ``augment``: every epoch sees each training image in a new random crop (25 to 100 % of the area) and perhaps mirrored, its
+    features extracted anew; the floors keep the plain view. ``shots``: few-shot with so many images a class. Under
+    torchrun process 0 gets the report, the others an empty one.
+    """
+    how, recipe = how or Extraction(), recipe or linear.Recipe()
+    check_labels(train, test)
+    own = branch_encoder(agent, which, {f"model{SEPARATOR}{kind}": kind for kind in kinds}, how)
+    random, calibrated = random_encoders(config, train, kinds[0], how)
+    encoders = [own, random[0], PIXELS]
+    size = config.model.image_size
+    found = both(train, test, encoders, size, how)
+    epochs = _augmented(train, own, size, how, recipe.seed) if augment else None
+    report = score(
+        found, [train.group(row) for row in found["train"].rows.tolist()], recipe, shots, shot_seeds, epochs, how.device
+    )
+    if report:
+        report["protocol"] |= {
+            "branch": which,
+            "augmented": "random resized crop (25-100 % of the area) and mirroring, new in each epoch" if augment else "no",
+            "random_floor": f"untrained network, feature {kinds[0]}"
+            + (f", BatchNorm statistics from {calibrated} training images" if calibrated else ""),
+            "pixel_floor": "32x32 pixels, centred per image",
+        }
+    return report
+
+
+def as_choices(features: Features) -> Features:
+    """Stored features under the names that ``score`` takes for choices of the model."""
+    return replace(features, values={f"model{SEPARATOR}{name}": values for name, values in features.values.items()})
+
+
+def score(
+    found: dict[str, Features],
+    groups: list[str],
+    recipe: linear.Recipe,
+    shots: tuple[int, ...] = (),
+    shot_seeds: int = 5,
+    epochs: Callable[[int], dict[str, Tensor]] | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """The report of features that are there: "model" and "model.<choice>" are judged, every other name is a floor.
+
+    ``groups`` names what must not be parted among the training images. ``epochs`` gives the model's features of an epoch,
+    extracted by all processes together.
+    """
+    train, test = found["train"], found["test"]
+    truth = match_classes(test.labels, test.classes, train.classes)
+    held = from_first(lambda: linear.hold_out(train.labels, groups, recipe.held_out, recipe.seed))
+    parts: dict[str, list[str]] = {}
+    for name in test.values:
+        parts.setdefault(name.partition(SEPARATOR)[0], []).append(name)
+    results = {}
+    for part, names in parts.items():
+        fresh = epochs if part == "model" else None
+        results[part] = _choose_and_test(found, truth, names, held, recipe, fresh, device)
+    if rank():
+        return {}
+    judged = results["model"]
+    top = judged.pop("top")
+    report = {
+        "top1": judged["top1"],
+        "top5": judged["top5"],
+        "selected": judged["selected"],
+        "floors": {name: result["top1"] for name, result in results.items() if name != "model"},
+        "chance": 100 / len(train.classes),
+        "grid": judged["grid"],
+        "per_class": per_class(top, test.labels, train.labels, test.classes, train.classes),
+        "confusions": confusions(top[:, 0], test.labels, test.classes, train.classes),
+        "protocol": _protocol(found, held, recipe, truth),
+    }
+    if shots:
+        choice = judged["selected"]["feature"]
+        report["few_shot"] = [_few_shot(found, truth, held, choice, count, shot_seeds, recipe, device) for count in shots]
+    return report
+
+
+def _choose_and_test(
+    found: dict[str, Features],
+    truth: Tensor,
+    names: list[str],
+    held: Tensor,
+    recipe: linear.Recipe,
+    epochs: Callable[[int], dict[str, Tensor]] | None,
+    device: torch.device | str,
+) -> dict[str, Any]:
+    """Train the grid on what is not held out, choose on what is, train the choice on everything, test it once."""
+    train, test = found["train"], found["test"]
+    values = {name: train.values[name] for name in names}
+    grid = _train(values, train.labels, ~held, len(train.classes), recipe, epochs, device)
+    rows = [] if rank() else grid.held_out({name: value[held] for name, value in values.items()}, train.labels[held])
+    best = from_first(lambda: min(rows, key=lambda row: (-row["held_out_top1"], row["held_out_loss"])))
+    chosen, rates = {best["feature"]: values[best["feature"]]}, replace(recipe, rates=(best["rate"],))
+    final = _train(chosen, train.labels, torch.ones_like(held), len(train.classes), rates, epochs, device)
+    if rank():
+        return {"top1": float("nan"), "top5": float("nan"), "selected": best, "grid": [], "top": torch.empty(0)}
+    top = final.top({name: test.values[name] for name in chosen})[best["feature"]]
+    top1, top5 = linear.accuracy(top, truth)[0].tolist()
+    return {"top1": top1, "top5": top5, "selected": best, "grid": rows, "top": top[0]}
+
+
+def _train(
+    values: dict[str, Tensor],
+    labels: Tensor,
+    used: Tensor,
+    classes: int,
+    recipe: linear.Recipe,
+    epochs: Callable[[int], dict[str, Tensor]] | None,
+    device: torch.device | str,
+) -> linear.Grid | None:
+    plain = {name: value[used] for name, value in values.items()} if not rank() else {}
+    grid = None if rank() else linear.Grid(plain, labels[used], classes, recipe, device)
+    for epoch in range(recipe.epochs):
+        fresh = epochs(epoch) if epochs else {}
+        if grid is not None:
+            grid.epoch({name: fresh[name][used] for name in values} if epochs else plain)
+    return grid
+
+
+def _augmented(
+    train: ImageSource, own: Any, size: int, how: Extraction, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Features of an epoch's random views; the view of an image is a function of seed, epoch and row."""
+
+    def epoch_features(epoch: int) -> dict[str, Tensor]:
+        def view(image: np.ndarray, row: int) -> np.ndarray:
+            rng = np.random.default_rng((seed, epoch, row))
+            height, width = image.shape[:2]
+            scale, ratio = rng.uniform(0.25, 1.0), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+            high = min(height, max(1, round((height * width * scale / ratio) ** 0.5)))
+            wide = min(width, max(1, round((height * width * scale * ratio) ** 0.5)))
+            box = int(rng.integers(0, height - high + 1)), int(rng.integers(0, width - wide + 1)), high, wide
+            out = np.empty((3, size, size), np.uint8)
+            resize_crop(image, box, out, flip=bool(rng.random() < 0.5))
+            return out
+
+        options = {name: getattr(how, name) for name in ("batch_size", "limit", "workers", "max_broken_share")}
+        return extract(train, [own], size, view=view, **options).values
+
+    return epoch_features
+
+
+def _few_shot(
+    found: dict[str, Features],
+    truth: Tensor,
+    held: Tensor,
+    choice: str,
+    shots: int,
+    seeds: int,
+    recipe: linear.Recipe,
+    device: torch.device | str,
+) -> dict[str, Any]:
+    """A probe on ``shots`` images a class, drawn ``seeds`` times; one learning rate, the best on average on the held-out part."""
+    train, test = found["train"], found["test"]
+    pool = (~held).nonzero()[:, 0]
+    values, labels, classes = train.values[choice], train.labels, len(train.classes)
+    scale = linear.Scale.of(values[pool])
+    held_scores, tests, means = [], [], []
+    for seed in range(recipe.seed, recipe.seed + seeds):
+        rows = pool[linear.draw_shots(labels[pool], shots, seed)]
+        grid = linear.Grid({choice: values[rows]}, labels[rows], classes, replace(recipe, seed=seed), device)
+        grid.scales[choice] = scale  # a few images say too little about the spread
+        for _ in range(recipe.epochs):
+            grid.epoch({choice: values[rows]})
+        held_scores.append(linear.accuracy(grid.top({choice: values[held]})[choice], labels[held])[:, 0])
+        tests.append(linear.accuracy(grid.top({choice: test.values[choice]})[choice], truth)[:, 0])
+        nearest = linear.nearest_mean(values[rows], labels[rows], test.values[choice], classes)
+        means.append(100 * float((nearest == truth).double().mean()))
+    rate = int(torch.stack(held_scores).mean(0).argmax())
+    own = torch.stack(tests)[:, rate]
+    mean = torch.tensor(means, dtype=torch.float64)
+    counts = torch.bincount(labels[pool], minlength=classes)
+    return {
+        "shots": shots,
+        "draws": seeds,
+        "rate": recipe.rates[rate],
+        "top1": float(own.mean()),
+        "top1_std": float(own.std()) if seeds > 1 else float("nan"),
+        "top1_by_draw": own.tolist(),
+        "nearest_mean_top1": float(mean.mean()),
+        "nearest_mean_top1_std": float(mean.std()) if seeds > 1 else float("nan"),
+        "classes_with_fewer_images": int((counts < shots).sum()),
+    }
+
+
+def _protocol(found: dict[str, Features], held: Tensor, recipe: linear.Recipe, truth: Tensor) -> dict[str, Any]:
+    train, test = found["train"], found["test"]
+    return {
+        "unit": "per cent",
+        "classifier": "multinomial logistic regression on standardised frozen features, SGD with momentum 0.9, cosine to zero",
+        "epochs": recipe.epochs,
+        "batch": recipe.batch,
+        "weight_decay": recipe.weight_decay,
+        "rates": list(recipe.rates),
+        "selection": f"feature and learning rate by top-1 (equals by cross-entropy) on {int(held.sum())} held-out training "
+        "images (whole takes), never on test images; the chosen one is then trained on all training images",
+        "seed": recipe.seed,
+        "few_shot": "standardised with all training images; learning rate by the mean over the draws on the held-out part",
+        "train_images": len(train.rows),
+        "test_images": len(test.rows),
+        "unreadable_images": train.unreadable + test.unreadable,
+        "classes": list(train.classes),
+        "test_images_of_unseen_classes": int((truth < 0).sum()),
+        "random_floor_feature": RANDOM if RANDOM in test.values else "none",
+    }
