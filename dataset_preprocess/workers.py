@@ -72,7 +72,9 @@ def _start(context: multiprocessing.context.BaseContext, call: Callable[[Any], A
 
 
 def _serve(pipe: Connection, call: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    # Ctrl-C reaches every process of a terminal, Slurm's warning of a time limit every process of a task: the parent decides.
+    for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)  # one process a core: more threads would only fight

@@ -38,6 +38,9 @@ def write(job: Recording, *, out: Path, frames: int = 4) -> dict:
         raise DiskFullError("no room")
     if job.what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if job.what == "warned":
+        for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), name)
     if job.what == "exit":
         os._exit(3)
     if job.what == "sleep":
@@ -109,6 +112,10 @@ def test_a_process_that_dies_is_named_and_replaced(tmp_path, capfd):
     assert "exit code 3" in summary.failed["x"]
     assert Manifest(tmp_path, "frames").read("k").status == "failed"
     assert sorted(run(tmp_path, Recording("k"), *GOOD, Recording("x"), workers=1).done) == ["k", "x"]
+
+
+def test_signals_meant_for_the_parent_do_not_end_its_processes(tmp_path):
+    assert sorted(run(tmp_path, Recording("a", "warned"), workers=1).done) == ["a"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
