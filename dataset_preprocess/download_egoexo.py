@@ -40,11 +40,12 @@ RECORD = ".egoagent-download.json"
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the downloader."""
+    """One call of the downloader. asked: its takes were named, so that one which stays missing is a failure, not a note."""
 
     part: str
     command: tuple[str, ...]
     uids: tuple[str, ...] = ()
+    asked: bool = True
 
     @property
     def key(self) -> str:
@@ -61,6 +62,7 @@ def plan(
     release: str = "v2",
     profile: str | None = None,
     batch: int = 50,
+    asked: bool = True,
 ) -> list[Step]:
     """The downloader's calls in order. uids: only these takes, ``batch`` of them in a call; parts not of takes come once."""
     steps = []
@@ -72,7 +74,7 @@ def plan(
         groups = [tuple(uids[i : i + batch]) for i in range(0, len(uids), batch)] if uids and part in OF_TAKES else [()]
         for group in groups:
             chosen = ["--uids", *group] if group else []
-            steps.append(Step(part, ("egoexo", "-o", str(out), *options, *chosen, "-y"), group))
+            steps.append(Step(part, ("egoexo", "-o", str(out), *options, *chosen, "-y"), group, asked))
     return steps
 
 
@@ -116,7 +118,9 @@ def find_fault(out: Path, step: Step) -> str | None:
     if expected is not None:
         return None if expected() else f"egoexo reports success, but {out} holds nothing of {step.part}"
     missing = [take.name for take in lacking(known_takes(out), step.part) if take.uid in step.uids]
-    return f"still missing for {_some(missing)}" if missing else None
+    if missing and not step.asked:
+        print(f"  not in this release: {step.part} of {_some(missing)}", flush=True)
+    return f"still missing for {_some(missing)}" if missing and step.asked else None
 
 
 def lacking(takes: Sequence[EgoExoTake], part: str) -> list[EgoExoTake]:
@@ -187,8 +191,8 @@ def run(args: argparse.Namespace) -> int:
     """0, or 1 when a step failed."""
     parts = args.parts or [part for part in PARTS if args.need == "all" or part in NEEDS[args.need]]
     options = dict(splits=args.splits or (), release=args.release, profile=args.s3_profile, batch=max(1, args.batch))
-    # Names are known once takes.json is there: it comes first, alone.
-    named = bool(args.takes or args.takes_file or args.only_missing)
+    # Takes are known once takes.json is there: it comes first, alone.
+    named = bool(args.takes or args.takes_file or args.only_missing or args.calibration_only)
     first = plan(args.out, ["metadata"] if named and not find_table(args.out) else [], **options)
     if first and args.run and (failed := download(args.out, first, force=args.force)):
         return failed
@@ -205,7 +209,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"# {part}: {len(uids)} of {len(takes)} takes lack it")
             steps += plan(args.out, [part], uids=uids, **options) if uids else []
     else:
-        steps = plan(args.out, parts, uids=_uids(args), **options)
+        steps, uids = [], _uids(args)
+        for part in parts:
+            # Recordings of the whole release would fill the disk before the first calibration is taken out of them.
+            every = args.calibration_only and part == "take_vrs_noimagestream" and not uids
+            chosen = [take.uid for take in known_takes(args.out)] if every else uids
+            steps += plan(args.out, [part], uids=chosen, asked=not every, **options)
     if not args.run:
         _print_plan(steps)
         return 0

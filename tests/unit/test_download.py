@@ -120,6 +120,19 @@ def test_only_missing_asks_for_the_takes_that_lack_something(tmp_path, calls, mo
     assert data_command("download", raw, "--run", "--only-missing") == 0 and len(calls()) == before + 2
 
 
+def test_calibration_only_never_fetches_all_recordings_at_once(tmp_path, calls, monkeypatch, capfd):
+    monkeypatch.setattr("dataset_preprocess.download_egoexo.keep_calibrations", lambda out: None)
+    raw = tmp_path / "raw"
+    words = ("download", raw, "--run", "--parts", "take_vrs_noimagestream", "--calibration-only", "--batch", 2)
+    assert data_command(*words) == 0
+    assert parts_of(calls()) == ["metadata", *["take_vrs_noimagestream"] * 3], "takes.json comes first"
+    assert [len(w[w.index("--uids") + 1 : -1]) for w in calls()[1:]] == [2, 2, 1]
+    monkeypatch.setenv("EGOEXO_EMPTY", "1")
+    (raw / "takes/take_2/aria01_noimagestreams.vrs").unlink()
+    assert data_command(*words, "--force") == 0
+    assert "not in this release: take_vrs_noimagestream of take_2" in capfd.readouterr().out
+
+
 def test_takes_by_name(tmp_path, calls, capfd):
     raw = tmp_path / "raw"
     (tmp_path / "list.txt").write_text("take_4\nu0\n")
