@@ -4,15 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dataset_preprocess.body_pose.filters import FACE, LIMBS, PAIRS, Filters
 from internlm.data.geometry import transform_points
 from internlm.data.store import COCO_JOINTS, PoseTrack
 
-LIMBS = ((5, 7), (7, 9), (6, 8), (8, 10), (11, 13), (13, 15), (12, 14), (14, 16), (5, 6), (11, 12))
-LENGTHS = (0.1, 0.8)  # metres: the median of any of these bones, a child's hips to a tall man's shin
-BONE_RATIO = 1.6  # a bone's length against its median in the take
-MAX_SPEED = 15.0  # metres a second; a fast throw moves the wrist at about 12
-HEAD_DISTANCE = 0.3  # metres from the camera to the middle of the face
-FACE = slice(0, 5)
+LIMITS = Filters()  # what the filters of the annotations hide by default is odd in a store
+LENGTHS = (0.1, 0.8)  # metres: the median of any bone, from a child's hips to a tall man's shin
 _BRIEF = 0.2  # seconds: over a longer gap there is no speed
 _ENOUGH = 5
 
@@ -45,7 +42,7 @@ def measure(track: PoseTrack, frame_rate: float, pose_space: str | None) -> Pose
 
 def _bones(track: PoseTrack) -> list[str]:
     odd = []
-    for a, b in LIMBS:
+    for a, b in LIMBS + PAIRS:
         both = track.visible[:, a] & track.visible[:, b]
         if both.sum() < _ENOUGH:
             continue
@@ -54,7 +51,7 @@ def _bones(track: PoseTrack) -> list[str]:
         name = f"{COCO_JOINTS[a]} to {COCO_JOINTS[b]}"
         if not LENGTHS[0] < usual < LENGTHS[1]:
             odd.append(f"{name} is {usual:.3g} m long (median); is the unit the metre?")
-        stray = both & ((length > usual * BONE_RATIO) | (length < usual / BONE_RATIO))
+        stray = both & ((length > usual * LIMITS.bone_ratio) | (length < usual / LIMITS.bone_ratio))
         if stray.any():
             first = int(np.flatnonzero(stray)[0])
             odd.append(f"{name} is {length[first]:.2f} m at frame {track.frames[first]}, {usual:.2f} m usually{_more(stray)}")
@@ -74,7 +71,7 @@ def _distance(face: np.ndarray, frames: np.ndarray) -> tuple[float | None, list[
     known = np.isfinite(distance)
     if not known.any():
         return None, []
-    far = known & (distance > HEAD_DISTANCE)
+    far = known & (distance > LIMITS.head_distance)
     words = []
     if far.any():
         first = int(np.flatnonzero(far)[0])
@@ -90,7 +87,7 @@ def _speed(joints: np.ndarray, visible: np.ndarray, frames: np.ndarray, rate: fl
     if not known.any():
         return None, []
     speed = np.where(known, np.linalg.norm(np.diff(joints, axis=0), axis=-1) / seconds[:, None], 0)
-    fast, words = speed > MAX_SPEED, []
+    fast, words = speed > LIMITS.max_speed, []
     if fast.any():
         frame, joint = np.argwhere(fast)[0]
         words.append(f"{COCO_JOINTS[joint]} moves at {speed[frame, joint]:.0f} m/s at frame {frames[frame + 1]}{_more(fast)}")
