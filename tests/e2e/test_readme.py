@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-GUIDES = ("README.md", "docs/data.md")
+GUIDES = ("README.md", "docs/data.md", "docs/export.md")
 BLOCK = re.compile(r"<!-- tested -->\n```bash\n(.*?)```", re.DOTALL)
 LINKED = ("configs", "train.py", "eval_knn.py", "eval_feature_retrieval.py", "eval_3dposes.py")
 
