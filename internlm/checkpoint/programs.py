@@ -1,6 +1,7 @@
 """The image encoder as a program that needs no Python model code: ``torch.export`` and ONNX, at one image size, any batch."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,11 +92,13 @@ def _differences(encoder: Encoder, other, image_size: int) -> dict[str, float]:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Hold back a library's warnings about operators that the model has not."""
+    """Hold back a library's remarks on operators that the model has not, and on its own use of PyTorch."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logger.setLevel(level)

@@ -6,6 +6,7 @@ hold tensors and plain values, and execute nothing.
 
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,23 +117,17 @@ def _complete_shards(folder: Path) -> list[Path]:
     return [shards[tp, 0] for tp in range(ranks)]
 
 
-class _PlainDict(dict):
-    """Stands in for upstream's configuration class, a dict with attributes, when its files are read."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-# Where upstream's versions keep that class; reading a file creates ours in its place and imports nothing of theirs.
+# Where upstream's versions keep their config class, a dict with attributes; plain dicts are made in its place.
 _CONFIG_CLASSES = ("internlm.core.context.parallel_context.Config", "internlm.core.context.Config")
 
 
 def _load(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([(_PlainDict, name) for name in _CONFIG_CLASSES]):
+        with torch.serialization.safe_globals([(OrderedDict, name) for name in _CONFIG_CLASSES]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = found[1] if found else str(error).splitlines()[0]
         raise UpstreamError(f"{path} holds more than tensors and plain values, or is damaged: {reason}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
