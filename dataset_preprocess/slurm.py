@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 5.0
+MAX_TIMEOUTS = 20  # a task goes on where its time limit ended it; a take longer than the limit must not do so for ever
 
 
 class SlurmError(Exception):
@@ -62,7 +63,7 @@ def submit_array(jobs: Sequence[Any], run: Callable[[Sequence[Any]], Any], optio
     # Dealt like cards, so that a run of long takes does not end up in one task.
     groups = [list(jobs[start :: options.tasks]) for start in range(min(options.tasks, len(jobs)))]
     try:
-        executor = submitit.AutoExecutor(options.folder, cluster=options.cluster)
+        executor = submitit.AutoExecutor(options.folder, cluster=options.cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
         executor.update_parameters(
             name="egoagent-data", timeout_min=options.minutes, mem_gb=options.memory_gb, cpus_per_task=cpus, nodes=1
         )
