@@ -19,5 +19,5 @@ model = dict(
     pose_context=True,
 )
 data = dict(clip=dict(steps=5, frame_stride=10))
-optim = dict(lr=1e-3, final_lr=1e-5, warmup_share=0.05, weight_decay=1e-4, weight_decay_end=1e-4)
-train = dict(steps=3000, image_batch=0, clip_batch=64, accumulation=1)
+optim = dict(lr=5e-4, final_lr=5e-6, warmup_share=0.05, weight_decay=0.01, weight_decay_end=0.01)
+train = dict(steps=300, image_batch=0, clip_batch=64, accumulation=1)

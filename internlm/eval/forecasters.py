@@ -42,8 +42,9 @@ def make(
 ) -> Forecaster:  # fmt: skip
     """Train (where there is something to train) the forecaster ``name`` of ``TITLES``.
 
-    ``train`` and ``held_out`` are in the frame that predictions are made in; ``held_out`` only selects. ``config``: a pose-only
-    run, needed for ``egoagent``. ``steps`` replaces the recipe's. Raises EvalError for an unknown name or a missing config.
+    ``train`` and ``held_out`` are in the frame that predictions are made in: a first training on ``train`` chooses, on
+    ``held_out``, how long to train; a second one on both ends there. ``config``: a pose-only run, needed for ``egoagent``.
+    ``steps`` replaces the recipe's. Raises EvalError for an unknown name or a missing config.
     """
     if name == "zero_velocity":
         return Forecaster(name, lambda poses: zero_velocity(poses, future), {})
@@ -67,14 +68,21 @@ def _trained(
 
     from .baselines.fit import fit, predict
 
-    with torch.random.fork_rng(devices=[]):
+    def build() -> tuple:
         torch.manual_seed(seed)
-        module, loss, forecasts, recipe = _networks(name, past, future, len(train.joints), config)
-        recipe = replace(recipe, cpu_minutes=cpu_minutes, steps=steps or recipe.steps)
+        return _networks(name, past, future, len(train.joints), config)
+
+    with torch.random.fork_rng(devices=[]):
+        module, loss, forecasts, recipe = build()
+        # Half of the time chooses when to stop, half trains on all takes until there.
+        recipe = replace(recipe, cpu_minutes=cpu_minutes / 2, steps=steps or recipe.steps)
         recipe = replace(recipe, evaluate_every=min(recipe.evaluate_every, max(recipe.steps // 10, 1)))
-        report = fit(
-            module, loss, forecasts[name], train, held_out, past=past, future=future, recipe=recipe, seed=seed, note=note
-        )
+        spans = {"past": past, "future": future, "recipe": recipe, "seed": seed}
+        chosen = fit(module, loss, forecasts[name], train, held_out, note=note, **spans)
+        module, loss, forecasts, _ = build()
+        everything = replace(train, tracks=train.tracks + held_out.tracks)
+        final = fit(module, loss, forecasts[name], everything, None, stop_at=chosen["chosen_step"], **spans)
+    report = {**final, "cpu_seconds": chosen["cpu_seconds"] + final["cpu_seconds"], "selection": chosen}
     if name == "egoagent":
         report["config"] = config.model_dump(mode="json", include={"model", "optim"})
     run = {key: lambda poses, f=f: predict(module, f, poses) for key, f in forecasts.items()}
@@ -88,7 +96,7 @@ def _networks(name: str, past: int, future: int, joints: int, config: Config | N
     from .baselines.fit import Recipe, motion_loss
 
     size = 3 * joints
-    optim = OptimConfig(lr=1e-3, final_lr=1e-5, warmup_share=0.05, weight_decay=1e-4)
+    optim = OptimConfig(lr=5e-4, final_lr=5e-6, warmup_share=0.05, weight_decay=1e-2)
     if name == "simlpe":
         from .baselines.simlpe import SiMLPe
 
@@ -98,7 +106,7 @@ def _networks(name: str, past: int, future: int, joints: int, config: Config | N
         def loss(module, poses, target, visible):
             return motion_loss(predict(module, poses), target, visible, poses[:, -1:])
 
-        return SiMLPe(size, past, future), loss, {name: predict}, Recipe(steps=6000, optim=optim)
+        return SiMLPe(size, past, future), loss, {name: predict}, Recipe(steps=500, optim=optim)
     if name == "diffusion_policy":
         from .baselines.diffusion import DiffusionPolicy
 
@@ -109,7 +117,7 @@ def _networks(name: str, past: int, future: int, joints: int, config: Config | N
             return module.loss(poses.flatten(2), target.flatten(2), visible.repeat_interleave(3, -1))
 
         forecasts = {name: draws(1), f"{name}_mean_of_{SAMPLES}": draws(SAMPLES)}
-        return DiffusionPolicy(size, past, future), noise_loss, forecasts, Recipe(steps=6000, optim=optim)
+        return DiffusionPolicy(size, past, future), noise_loss, forecasts, Recipe(steps=4000, optim=optim)
     from internlm.model.egoagent import EgoNetwork
 
     from . import pose_agent

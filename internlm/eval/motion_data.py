@@ -25,6 +25,7 @@ CMU_JOINTS = (
     "LeftLeg", "RightLeg", "LeftFoot", "RightFoot", "Hips", "Spine1", "Neck", "Neck1",
 )  # fmt: skip
 CMU_EXTRA = ("walking_extra",)  # not one of the standard actions
+SELECTION_STRIDE = 5  # frames between windows that choices are made on
 CMU_FILE = Path("cmu_mocap") / "cmu8_30hz.npz"
 
 

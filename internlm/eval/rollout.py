@@ -136,16 +136,18 @@ def _fed_back(predictor: EgoNetwork, batch: ClipBatch, images: Tensor, k: int, m
     poses, visible = batch.poses.clone(), batch.visible.clone()
     past, past_visible = batch.past_poses.clone(), batch.past_visible.clone()
     steps = poses.shape[1]
+    # A predicted joint counts as seen where it was seen last: one that is never recorded must not appear.
+    seen = past_visible[:, k].any(1, keepdim=True).expand_as(visible[:, k])
     for step in range(k, steps):
         upto = slice(0, step + 1)
         readout = predictor.forward_clip(
             images[:, upto], poses[:, upto], visible[:, upto], past[:, upto], past_visible[:, upto]
         )
         poses[:, step] = readout.action[:, -1]
-        visible[:, step] = True
+        visible[:, step] = seen
         if step + 1 < steps:
             past[:, step + 1] = poses[:, step] if moves is None else _turned(moves[:, step], poses[:, step])
-            past_visible[:, step + 1] = True
+            past_visible[:, step + 1] = seen
     return poses[:, k:].double().cpu().numpy()
 
 

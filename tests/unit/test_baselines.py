@@ -9,6 +9,7 @@ from internlm.eval import motion_data, pose_agent, pose_metrics
 from internlm.eval.baselines import diffusion, fit, simlpe
 from internlm.eval.baselines.ridge import Ridge
 from internlm.eval.baselines.velocity import constant_velocity, zero_velocity
+from internlm.eval.forecasters import make
 from internlm.model.egoagent import EgoNetwork
 
 JOINTS = ("LeftUpLeg", "RightUpLeg", "Hips", "Neck", "LeftHand")
@@ -53,7 +54,8 @@ def test_simlpe_starts_as_zero_velocity_and_then_learns_through_all_blocks(past,
 def test_ridge_equals_the_normal_equations_and_finds_a_linear_law():
     made = data()
     ridge = Ridge(5)
-    ridge.fit(made, made, 10)
+    fitted, held = motion_data.hold_out(made)
+    ridge.fit(fitted, held, 10)
     windows = motion_data.windows(made, 10, 5, 1)
     x, y = ridge._inputs(windows.past), (windows.future - windows.past[:, -1:]).reshape(len(windows), -1)
     x, y = x - x.mean(0), y - y.mean(0)
@@ -153,6 +155,21 @@ def test_fit_is_reproducible_improves_and_keeps_to_its_budget():
         model, loss, forecast, made, made, past=10, future=5, recipe=fit.Recipe(steps=10_000, cpu_minutes=0.001), seed=3
     )
     assert stopped["steps"] < 100 and stopped["steps_planned"] == 10_000
+
+
+def test_the_final_training_sees_all_training_takes_and_stops_where_selection_said():
+    made, notes = data(), []
+    fitted, held = motion_data.hold_out(made)
+    forecaster = make("simlpe", fitted, held, past=10, future=5, seed=0, steps=20, note=notes.append)
+    report = forecaster.report
+    assert report["steps"] == report["selection"]["chosen_step"] and report["parameters"] > 0 and len(notes) == 10
+    past = motion_data.windows(made, 10, 5, 5).past
+    again = make("simlpe", fitted, held, past=10, future=5, seed=0, steps=20)
+    np.testing.assert_array_equal(forecaster.forecast(past), again.forecast(past))
+    with pytest.raises(ValueError, match="use_images False"):
+        make("egoagent", fitted, held, past=10, future=5, seed=0)
+    with pytest.raises(ValueError, match="unknown"):
+        make("oracle", fitted, held, past=10, future=5, seed=0)
 
 
 def test_canonical_windows_keep_distances_and_face_one_way():

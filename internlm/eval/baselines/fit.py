@@ -15,11 +15,10 @@ from internlm.solver.ema import MovingAverage
 from internlm.solver.optim import build_optimizer, set_step_values
 from internlm.solver.schedule import learning_rate
 
-from ..motion_data import MotionData, Windows, canonical, windows
+from ..motion_data import SELECTION_STRIDE, MotionData, Windows, canonical, windows
 from ..pose_metrics import moving, pooled, position_error, velocity_error
 from .velocity import zero_velocity
 
-SELECTION_STRIDE = 5
 SPEED_WEIGHT = 5.0  # a step between poses is a few millimetres where a pose is centimetres off
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]  # module, past, future, visible -> scalar
 Forecast = Callable[[nn.Module, Tensor], Tensor]  # module, past [N, I, J, 3] -> [N, O, J, 3]
@@ -31,7 +30,7 @@ class Recipe:
 
     steps: int
     batch: int = 64
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, final_lr=1e-5, warmup_share=0.05, weight_decay=1e-4))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, final_lr=1e-5, warmup_share=0.05))
     average: float = 0.998
     evaluate_every: int = 250
     scale: float = 0.1  # body size is changed by up to this share
@@ -83,21 +82,23 @@ def fit(
     loss: Loss,
     forecast: Forecast,
     train: MotionData,
-    held_out: MotionData,
+    held_out: MotionData | None,
     *,
     past: int,
     future: int,
     recipe: Recipe,
     seed: int,
+    stop_at: int | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """Train ``module`` in place and leave the weights that were best on the held-out takes.
+    """Train ``module`` in place and leave the weights that were best on the held-out takes (without any: the last ones).
 
     The measure of selection is the mean of MPJPE and MPJVE, each over its value at zero velocity. Training ends after
-    ``recipe.steps`` or when the process has used ``recipe.cpu_minutes`` more of CPU time. Returns what happened.
+    ``recipe.steps`` (or ``stop_at`` of them, on the same schedule) or when the process has used ``recipe.cpu_minutes`` more of
+    CPU time. Returns what happened.
     """
-    chosen = windows(held_out, past, future, SELECTION_STRIDE)
-    floor = _errors(zero_velocity(chosen.past, future), chosen, held_out.rate)
+    chosen = held_out and windows(held_out, past, future, SELECTION_STRIDE)
+    floor = held_out and _errors(zero_velocity(chosen.past, future), chosen, held_out.rate)
     sampler = WindowSampler(train, past, future, recipe.scale, seed)
     optimizer = build_optimizer(module, recipe.optim)
     averaged = copy.deepcopy(module).requires_grad_(False).train()
@@ -115,8 +116,8 @@ def fit(
         optimizer.step()
         average.update(min(recipe.average, (step + 1) / (step + 10)))
         spent = time.process_time() - cpu
-        last = step + 1 == recipe.steps or spent >= 60 * recipe.cpu_minutes
-        if last or (step + 1) % recipe.evaluate_every == 0:
+        last = step + 1 == (stop_at or recipe.steps) or spent >= 60 * recipe.cpu_minutes
+        if held_out and (last or (step + 1) % recipe.evaluate_every == 0):
             errors = _errors(predict(averaged, forecast, chosen.past), chosen, held_out.rate)
             ratio = sum(errors[name] / floor[name] for name in floor) / 2
             curve.append({"step": step + 1, "loss": float(value.detach()), **errors, "ratio": ratio, "cpu_s": spent})
@@ -126,19 +127,20 @@ def fit(
                 best, weights = curve[-1], {name: value.clone() for name, value in averaged.state_dict().items()}
         if last:
             break
-    module.load_state_dict(weights)
+    module.load_state_dict(weights if held_out else averaged.state_dict())
     module.eval()
-    return {
+    report = {
         "parameters": sum(p.numel() for p in parameters),
         "steps": step + 1,
-        "steps_planned": recipe.steps,
-        "chosen_step": best["step"],
+        "steps_planned": stop_at or recipe.steps,
         "cpu_seconds": time.process_time() - cpu,
         "wall_seconds": time.monotonic() - wall,
         "seed": seed,
-        "held_out": {"chosen": best, "zero_velocity": floor, "windows": len(chosen)},
-        "curve": curve,
     }
+    if held_out:
+        report |= {"chosen_step": best["step"], "curve": curve}
+        report["held_out"] = {"chosen": best, "zero_velocity": floor, "windows": len(chosen)}
+    return report
 
 
 @torch.no_grad()

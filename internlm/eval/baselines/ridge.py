@@ -1,8 +1,11 @@
 """Ridge regression in closed form: future offsets from the last pose, linear in the last observed poses."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 
-from ..motion_data import MotionData, windows
+from ..motion_data import SELECTION_STRIDE, MotionData, Windows, windows
 from ..pose_metrics import pooled, position_error
 
 PENALTIES = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
@@ -19,20 +22,25 @@ class Ridge:
         self.poses, self.penalty = poses, None
 
     def fit(self, train: MotionData, held_out: MotionData, past: int) -> dict:
-        """Fit on windows of every frame; returns what was chosen. Data must be in the frame that predictions are made in."""
-        fitted, chosen = windows(train, past, self.poses, 1), windows(held_out, past, self.poses, 5)
+        """Choose λ on ``held_out``, then fit on both; returns what was chosen. Data must be in the frame of the predictions."""
+        chosen, errors = windows(held_out, past, self.poses, SELECTION_STRIDE), {}
+        solve = self._solver(windows(train, past, self.poses, 1))
+        for penalty in PENALTIES:
+            self.weight = solve(penalty)
+            errors[penalty] = pooled(position_error(self.predict(chosen.past), chosen.future), chosen.visible)
+        self.penalty = min(errors, key=errors.get)
+        everything = replace(train, tracks=train.tracks + held_out.tracks)
+        self.weight = self._solver(windows(everything, past, self.poses, 1))(self.penalty)
+        return {"penalty": self.penalty, "held_out_mpjpe_cm": errors[self.penalty], "past_poses": PAST}
+
+    def _solver(self, fitted: Windows) -> Callable[[float], np.ndarray]:
+        """λ -> weights; sets the means."""
         x, y = self._inputs(fitted.past), (fitted.future - fitted.past[:, -1:]).reshape(len(fitted), -1)
         self.mean_x, self.mean_y = x.mean(0), y.mean(0)
         x, y = x - self.mean_x, y - self.mean_y
         values, vectors = np.linalg.eigh(x.T @ x)
         projected = vectors.T @ (x.T @ y)
-        errors = {}
-        for penalty in PENALTIES:
-            self.weight = vectors @ (projected / (values + penalty)[:, None])
-            errors[penalty] = pooled(position_error(self.predict(chosen.past), chosen.future), chosen.visible)
-        self.penalty = min(errors, key=errors.get)
-        self.weight = vectors @ (projected / (values + self.penalty)[:, None])
-        return {"penalty": self.penalty, "held_out_mpjpe_cm": errors[self.penalty], "past_poses": PAST}
+        return lambda penalty: vectors @ (projected / (values + penalty)[:, None])
 
     def predict(self, past: np.ndarray) -> np.ndarray:
         """past [N, I, J, 3] -> [N, poses, J, 3]."""
