@@ -1,0 +1,70 @@
+"""The motion benchmark: published floors on real recordings, result files, sources of poses."""
+
+import json
+
+import numpy as np
+import pytest
+from data_samples import body, write_take
+from test_baselines import data, track
+
+from internlm.eval import bench_motion, motion_data, pose_metrics
+from internlm.eval.baselines.velocity import constant_velocity, zero_velocity
+from internlm.eval.errors import EvalError
+
+
+def test_cmu_floors_are_the_published_ones(shared_data):
+    """30 in, 30 out, root-relative, standard actions; all actions in the second row."""
+    for actions, mpjpe, mpjve, at in (("standard", 9.39, 37.1, [2.4, 5.4, 8.7, 12.8]), ("all", 8.70, 35.5, [2.3, 5.3, 8.7, 9.5])):
+        made = motion_data.root_relative(motion_data.cmu(shared_data / motion_data.CMU_FILE, actions))
+        test = motion_data.windows(made.of("test"), 30, 30, 10)
+        score = pose_metrics.score(zero_velocity(test.past, 30), test.future, test.visible, rate=30.0, takes=test.takes)
+        assert score["mpjpe_cm"] == pytest.approx(mpjpe, abs=0.05) and score["mpjve_cm_s"] == pytest.approx(mpjve, abs=0.15)
+        assert list(score["mpjpe_cm_at_ms"].values()) == pytest.approx(at, abs=0.06)
+        moving = pose_metrics.score(constant_velocity(test.past, 30), test.future, test.visible, rate=30.0, takes=test.takes)
+        assert moving["mpjpe_cm"] == pytest.approx({"standard": 19.7, "all": 19.3}[actions], abs=0.1)
+
+
+def test_cmu_split_keeps_test_takes_out_of_training_and_selection(shared_data):
+    made = motion_data.cmu(shared_data / motion_data.CMU_FILE)
+    fitted, held_out = motion_data.hold_out(made.of("train"))
+    arrays = lambda part: {t.joints.tobytes() for t in part.tracks}  # noqa: E731
+    assert len(arrays(fitted) | arrays(held_out)) == 32 and len(made.of("test").tracks) == 6
+    assert not arrays(made.of("test")) & (arrays(fitted) | arrays(held_out)) and not arrays(fitted) & arrays(held_out)
+
+
+def test_result_files_are_kept_joined_and_never_mixed(tmp_path, capsys):
+    tracks = [track(f"t{i}", 70, i) for i in range(4)] + [track(f"u{i}", 40, i, split="test") for i in range(2)]
+    made = data(*tracks)
+    protocol = bench_motion.Protocol(past=10, future=5, stride=5)
+    bench_motion.run_benchmark(made, protocol, ["zero_velocity", "ridge"], tmp_path)
+    written = (tmp_path / "ridge.json").stat().st_mtime_ns
+    report = bench_motion.run_benchmark(made, protocol, ["ridge", "simlpe"], tmp_path, steps=4)
+    assert list(report["methods"]) == ["zero_velocity", "ridge", "simlpe"]
+    assert (tmp_path / "ridge.json").stat().st_mtime_ns == written, "measured once"
+    assert json.loads((tmp_path / "report.json").read_text())["protocol"]["tested_on"] == ["u0", "u1"]
+    assert (tmp_path / "simlpe.safetensors").is_file() and not list(tmp_path.glob("*.partial"))
+    ridge = report["methods"]["ridge"]
+    assert ridge["mpjpe_cm"] < report["methods"]["zero_velocity"]["mpjpe_cm"]
+    assert ridge["minus_zero_velocity"]["interval"][1] < 0 and ridge["training"]["penalty"] > 0
+    assert set(ridge["by_joint_cm"]) == set(made.joints) and set(ridge["by_action"]) == {"walk"}
+    assert "| ridge regression |" in capsys.readouterr().out
+    other = bench_motion.run_benchmark(made, bench_motion.Protocol(past=8, future=5), ["zero_velocity"], tmp_path)
+    assert list(other["methods"]) == ["zero_velocity"], "results of another protocol stay out of the table"
+    with pytest.raises(EvalError, match="unknown"):
+        bench_motion.run_benchmark(made, protocol, ["crystal_ball"], tmp_path)
+
+
+def test_poses_of_take_stores(tmp_path):
+    write_take(tmp_path / "s", "one", poses=[n for n in range(60) if n != 30])
+    write_take(tmp_path / "s", "two", split="val")
+    made = motion_data.read([tmp_path / "s"])
+    assert [len(t.joints) for t in made.of("train").tracks] == [30, 29], "a missing frame ends a run"
+    assert made.of("train").recordings == ["one"] and made.of("test").recordings == ["two"]
+    assert len(made.joints) == 16 and made.rate == 30, "the ear that is never visible is left out"
+    kept = [j for j in range(17) if j != 4]
+    np.testing.assert_allclose(made.of("test").tracks[0].joints, body(np.arange(60))[:, kept])
+    slow = motion_data.read([tmp_path / "s"], every=3, all_joints=True)
+    assert slow.rate == 10 and len(slow.joints) == 17 and len(slow.of("test").tracks) == 3
+    with pytest.raises(EvalError, match="no test take"):
+        write_take(tmp_path / "t", "one")
+        motion_data.read([tmp_path / "t"])
