@@ -228,6 +228,8 @@ def _reason(error: Exception) -> str:
     """The message of an error that is meant for users; of any other also where it happened."""
     if type(error).__module__.partition(".")[0] in _OWN or isinstance(error, OSError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"ran out of memory: use fewer --workers or a machine with more ({error})"
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"unexpected {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
 

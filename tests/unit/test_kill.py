@@ -109,3 +109,19 @@ def test_killed_again_and_again(tmp_path, whole):
         kills += 1
         assert kills < 200
     assert kills > 2 and tree(out) == tree(whole[0])
+
+
+def test_two_runs_at_a_time_do_not_mix(tmp_path, whole):
+    """Both work on the same takes: each take is made by one of them at a time, and the bytes are those of one run."""
+    for number in range(5):
+        out = tmp_path / str(number)
+        context = multiprocessing.get_context("fork")
+        pipes = [multiprocessing.Pipe() for _ in range(3)]
+        runs = [context.Process(target=run_until, args=(out, 0, False, theirs)) for _, theirs in pipes]
+        for process in runs:
+            process.start()
+        for process in runs:
+            process.join(60)
+        assert [process.exitcode for process in runs] == [0, 0, 0]
+        both(out)
+        assert tree(out) == tree(whole[0])

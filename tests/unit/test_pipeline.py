@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_store import info, jpeg
 from test_store_writing import tree
 
@@ -36,6 +38,8 @@ def write(job: Recording, *, out: Path, frames: int = 4) -> dict:
         raise KeyError("aria01")
     if job.what == "full":
         raise DiskFullError("no room")
+    if job.what == "greedy":
+        raise MemoryError("Unable to allocate 9 TiB")
     if job.what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if job.what == "warned":
@@ -61,20 +65,21 @@ GOOD = [Recording(name) for name in "abc"]
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_take_gets_its_status_and_a_rerun_does_only_what_is_missing(tmp_path, capsys, workers):
     out = tmp_path / "s"
-    jobs = [*GOOD, Recording("d", "skip"), Recording("e", "bad"), Recording("f", "bug")]
+    jobs = [*GOOD, Recording("d", "skip"), Recording("e", "bad"), Recording("f", "bug"), Recording("g", "greedy")]
     first = run(out, *jobs, workers=workers)
     assert first.exit_code == 1 and sorted(first.done) == ["a", "b", "c"] and first.done["a"] == {"frames": 4}
     assert first.skipped == {"d": "has no wearer"} and first.failed["e"] == "e.mp4: is cut off"
     assert first.failed["f"].startswith("unexpected KeyError: 'aria01' (test_pipeline.py:")
+    assert first.failed["g"].startswith("ran out of memory: use fewer --workers")
     told = capsys.readouterr()
-    assert "frames: 3 done, 1 skipped, 2 failed; 12 frames" in told.out and "failed  e: e.mp4: is cut off" in told.out
+    assert "frames: 3 done, 1 skipped, 3 failed; 12 frames" in told.out and "failed  e: e.mp4: is cut off" in told.out
     assert "e: failed: e.mp4: is cut off" in told.err
     stamps = {path: path.stat().st_mtime_ns for path in (out / "takes").rglob("*")}
     second = run(out, *GOOD, Recording("d"), Recording("e"), Recording("f", "skip"), workers=workers)
     assert second.exit_code == 0 and second.kept == ["a", "b", "c"] and sorted(second.done) == ["d", "e"]
     assert stamps.items() <= {path: path.stat().st_mtime_ns for path in (out / "takes").rglob("*") if path in stamps}.items()
     statuses = {name: Manifest(out, "frames").read(name).status for name in Manifest(out, "frames").names()}
-    assert statuses == {"a": "done", "b": "done", "c": "done", "d": "done", "e": "done", "f": "skipped"}
+    assert statuses == {"a": "done", "b": "done", "c": "done", "d": "done", "e": "done", "f": "skipped", "g": "failed"}
 
 
 def test_a_take_that_vanished_is_made_again(tmp_path):
@@ -155,6 +160,25 @@ def test_remains_of_a_killed_run_vanish_also_where_the_take_is_not_made_again(tm
 def test_damaged_entries_are_no_entries(data):
     with pytest.raises(ValueError):
         parse_entry(data)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["done", "failed"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["status", "reason", "settings", "facts", "takes"]), inner, max_size=5)
+    ),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=60) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_an_entry_holds_it_is_an_entry_or_none(data):
+    try:
+        entry = parse_entry(data)
+    except ValueError:
+        return
+    assert entry.status in ("done", "skipped", "failed") and isinstance(entry.facts, dict) and isinstance(entry.reason, str)
 
 
 def test_entries_hold_no_time(tmp_path, monkeypatch):
