@@ -189,7 +189,8 @@ def test_entries_hold_no_time(tmp_path, monkeypatch):
 
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have been told to ignore it
 sys.path.insert(0, {tests!r})
 from test_pipeline import Recording, run
 from pathlib import Path
@@ -199,7 +200,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.timeout(60)
-def test_processes_end_with_their_killed_parent(tmp_path):
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_processes_end_with_their_parent(tmp_path, name):
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(tests=str(Path(__file__).parent), out=str(tmp_path / "s")))
     process = subprocess.Popen([sys.executable, str(script)])
@@ -207,7 +209,7 @@ def test_processes_end_with_their_killed_parent(tmp_path):
     while len(children) < 3:  # two workers and multiprocessing's resource tracker
         time.sleep(0.1)
         children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    process.kill()
+    process.send_signal(getattr(signal, name))
     process.wait()
     while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children):
         time.sleep(0.1)
