@@ -125,7 +125,7 @@ def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings) -> di
 
         def frames() -> Iterator[tuple[int, bytes]]:
             nonlocal written
-            for index, image in video.frames(lambda index: index % settings.stride == 0):
+            for index, image in video.frames(lambda index: index % settings.stride == 0, channels=4):
                 yield index, encode_jpeg(pictures.apply(image), settings.quality)
                 written += 1
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,10 +44,13 @@ class Video:
             raise RecordingError(f"{path}: says {width}x{height} at {rate:g} frames/s, which no usable video has")
         self.facts = VideoFacts(width, height, rate, stream.frames)
 
-    def frames(self, wanted: Callable[[int], bool], size: tuple[int, int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Index and RGB picture uint8 [H, W, 3] of every frame whose index (0 = the first shown) is ``wanted``, in order.
+    def frames(
+        self, wanted: Callable[[int], bool], size: tuple[int, int] | None = None, *, channels: Literal[3, 4] = 3
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Index and RGB picture uint8 [H, W, channels] of every frame whose index (0 = the first shown) is ``wanted``, in order.
 
-        size: (width, height) to resize to while converting, averaging where it becomes smaller. A frame that neither is wanted
+        size: (width, height) to resize to while converting, averaging where it becomes smaller. channels: 4 adds an opaque alpha,
+        with which cv2 resamples twice as fast. A frame that neither is wanted
         nor serves another one is not even decoded. Raises RecordingError when the file breaks off before the frames it
         announces, or when a frame that is needed cannot be decoded.
         """
@@ -55,6 +58,7 @@ class Video:
 
         pending: dict[int, int] = {}  # presentation time of a wanted frame -> its index
         context = self._stream.codec_context
+        convert = _Converter(size, "rgb24" if channels == 3 else "rgba")
         place = 0
         try:
             for packet, index in self._numbered_packets():
@@ -69,7 +73,7 @@ class Video:
                     if frame.is_corrupt:
                         raise RecordingError(f"{self.path}: is damaged near frame {place}; fetch it again")
                     if index is not None:
-                        yield index, _rgb(frame, size)
+                        yield index, convert(frame)
         except FFmpegError as error:
             raise RecordingError(f"{self.path}: cannot be decoded near frame {place}: {error.strerror}; fetch it again") from None
         if pending:
@@ -131,13 +135,23 @@ def open_video(path: Path, *, threads: int = 1) -> Iterator[Video]:
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Baseline JPEG, 4:2:0, of a picture uint8 [H, W, 3] in RGB."""
+    """Baseline JPEG, 4:2:0, of a picture uint8 [H, W, 3] in RGB or [H, W, 4] with an alpha that is left out."""
     import simplejpeg
 
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorsubsampling="420")
+    space = "RGB" if image.shape[2] == 3 else "RGBX"
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace=space, colorsubsampling="420")
 
 
-def _rgb(frame, size: tuple[int, int] | None) -> np.ndarray:
-    if size is None or size == (frame.width, frame.height):
-        return frame.to_ndarray(format="rgb24")
-    return frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="AREA")
+class _Converter:
+    """Decoded frames to arrays; one conversion set up once, which costs as much as converting a small picture."""
+
+    def __init__(self, size: tuple[int, int] | None, pixels: str):
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter, self._size, self._pixels = VideoReformatter(), size, pixels
+
+    def __call__(self, frame) -> np.ndarray:
+        width, height = self._size or (frame.width, frame.height)
+        smaller = width < frame.width or height < frame.height
+        kind = "AREA" if smaller else "BILINEAR"
+        return self._reformatter.reformat(frame, width, height, self._pixels, interpolation=kind).to_ndarray()
