@@ -19,8 +19,16 @@ def short_side(image_size: int) -> int:
 
 
 def eval_transform(image: np.ndarray, image_size: int) -> np.ndarray:
-    """The evaluation view: short side to round(image_size·256/224), central square; uint8 [H, W, 3] to uint8 [3, S, S]."""
+    """The evaluation view: short side to round(image_size·256/224), central square; uint8 [H, W, 3] to uint8 [3, S, S].
+
+    Of a picture more than 16 times as long as wide, the ends go first: resized whole, a line of pixels would fill the memory.
+    """
     height, width = image.shape[:2]
+    if max(height, width) > 16 * min(height, width):
+        spare = max(height, width) - 16 * min(height, width)
+        kept = slice(spare // 2, spare // 2 + 16 * min(height, width))
+        image = image[kept] if height > width else image[:, kept]
+        height, width = image.shape[:2]
     short = short_side(image_size)
     scale = short / min(height, width)
     new_height, new_width = (short, int(width * scale)) if height <= width else (int(height * scale), short)

@@ -93,7 +93,14 @@ def pixels(images: Tensor) -> Tensor:
 PIXELS = Encoder(lambda images: {"pixels": pixels(images)}, ("pixels",), f"area {PIXEL_SIDE}, centred")
 
 
-def calibrate(network: EgoNetwork, source: ImageSource, image_size: int, *, device: torch.device | str = "cpu") -> int:
+def calibrate(
+    network: EgoNetwork,
+    source: ImageSource,
+    image_size: int,
+    *,
+    device: torch.device | str = "cpu",
+    max_broken_share: float = 0.01,
+) -> int:
     """Give an untrained network the BatchNorm statistics of its data, in place; returns how many images were used.
 
     Running statistics start at mean 0 and variance 1, which no data has: without this an untrained network is judged with
@@ -108,7 +115,7 @@ def calibrate(network: EgoNetwork, source: ImageSource, image_size: int, *, devi
         norm.momentum = None  # plain mean over the batches
     used, rows = 0, sample_rows(source, CALIBRATION_IMAGES)
     with torch.no_grad():
-        for batch in evaluation_images(source, image_size, 128, rows=rows):
+        for batch in evaluation_images(source, image_size, 128, rows=rows, max_broken_share=max_broken_share):
             network.stem(normalise(batch.images.to(device)))
             used += len(batch.rows)
     network.eval()

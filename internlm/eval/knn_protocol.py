@@ -60,7 +60,8 @@ def branch_encoder(agent: EgoAgent, which: str, kinds: str | dict[str, str], how
 def random_encoders(config: Config, train: ImageSource, kind: str, how: Extraction) -> tuple[list[Encoder], int]:
     """The random-weights floor: with BatchNorm statistics of the training images, and as initialised where that differs."""
     calibrated = untrained(config)
-    used = calibrate(calibrated, train, config.model.image_size, device=how.device)
+    size, share = config.model.image_size, how.max_broken_share
+    used = calibrate(calibrated, train, size, device=how.device, max_broken_share=share)
     networks = {RANDOM: calibrated} | ({RANDOM_RAW: untrained(config)} if used else {})
     encoders = [
         encoder(
