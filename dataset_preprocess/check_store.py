@@ -206,7 +206,7 @@ def _check_names(infos: Sequence[TakeInfo], found: dict[str, Findings], takes_js
 
 
 def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:
-    """Takes that the manifest calls done must be there; what failed, was skipped or left unfinished is told."""
+    """Takes that the manifest calls done must be there, and none may have failed; what was skipped or left unfinished is told."""
     notes = []
     folder = path / "manifest"
     for step in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else ():
@@ -218,8 +218,9 @@ def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:
             made = entry.facts.get("takes", [name]) if entry and status == "done" else []
             for lost in [name for name in map(str, made) if name not in found] if isinstance(made, list) else ():
                 found[lost] = Findings(faults=[f"manifest/{step}/{name}.json calls it done, but it is not there"])
-            if status == "failed" and name in found:
-                found[name].odd.append(f"step {step} failed when it was last tried: {entry.reason}")
+            if status == "failed":
+                missing = f"step {step} failed when it was last tried: {entry.reason}"
+                found.setdefault(name, Findings()).faults.append(missing)
         notes.append(f"step {step}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     remains = sorted(entry.name for entry in (path / "takes").iterdir() if entry.name.startswith((".partial-", ".replaced-")))
     if remains:

@@ -1,6 +1,7 @@
 """``egoagent data egoexo`` on a full disk and killed at 20 random moments: the same command again gives the same bytes."""
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -31,6 +32,37 @@ def raw(tmp_path_factory, run_command) -> Path:
     made = run_command([sys.executable, "-m", "internlm.cli", "world", path, *WORLD], timeout=240)
     assert made.returncode == 0, made.stderr
     return path
+
+
+@pytest.mark.slow
+def test_damaged_download_is_named_and_mended(raw, tmp_path, run_command):
+    """Every kind of damage is a failure of its take alone; when the files are fetched again, only those takes are made."""
+    broken = tmp_path / "raw"
+    shutil.copytree(raw, broken)
+    names = sorted(folder.name for folder in (broken / "takes").iterdir())
+    video = next((broken / "takes" / names[0]).rglob("*.mp4"))
+    os.truncate(video, video.stat().st_size // 2)
+    next((broken / "takes" / names[1]).glob("*.calib.json")).unlink()
+    uid = json.loads((broken / "takes.json").read_text())[2]["take_uid"]
+    annotation = next((broken / "annotations").rglob(f"automatic/{uid}.json"))
+    os.truncate(annotation, 5000)
+    convert, options = [*DATA, "egoexo", broken], ["--size", "48", "--workers", "2"]
+    done = run_command([*convert, tmp_path / "s", *options])
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{names[0]}: " in done.stdout and str(video) in done.stdout
+    assert f"{names[1]}: " in done.stdout and "nor a calibration JSON of aria01; fetch the part" in done.stdout
+    assert f"{annotation}: is not valid JSON" in done.stdout
+    takes = tmp_path / "s" / "takes"
+    made = {name: (takes / name / "frames.tar").exists() for name in names}
+    assert made == {names[0]: False, names[1]: False, names[2]: True} and not list(takes.glob(".*"))
+    checked = run_command([*DATA, "check", tmp_path / "s"])
+    assert checked.returncode == 1 and ", 3 with faults" in checked.stdout
+    shutil.copytree(raw, broken, dirs_exist_ok=True)
+    again = run_command([*convert, tmp_path / "s", *options])
+    assert again.returncode == 0 and "frames: 2 done, 1 kept" in again.stdout and "poses: 1 done, 2 kept" in again.stdout
+    assert run_command([*DATA, "egoexo", raw, tmp_path / "whole", *options]).returncode == 0
+    assert digests(tmp_path / "s") == digests(tmp_path / "whole")
+    assert run_command([*DATA, "check", tmp_path / "s", "--takes-json", raw / "takes.json"]).returncode == 0
 
 
 @pytest.mark.slow

@@ -197,6 +197,7 @@ def test_manifest_and_takes_must_agree(tmp_path, check):
     (tmp_path / "s" / "takes" / ".partial-late").mkdir()
     code, out = check()
     assert code == 1 and "manifest/frames/gone.json calls it done, but it is not there" in out
+    assert "fault: step frames failed when it was last tried: no calibration" in out and ", 2 with faults" in out
     assert "step frames: 2 done, 1 failed" in out and "unfinished: .partial-late" in out
 
 
