@@ -33,13 +33,15 @@ class MotionFile:
 
 @dataclass(frozen=True)
 class MotionSettings:
-    """What decides about the takes of a file. split: of motions that the file does not mark."""
+    """What decides about the takes of a file. split: of motions that the file does not mark. skip: frames at 30 Hz that every
+    motion loses at its start; the others keep their numbers."""
 
     split: str = "train"
     labels: tuple[tuple[str, str], ...] = ()
     average_face: bool = False
     joint_map: tuple[tuple[str, str], ...] | None = None
     body_model: Path | None = None
+    skip: int = 0
 
 
 def find_motion_files(paths: Iterable[Path]) -> list[MotionFile]:
@@ -73,14 +75,22 @@ def import_file(job: MotionFile, *, out: Path, settings: MotionSettings) -> dict
     writer = StoreWriter(out)
     names = set()
     for motion in motions:
-        info, track = motion_take(motion, split=settings.split, labels=dict(settings.labels), average_face=settings.average_face)
+        if len(motion) <= settings.skip:
+            raise RecordingError(f"{job.path}: {motion.name!r} has {len(motion)} frames, --skip {settings.skip} leaves none")
+        info, track = motion_take(
+            motion.cut(settings.skip, len(motion)),
+            split=settings.split,
+            labels=dict(settings.labels),
+            average_face=settings.average_face,
+        )
+        track = replace(track, frames=track.frames + settings.skip, camera_frames=track.camera_frames + settings.skip)
         name = job.name if len(motions) == 1 else f"{job.name}_{info.name}"
         if name in names:
             raise RecordingError(f"{job.path}: holds two motions named {motion.name!r} of the same split")
         names.add(name)
         info = replace(info, name=name, uid=name, extra={**info.extra, "file": job.path.name, "motion": motion.name})
         writer.extend_take(info, poses=track)
-    return {"takes": len(motions), "poses": sum(len(motion) for motion in motions)}
+    return {"takes": len(motions), "poses": sum(len(motion) - settings.skip for motion in motions)}
 
 
 def read_joint_map(path: Path) -> dict[str, str]:
@@ -101,6 +111,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--average-face", action="store_true", help="mark nose, eyes and ears visible that are an average face on a recorded head"
     )
+    parser.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out the first N frames (30 Hz) of every motion: many CMU conversions begin with one frame of a T-pose",
+    )
     add_run_arguments(parser)
 
 
@@ -112,13 +129,17 @@ def run(args: argparse.Namespace) -> int:
         average_face=args.average_face,
         joint_map=tuple(read_joint_map(args.joints).items()) if args.joints else None,
         body_model=args.body_model,
+        skip=args.skip,
     )
+    if args.skip < 0:
+        raise RecordingError(f"--skip {args.skip}: cannot be negative")
     recorded: Mapping[str, Any] = {
         "split": settings.split,
         "labels": dict(settings.labels),
         "average_face": settings.average_face,
         "joint_map": dict(settings.joint_map) if settings.joint_map is not None else None,
         "body_model": settings.body_model.name if settings.body_model else None,
+        "skip": settings.skip,
     }
     files = find_motion_files(args.files)
     StoreWriter(args.out)

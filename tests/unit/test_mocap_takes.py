@@ -266,6 +266,19 @@ def test_average_face_is_invisible_unless_asked_for(tmp_path):
 # The command
 
 
+def test_a_t_pose_at_the_start_can_be_left_out(shared_data, tmp_path):
+    """One frame that nobody moved through: the CMU archive's wrists leave it at some 17 m/s."""
+    source = shared_data / "cmu_mocap" / "cmu8_30hz.npz"
+    assert data_command("mocap", tmp_path / "s", source, "--skip", 1) == 0
+    assert data_command("mocap", tmp_path / "t", source) == 0
+    for name in ("cmu8_30hz_train_walking_walking_1", "cmu8_30hz_test_soccer_soccer_1"):
+        cut, whole = (TakeStore(tmp_path / store).take(name).poses() for store in "st")
+        assert cut.frames.tolist() == cut.camera_frames.tolist() == list(range(1, len(whole.frames)))
+        np.testing.assert_array_equal(cut.joints, whole.joints[1:])
+        speed = np.linalg.norm(np.diff(whole.joints[:, 9:11], axis=0), axis=-1).max(1) * 30
+        assert speed[0] > 10 and np.median(speed[1:]) < 5
+
+
 def test_one_bad_file_does_not_stop_the_others_and_a_rerun_does_the_rest(tmp_path, capsys):
     folder = tmp_path / "m"
     folder.mkdir()

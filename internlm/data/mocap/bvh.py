@@ -90,7 +90,7 @@ def _hierarchy(lines: Lines) -> list[Joint]:
         elif key == "OFFSET" and stack:
             joints[stack[-1]].offset = np.array(lines.numbers(words[1:], 3))
         elif key == "CHANNELS" and stack:
-            if not words[1:] or not words[1].isdigit() or int(words[1]) != len(words) - 2 or not set(words[2:]) <= set(CHANNELS):
+            if lines.count(words[1:2]) != len(words) - 2 or not set(words[2:]) <= set(CHANNELS):
                 raise lines.error(f"CHANNELS needs a count and that many of {', '.join(CHANNELS)}")
             joints[stack[-1]].channels = tuple(words[2:])
         elif key == "}" and stack:
@@ -101,9 +101,9 @@ def _hierarchy(lines: Lines) -> list[Joint]:
 
 def _frames(lines: Lines, channels: int) -> tuple[np.ndarray, float]:
     words = lines.next("Frames:")
-    if words[0] != "Frames:" or len(words) != 2 or not words[1].isdigit() or int(words[1]) < 1:
+    count = lines.count(words[1:])
+    if words[0] != "Frames:" or not count:
         raise lines.error("expected 'Frames: <count>'")
-    count = int(words[1])
     words = lines.next("Frame Time:")
     if words[:2] != ["Frame", "Time:"] or len(words) != 3:
         raise lines.error("expected 'Frame Time: <seconds>'")

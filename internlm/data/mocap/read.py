@@ -4,8 +4,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from internlm.data.mocap.archive import Archive, read_positions
 from internlm.data.mocap.motion import MocapError, Motion
+
+FARTHEST = 1e5  # metres from the origin
 
 
 def read_motions(
@@ -35,11 +39,23 @@ def read_motions(
         raise MocapError(f"{path}: unknown kind of motion file; readable are {', '.join(sorted(readers))}")
     if not path.is_file():
         raise MocapError(f"{path}: no such file")
-    motions = readers[path.suffix.lower()](path)
+    with np.errstate(over="ignore", invalid="ignore"):
+        motions = readers[path.suffix.lower()](path)
+    for motion in motions:
+        _check_finite(path, motion)
     kept = [motion for motion in motions if split is None or motion.split in (None, split)]
     if not kept:
         raise MocapError(f"{path}: has no motion of split {split!r}; its splits are {sorted({str(m.split) for m in motions})}")
     return kept
+
+
+def _check_finite(path: Path, motion: Motion) -> None:
+    """Numbers that a file may hold can still overflow on the way to positions."""
+    head = motion.world_from_head
+    if not np.isfinite(motion.joints).all() or np.abs(motion.joints).max(initial=0) > FARTHEST:
+        raise MocapError(f"{path}: motion {motion.name!r} leaves every room: joints farther than {FARTHEST:g} m, or not finite")
+    if head is not None and not np.isfinite(head).all():
+        raise MocapError(f"{path}: motion {motion.name!r} has a head whose direction is undefined")
 
 
 def read_npz(path: Path, joint_map: Mapping[str, str] | None = None, body_model: str | os.PathLike | None = None) -> list[Motion]:

@@ -67,6 +67,13 @@ class Lines:
         self.place += 1
         return self.rows[self.place - 1][1]
 
+    @staticmethod
+    def count(words: list[str]) -> int | None:
+        """The whole number that a row of one word is; None when it is anything else."""
+        if len(words) != 1 or not (words[0].isascii() and words[0].isdigit() and len(words[0]) < 10):
+            return None
+        return int(words[0])
+
     def numbers(self, words: list[str], count: int | None = None) -> list[float]:
         """Finite numbers of a row; MocapError when a word is no number or the count is wrong."""
         try:

@@ -99,6 +99,8 @@ def read_parameters(archive: Archive) -> tuple[np.ndarray, np.ndarray, np.ndarra
     poses = poses.reshape(len(poses), -1) if poses.ndim > 1 and len(poses) else poses
     if poses.ndim != 2 or poses.shape[1] % 3 or poses.shape[1] < 66:
         raise MocapError(f"{path}: poses are {list(poses.shape)}, expected [frames, 3 x joints] axis-angle of 22 joints or more")
+    if not len(poses):
+        raise MocapError(f"{path}: has no frames")
     translation = archive.numbers(*TRANSLATION)
     if translation.shape != (len(poses), 3):
         raise MocapError(f"{path}: translation is {list(translation.shape)}, expected {[len(poses), 3]}")
