@@ -80,8 +80,8 @@ def test_the_check_sees_what_it_should(tmp_path, file, text, faults):
     assert len(climbing(path, tmp_path)) == faults
 
 
-# What preprocessing may use of the package: all of it runs without torch.
 ENTRY = "internlm.cli.main"  # the published project's scripts, run by name, hand over to the command line
+# What preprocessing may use of the package: all of it runs without torch.
 SHARED = ("store", "camera", "geometry", "mocap", "egoworld")
 
 
