@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from internlm.eval import retrieval
+from internlm.eval import retrieval, retrieval_protocol
+from internlm.eval.feature_files import FrameFeatures
 
 
 def pool(clips=6, steps=4, dim=5, seed=0):
@@ -102,3 +103,57 @@ def test_centring_takes_an_offset_between_the_two_branches_away():
     shifted = frames[:, 1:] * 0.1 + torch.randn(16)  # the right answers, weak beside a common offset
     assert retrieval.retrieve(shifted, gallery)["top1"] < 50
     assert retrieval.retrieve(*retrieval.centred(shifted, gallery))["top1"] == 100
+
+
+def test_a_longer_horizon_removes_the_frames_between():
+    """Rank of frame t+2 by a loop: neither t nor t+1 competes, and the last step of a clip has no answer."""
+    takes, frames, table, prediction = pool()
+    gallery = retrieval.build_gallery(table[takes[:, None], frames], takes, frames)
+    result = retrieval.retrieve(prediction, gallery, horizon=2)
+    unit = torch.nn.functional.normalize(table.double(), dim=-1)
+    items = sorted({(int(t), int(f)) for t, row in zip(takes, frames, strict=True) for f in row})
+    assert result["ranks"].shape == (6, 3) and result["competing_items"] == len(items) - 2
+    for c in range(6):
+        for s in range(3):
+            take, now = int(takes[c]), int(frames[c, s])
+            score = {i: float(unit[i] @ prediction[c, s].double()) for i in items}
+            rivals = [i for i in items if i not in ((take, now), (take, now + 1), (take, now + 2))]
+            assert int(result["ranks"][c, s]) == 1 + sum(score[i] >= score[take, now + 2] for i in rivals)
+    with pytest.raises(ValueError, match="horizon 5 is outside 1..4"):
+        retrieval.retrieve(prediction, gallery, horizon=5)
+
+
+def test_constant_drift_finds_what_moves_evenly():
+    angle = 0.4 * torch.arange(6.0)
+    features = torch.stack([angle.cos(), angle.sin()], dim=1)[None]
+    gallery = retrieval.build_gallery(features, torch.zeros(1, dtype=torch.int64), torch.arange(6)[None])
+    floors = retrieval.retrieve(features[:, :-1], gallery)["floors"]
+    assert floors["constant_drift"]["top1"] == 100 and floors["current_frame"]["top1"] < 50
+    drift = retrieval.drifted(features)
+    torch.testing.assert_close(drift[0, 0], features[0, 0])
+    torch.testing.assert_close(drift[0, 2], 2 * features[0, 2] - features[0, 1])
+    torch.testing.assert_close(retrieval.drifted(features, 3)[0, 2], 4 * features[0, 2] - 3 * features[0, 1])
+
+
+def test_scores_by_action():
+    ranks = torch.tensor([1, 2, 1, 4])
+    rows = retrieval_protocol.by_name(["walk", "walk", "turn", "walk"], ranks, torch.tensor([2, 1, 2, 2]))
+    assert [(row["action"], row["queries"], round(row["top1"])) for row in rows] == [("walk", 3, 33), ("turn", 1, 100)]
+    assert round(rows[0]["floors"]["current_frame"]) == 33 and rows[0]["map"] == pytest.approx(100 * (1 + 1 / 2 + 1 / 4) / 3)
+
+
+def test_stored_features_are_retrieved_in_clips_of_their_take():
+    takes, numbers = torch.tensor([0] * 4 + [1] * 3), torch.tensor([0, 5, 10, 20, 0, 5, 10])
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(7, 6, generator=generator)
+    following = torch.cat([features[1:], features[:1]])
+    stored = FrameFeatures(features, takes, numbers, following)
+    report = retrieval_protocol.stored_report(stored, 5)
+    assert report["queries"] == 4 and report["gallery_items"] == 6  # frame 20 of take 0 has neither a next nor a previous one
+    assert report["top1"] == 100 and report["protocol"]["query"] == "stored prediction"
+    plain = retrieval_protocol.stored_report(FrameFeatures(features, takes, numbers, None), 5, steps=2)
+    assert plain["queries"] == 4 and plain["top1"] == plain["floors"]["current_frame"]
+    with pytest.raises(ValueError, match="check --frame-stride"):
+        retrieval_protocol.stored_report(stored, 7)
+    with pytest.raises(ValueError, match="1 stored frames occur twice"):
+        retrieval_protocol.stored_report(FrameFeatures(features, takes, numbers.where(numbers != 20, torch.tensor(10)), None), 5)
