@@ -61,7 +61,7 @@ _OUTPUTS = ("state", "patches", "bottleneck", "others")
 _USE = {
     "hf": """```python
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel  # 5 or newer
 
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
