@@ -19,7 +19,7 @@ from internlm.data.store import PoseTrack, StoreError, Take, TakeInfo, TakeStore
 
 _WEARER = re.compile(r"\.aria\d+$")  # what a second wearer's take adds to name and uid
 SHOWN = 5  # findings of one take that are printed
-HEADINGS = ("split", "images", "Hz", "poses", "visible", "cameras", "face", "speed", "labels")
+HEADINGS = ("split", "images", "Hz", "poses", "visible", "cameras", "posed", "face", "speed", "labels")
 
 
 @dataclass
@@ -165,6 +165,8 @@ def _check_poses(info: TakeInfo, poses: PoseTrack, numbers: np.ndarray, found: F
             found.faults.append("has poses, but take.json does not say in which space (pose_space)")
         if not poses.visible.any():
             found.odd.append("no joint of any pose is visible")
+    if len(numbers):
+        cells["posed"] = f"{int(np.isin(numbers, poses.frames).sum()):,}"
     figures = measure(poses, info.frame_rate, info.pose_space)
     cells["face"] = "" if figures.head_distance is None else f"{100 * figures.head_distance:.0f} cm"
     cells["speed"] = "" if figures.top_speed is None else f"{figures.top_speed:.1f} m/s"

@@ -53,16 +53,17 @@ def test_sound_store_is_told_in_one_line_a_take(tmp_path, check):
     code, out = check("--strict")
     assert code == 0, out
     heading, row, total = out.splitlines()
-    assert heading.split() == ["take", "split", "images", "Hz", "poses", "visible", "cameras", "face", "speed"]
-    assert " ".join(row.split()) == "person train 12 every 5 30 60 every 1 100% 60 every 1 2 cm 0.6 m/s"
+    assert heading.split() == ["take", "split", "images", "Hz", "poses", "visible", "cameras", "posed", "face", "speed"]
+    assert " ".join(row.split()) == "person train 12 every 5 30 60 every 1 100% 60 every 1 12 2 cm 0.6 m/s"
     assert total == "1 takes (train 1), 0 with faults"
     assert check("--workers", 2)[1] == out
 
 
 def test_gaps_are_counted_and_damaged_images_named(tmp_path, check):
-    write_take(tmp_path / "s", images=[0, 5, 10, 20], poses=[n for n in range(60) if n != 7])
+    write_take(tmp_path / "s", images=[0, 5, 10, 20], poses=[n for n in range(60) if n != 5])
     code, out = check()
     assert code == 0 and "4 every 5, 1 gap " in out and "59 every 1, 1 gap " in out and " 94% " in out
+    assert " 60 every 1 3 " in " ".join(out.split()), "three of the four images have a body pose"
     tar = tmp_path / "s" / "takes" / "take" / "frames.tar"
     offset = int(np.load(tar.with_name("frames.idx.npy"))[2, 1])
     with open(tar, "r+b") as file:
