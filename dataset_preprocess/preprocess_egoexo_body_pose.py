@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset_preprocess.body_pose.annotations import AUTOMATIC, CHOICES, FRAME_RATE, read_annotation, usual_step
+from dataset_preprocess.body_pose.annotations import AUTOMATIC, CHOICES, read_annotation, usual_step
 from dataset_preprocess.body_pose.camera_pose import read_camera_poses
 from dataset_preprocess.body_pose.filters import Filters
 from dataset_preprocess.body_pose.takes import (
@@ -26,11 +26,10 @@ from dataset_preprocess.body_pose.takes import (
     read_pose_files,
 )
 from dataset_preprocess.body_pose.upstream_json import SHORTEST, find_fragments, read_fragments, write_fragments
+from dataset_preprocess.egoexo import FRAME_RATE, SOURCE
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
 from internlm.data.store import SPLITS, PoseTrack, StoreWriter, TakeInfo
-
-SOURCE = "egoexo4d"
 
 
 def write_poses(files: PoseFiles, *, out: Path, settings: PoseSettings) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def write_upstream(files: PoseFiles, *, out: Path) -> dict[str, Any]:
     if "bouldering" in files.name or files.automatic is None or files.cameras is None:
         raise SkipTake("bouldering, or no automatic annotation, or no camera poses")
     annotation, cameras = read_annotation(files.automatic, AUTOMATIC), read_camera_poses(files.cameras)
-    common = sum(frame in set(cameras.frames.tolist()) for frame in annotation.frames.tolist())
+    common = int(np.isin(annotation.frames, cameras.frames).sum())
     if files.split == "train" and common <= SHORTEST:
         raise SkipTake(f"{common} frames with pose and camera; training takes need more than {SHORTEST}")
     count = write_fragments(out / files.split, files.uid, annotation, cameras)

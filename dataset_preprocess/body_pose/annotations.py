@@ -17,7 +17,6 @@ from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
 from internlm.data.store import COCO_JOINTS
 
-FRAME_RATE = 30.0  # frame numbers count frames of the frame-aligned videos
 MANUAL, AUTOMATIC = 0, 1  # values of the label ``annotation``
 MAX_FRAME = 10_000_000
 FARTHEST = 1e5  # metres from the world's origin

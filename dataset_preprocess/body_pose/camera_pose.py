@@ -16,10 +16,9 @@ import numpy as np
 from dataset_preprocess.body_pose.annotations import frame_number, is_number
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from internlm.data.camera import UPRIGHT_FROM_LANDSCAPE
 from internlm.data.geometry import invert_rigid
 
-# The upright picture's axes: x is the sensor's -y, y the sensor's x.
-UPRIGHT_FROM_LANDSCAPE = np.array([[0.0, -1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 _TOLERANCE = 1e-3  # of a rotation's orthonormality; published files have six digits
 
 

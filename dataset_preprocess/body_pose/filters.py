@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset_preprocess.body_pose.annotations import FRAME_RATE, UNKNOWN_VIEWS, usual_step
+from dataset_preprocess.body_pose.annotations import UNKNOWN_VIEWS, usual_step
+from dataset_preprocess.egoexo import FRAME_RATE
 from dataset_preprocess.errors import RecordingError
 
 # (joint towards the trunk, joint that is hidden when the bone has an impossible length)

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dataset_preprocess.body_pose.annotations import AUTOMATIC, FRAME_RATE, MANUAL, Annotation, merge, read_annotation, usual_step
+from dataset_preprocess.body_pose.annotations import AUTOMATIC, MANUAL, Annotation, merge, read_annotation, usual_step
 from dataset_preprocess.body_pose.camera_pose import CameraPoses, read_camera_poses
 from dataset_preprocess.body_pose.filters import Filters, apply_filters
-from dataset_preprocess.egoexo import EgoExoTake, read_takes
+from dataset_preprocess.egoexo import FRAME_RATE, EgoExoTake, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.pipeline import SkipTake
 from internlm.data.geometry import camera_coordinates, invert_rigid, transform_points

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from dataset_preprocess.body_pose.annotations import AUTOMATIC, Annotation, frame_number, is_number
-from dataset_preprocess.body_pose.camera_pose import UPRIGHT_FROM_LANDSCAPE, CameraPoses
+from dataset_preprocess.body_pose.camera_pose import CameraPoses
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from internlm.data.camera import UPRIGHT_FROM_LANDSCAPE
 from internlm.data.geometry import transform_points
 from internlm.data.store import COCO_JOINTS
 

@@ -16,6 +16,11 @@ def data_command(*words) -> int:
     return command.run(parser.parse_args([str(word) for word in words]))
 
 
+def data_command_here(*words) -> int:
+    """The same without worker processes, whose start takes longer than most test takes; how they work is tested elsewhere."""
+    return data_command(*words, *(("--workers", 0) if words[0] in ("egoexo", "undistort", "poses", "mocap") else ()))
+
+
 def jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 

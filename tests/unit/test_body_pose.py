@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from data_samples import data_command
+from data_samples import data_command_here as data_command
 
 from dataset_preprocess.body_pose.annotations import AUTOMATIC, MANUAL, merge, read_annotation, usual_step
 from dataset_preprocess.body_pose.camera_pose import read_camera_poses

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from data_samples import data_command
+from data_samples import data_command_here as data_command
 from scipy.spatial.transform import Rotation
 from test_mocap import bvh_text
 
