@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 from .options import about, add_clips, add_common, add_model, clip_outputs, finish, load
 
 if TYPE_CHECKING:
+    from internlm.config.schema import Config
     from internlm.data.clips import ClipDataset
+    from internlm.model.egoagent import EgoAgent
 
     from .forecasters import Forecaster
+    from .rollout import RollOuts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,39 +25,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baselines", nargs="+", default=[], metavar="NAME",
         help="train these on the run's training takes: ridge, simlpe, diffusion_policy",
     )  # fmt: skip
+    parser.add_argument("--baseline-data", nargs="+", help="take stores whose training takes they see (default: the run's)")
     parser.add_argument("--cpu-minutes", type=float, default=20.0, help="CPU time that one baseline may train (default 20)")
     parser.add_argument("--baseline-steps", type=int, help="training steps of a baseline (default: its recipe's)")
     parser.add_argument("--seed", type=int, default=0, help="of the baselines")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, write; returns 0."""
+    """Evaluate, print, write; returns 0. Under torchrun process 0 reports, and trains the baselines."""
+    from .motion_protocol import motion_report
+    from .ranks import joined
+    from .summary import motion_figures, rollout_figures
+
+    with joined() as reports:
+        agent, config, step, device = load(args)
+        outputs, dataset, data = clip_outputs(args, agent, config, device)
+        rolled, observed = (None, 0) if args.no_rollout else _roll_out(args, agent, dataset, device)
+        if not reports:
+            return 0
+        report = motion_report(outputs, dataset)
+        report["protocol"] |= {"data": data, "split": args.split}
+        figures = motion_figures(report)
+        if rolled is not None:
+            report["rollout"] = rolled if isinstance(rolled, dict) else _judged(args, config, dataset, rolled, observed)
+            figures += rollout_figures(report["rollout"])
+    return finish(args, about(args, config, step), report, figures)
+
+
+def _roll_out(args: argparse.Namespace, agent: "EgoAgent", dataset: "ClipDataset", device: Any) -> tuple[Any, int]:
+    """The roll-outs (None where another process reports), or why there are none; and how many steps were observed."""
     from internlm.data.loader import evaluation_clips
 
     from .errors import EvalError
-    from .motion_protocol import motion_report, rollout_report
+    from .ranks import own_share
     from .rollout import roll_out
-    from .summary import motion_figures, rollout_figures
 
-    agent, config, step, device = load(args)
-    outputs, dataset, data = clip_outputs(args, agent, config, device)
-    report = motion_report(outputs, dataset)
-    figures = motion_figures(report)
-    if not args.no_rollout:
-        observed = args.observed or dataset.clip.steps // 2
-        batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit)
-        try:
-            rolled = roll_out(agent, dataset, batches, observed=observed, device=device)
-        except EvalError as error:
-            if args.observed or args.baselines:
-                raise
-            report["rollout"] = {"skipped": str(error)}
-        else:
-            baselines = _baselines(args, list(config.data.clips), dataset, observed)
-            report["rollout"] = rollout_report(rolled, dataset, observed=observed, baselines=baselines)
-            figures += rollout_figures(report["rollout"])
-    report["protocol"] |= {"data": data, "split": args.split}
-    return finish(args, about(args, config, step), report, figures)
+    observed = args.observed or dataset.clip.steps // 2
+    batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit, only=own_share)
+    try:
+        return roll_out(agent, dataset, batches, observed=observed, device=device), observed
+    except EvalError as error:
+        if args.observed or args.baselines:
+            raise
+        return {"skipped": str(error)}, observed
+
+
+def _judged(
+    args: argparse.Namespace, config: "Config", dataset: "ClipDataset", rolled: "RollOuts", observed: int
+) -> dict[str, Any]:
+    from .motion_protocol import rollout_report
+
+    baselines = _baselines(args, args.baseline_data or list(config.data.clips), dataset, observed)
+    return rollout_report(rolled, dataset, observed=observed, baselines=baselines)
 
 
 def _baselines(args: argparse.Namespace, data: list[str], dataset: "ClipDataset", observed: int) -> tuple["Forecaster", ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from internlm.core.collectives import rank, world_size
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
@@ -19,6 +20,7 @@ from internlm.model.egoagent import EgoAgent, EgoNetwork
 
 from .clips import normalise_clip
 from .errors import EvalError
+from .ranks import gathered
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class RollOuts:
 @torch.no_grad()
 def roll_out(
     agent: EgoAgent, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: torch.device | str = "cpu"
-) -> RollOuts:
-    """Roll the predictor over clips cut at step ``observed`` (>= 1).
+) -> RollOuts | None:
+    """Roll the predictor over clips cut at step ``observed`` (>= 1). Several processes: as ``clips.run_clips``, None on others.
 
     Raises EvalError when the clips have no later step, when chunks leave gaps (the past of a chunk must be the chunk before),
     or when no camera pose is stored.
@@ -57,14 +59,23 @@ def roll_out(
             f"chunks of {poses} poses every {dataset.pose_stride} frames leave gaps in steps of {clip.frame_stride} frames: "
             "predictions cannot be fed back"
         )
-    predictor, parts = agent.predictor.to(device).eval(), []
-    for batch in batches:
-        batch = with_cameras(dataset, batch)
-        if batch is not None:
-            parts.append(_cut(predictor, dataset, *batch, observed, device))
+    predictor = agent.predictor.to(device).eval()
+
+    def share() -> dict[int, dict[str, Tensor]]:
+        parts = {}
+        for place, batch in enumerate(batches):
+            if (found := with_cameras(dataset, batch)) is not None:
+                number = place if world_size() == 1 else int(batch.sample_ids[0])
+                arrays = _cut(predictor, dataset, *found, observed, device)
+                parts[number] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return parts
+
+    parts = list(gathered(share).values())
+    if rank():
+        return None
     if not parts:
         raise EvalError("no clip has the camera poses of all its frames: nothing can be fed back between cameras")
-    return RollOuts(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return RollOuts(**{name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]})
 
 
 def with_cameras(dataset: ClipDataset, batch: ClipBatch) -> tuple[ClipBatch, np.ndarray, np.ndarray] | None:

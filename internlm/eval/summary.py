@@ -75,6 +75,8 @@ def rollout_figures(report: dict[str, Any]) -> list[Figure]:
     seconds = protocol["predicted_poses"] / min(protocol["poses_per_second"])
     for view in ("world", "head_camera", "root_relative"):
         part = report[view] or {}
+        if view == "head_camera" and "model_without_images" in report["world"]:
+            continue  # one camera for all poses: the same figures as in the world
         models = {name: values for name, values in part.items() if name.startswith("model_")}
         others = {name: values for name, values in part.items() if name not in models}
         for model, values in models.items():

@@ -81,7 +81,8 @@ def evaluate(folder, workers: int = 0) -> dict:
     retrieval, _ = retrieval_report(outputs, dataset)
     motion = {"next": motion_report(outputs, dataset), "rolled": rollout_report(rolled, dataset, observed=1)}
     sums = {name: [v.hex() for v in values.double().sum(1).tolist()] for name, values in found["test"].values.items()}
-    return {"knn": knn, "probe": probe, "retrieval": retrieval, "motion": motion, "sums": sums, "rows": found["train"].rows.tolist()}
+    rows = found["train"].rows.tolist()
+    return {"knn": knn, "probe": probe, "retrieval": retrieval, "motion": motion, "sums": sums, "rows": rows}
 
 
 def child(index: int, world: int, port: int, folder, name: str) -> None:
