@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": ("internlm.launch.demo", "make a small world, train both stages, evaluate, write report.html"),
     "train": ("internlm.train.command", "train a config: egoagent train CONFIG [section.key=value ...]"),
     "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),
-    "eval": ("internlm.eval.command", "evaluate a checkpoint: knn, retrieval or motion"),
+    "eval": ("internlm.eval.command", "evaluate a checkpoint or stored features: knn, linear, retrieval or motion"),
     "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),
     "import": ("internlm.launch.import_upstream", "a checkpoint in the published project's layout becomes one of ours"),
     "bench": ("internlm.eval.bench_command", "train and compare forecasters of recorded body motion"),
