@@ -39,6 +39,11 @@ def test_every_command_of_the_guide_is_understood(guide):
             pytest.fail(f"egoagent {' '.join(words)}: {error}")
 
 
+def test_every_action_is_explained(guide):
+    told = {words[1] for words in guide if words[0] == "data"}
+    assert told == set(command.ACTIONS)
+
+
 def test_the_reader_of_commands_sees_what_it_should():
     text = "```bash\n# a remark\negoagent data check 'a b' \\\n  --strict  # why\npip install x\n```\n`egoagent data gone`"
     assert commands(text) == [["data", "check", "a b", "--strict"]]
