@@ -26,7 +26,7 @@ from dataset_preprocess.body_pose.takes import (
     read_pose_files,
 )
 from dataset_preprocess.body_pose.upstream_json import SHORTEST, find_fragments, read_fragments, write_fragments
-from dataset_preprocess.egoexo import FRAME_RATE, SOURCE
+from dataset_preprocess.egoexo import FRAME_RATE, SOURCE, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
 from internlm.data.store import SPLITS, PoseTrack, StoreWriter, TakeInfo
@@ -77,9 +77,10 @@ def write_upstream(files: PoseFiles, *, out: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FragmentFiles:
-    """The fragments of one take."""
+    """The fragments of one take. name: the take's where the download is at hand, which joins them to its frames; else the uid."""
 
     name: str
+    uid: str
     split: str
     paths: tuple[Path, ...]
 
@@ -90,11 +91,11 @@ def import_upstream(files: FragmentFiles, *, out: Path) -> dict[str, Any]:
     step = usual_step(poses.frames)
     info = TakeInfo(
         name=files.name,
-        uid=files.name,
+        uid=files.uid,
         split=files.split,
         frame_rate=FRAME_RATE,
         pose_space="camera",
-        source="egoagent-fragments",
+        source=SOURCE,
         extra={"coordinates": "camera", "pose_step": step, "pose_rate_hz": FRAME_RATE / step},
     )
     nowhere = np.empty((0, 4, 4))
@@ -112,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--upstream-json", action="store_true", help="write the first release's JSON fragments to OUT, not a store")
     kind.add_argument("--from-upstream-json", action="store_true", help="RAW holds such fragments; write them to the store OUT")
+    parser.add_argument("--download", type=Path, metavar="RAW", help="with --from-upstream-json: names takes by its takes.json")
     add_run_arguments(parser)
 
 
@@ -164,9 +166,11 @@ def run(args: argparse.Namespace) -> int:
     """0, or 1 when a take failed."""
     options = {"out": args.out, **run_arguments(args)}
     if args.from_upstream_json:
+        names = {take.uid: take.name for take in read_takes(args.download)} if args.download else {}
         found = find_fragments(args.raw)
-        jobs = [FragmentFiles(uid, split, tuple(paths)) for (split, uid), paths in found.items()]
-        jobs = [job for job in jobs if job.split in (args.splits or SPLITS) and job.name in (args.takes or [job.name])]
+        jobs = [FragmentFiles(names.get(uid, uid), uid, split, tuple(paths)) for (split, uid), paths in found.items()]
+        jobs = [job for job in jobs if job.split in (args.splits or SPLITS)]
+        jobs = [job for job in jobs if not args.takes or {job.name, job.uid} & set(args.takes)]
         StoreWriter(args.out)
         return run_jobs(jobs, partial(import_upstream, out=args.out), step="poses", **options).exit_code
     if args.upstream_json:

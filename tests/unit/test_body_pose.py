@@ -324,6 +324,8 @@ def test_fragments_are_written_and_read_back(tmp_path):
     assert frame["confidence"] == [int(name in ("nose", "left-wrist")) for name in COCO_JOINTS]
 
     assert data_command("poses", tmp_path / "f", tmp_path / "s", "--from-upstream-json") == 0
+    assert data_command("poses", tmp_path / "f", tmp_path / "n", "--from-upstream-json", "--download", tmp_path / "raw") == 0
+    assert [(info.name, info.uid) for info in TakeStore(tmp_path / "n").infos] == [("t1", "u1")]
     assert data_command("poses", tmp_path / "raw", tmp_path / "d", "--coordinates", "camera", "--no-filters") == 0
     take = TakeStore(tmp_path / "s").take("u1")
     read, direct = take.poses(), TakeStore(tmp_path / "d").take("t1").poses()
