@@ -38,7 +38,8 @@ def read_labelled(path: str | Path) -> dict[str, Features]:
         if not all(isinstance(found, list) for found in labels.values()):
             raise EvalError(f"{path}: labels are names in one part and numbers in the other; use one of them")
         names = {part: tuple(sorted(set(found))) for part, found in labels.items()}
-        rows = {part: torch.tensor([names[part].index(name) for name in found]) for part, found in labels.items()}
+        number = {part: {name: row for row, name in enumerate(known)} for part, known in names.items()}
+        rows = {part: torch.tensor([number[part][name] for name in found]) for part, found in labels.items()}
     else:
         count = 1 + max(int(found.max()) for found in labels.values())
         known = classes or [str(number) for number in range(count)]
