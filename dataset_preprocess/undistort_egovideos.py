@@ -22,7 +22,10 @@ from internlm.data.store import SPLITS, StoreWriter, TakeInfo
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """What decides about the stored frames. focal: in stored pixels, None = the lens's own; packed: one tar, or loose files."""
+    """What decides about the stored frames. focal: in stored pixels, None = the lens's own; packed: one tar, or loose files.
+
+    video: of Ego-Exo4D's two, the one of "448" pixels, the "full" one, or "any", the small one if there.
+    """
 
     size: int = 448
     stride: int = 5
@@ -30,6 +33,7 @@ class FrameSettings:
     lens: Lens = "pinhole"
     focal: float | None = None
     packed: bool = True
+    video: str = "any"
 
     def __post_init__(self):
         for name, low, high in (("size", 16, 2816), ("stride", 1, 10**6), ("quality", 1, 100)):
@@ -184,14 +188,14 @@ def add_frame_arguments(parser: argparse.ArgumentParser, *, stride: int = 5) -> 
 def frame_settings(args: argparse.Namespace) -> FrameSettings:
     """The parsed options as settings; RecordingError for values out of range."""
     lens = "upstream" if getattr(args, "upstream_compat", False) else args.lens
-    return FrameSettings(args.size, args.stride, args.quality, lens, args.focal, args.pack)
+    return FrameSettings(args.size, args.stride, args.quality, lens, args.focal, args.pack, getattr(args, "video", "any"))
 
 
 def run(args: argparse.Namespace) -> int:
     """0, or 1 when a take failed."""
     settings = frame_settings(args)
     jobs = find_videos(
-        args.raw, names=args.takes, aria=args.aria, video=args.video, calibrations=args.calibrations, split=args.split
+        args.raw, names=args.takes, aria=args.aria, video=settings.video, calibrations=args.calibrations, split=args.split
     )
     StoreWriter(args.out)
     work = partial(convert_video, out=args.out, settings=settings)
