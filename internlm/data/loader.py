@@ -1,5 +1,6 @@
 """Batches: for training, a resumable stream that is the same for any number of workers; for evaluation, plain iteration."""
 
+import contextlib
 import logging
 import multiprocessing
 import signal
@@ -163,7 +164,9 @@ class TrainingBatches:
         """Stop the workers; further iteration ends at once."""
         iterator, self._iterator = self._iterator, None
         if hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
+            # torch's handler of SIGCHLD raises wherever it strikes, and the death it reports may be what is dealt with here.
+            with contextlib.suppress(RuntimeError):
+                iterator._shutdown_workers()
             for worker in iterator._workers:
                 if worker.is_alive():  # stalled in a read, and deaf to SIGTERM by _init_worker
                     worker.kill()
