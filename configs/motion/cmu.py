@@ -20,4 +20,4 @@ model = dict(
 )
 data = dict(clip=dict(steps=5, frame_stride=10))
 optim = dict(lr=5e-4, final_lr=5e-6, warmup_share=0.05, weight_decay=0.01, weight_decay_end=0.01)
-train = dict(steps=300, image_batch=0, clip_batch=64, accumulation=1)
+train = dict(steps=250, image_batch=0, clip_batch=32, accumulation=1)

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     motion.add_argument("--set", nargs="+", default=[], metavar="section.key=value", help="values laid over the config")
     motion.add_argument("--steps", type=int, help="training steps of every trained method (default: its recipe's)")
     motion.add_argument("--cpu-minutes", type=float, default=20.0, help="CPU time that one method may train (default 20)")
+    motion.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: the same numbers every time)")
     motion.add_argument("--seed", type=int, default=0)
     motion.add_argument("--again", action="store_true", help="train and measure anew what --out already has")
     motion.add_argument("--out", type=Path, default=Path("runs/bench_motion"), help="folder (default runs/bench_motion)")
@@ -31,11 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; returns 0."""
     from internlm.config.load import load_config
+    from internlm.core.init import set_threads
 
     from .bench_motion import Protocol, run_benchmark
     from .forecasters import TITLES
     from .motion_data import cmu, read
 
+    set_threads(args.threads)
     methods = args.methods or list(TITLES)
     config = load_config(args.config, args.set) if "egoagent" in methods else None
     data = cmu(actions=args.actions) if args.data == ["cmu"] else read(args.data)

@@ -106,7 +106,7 @@ def _networks(name: str, past: int, future: int, joints: int, config: Config | N
         def loss(module, poses, target, visible):
             return motion_loss(predict(module, poses), target, visible, poses[:, -1:])
 
-        return SiMLPe(size, past, future), loss, {name: predict}, Recipe(steps=500, optim=optim)
+        return SiMLPe(size, past, future), loss, {name: predict}, Recipe(steps=400, optim=optim, evaluate_every=50)
     if name == "diffusion_policy":
         from .baselines.diffusion import DiffusionPolicy
 
@@ -125,5 +125,5 @@ def _networks(name: str, past: int, future: int, joints: int, config: Config | N
     if config is None or config.model.use_images:
         raise EvalError("egoagent without images needs a config with model.use_images False, as configs/motion/cmu.py")
     model = config.model.model_copy(update={"num_joints": joints})
-    recipe = Recipe(steps=config.train.steps, batch=config.train.clip_batch, optim=config.optim)
+    recipe = Recipe(steps=config.train.steps, batch=config.train.clip_batch, optim=config.optim, evaluate_every=50)
     return EgoNetwork(model), pose_agent.loss, {name: lambda module, poses: pose_agent.roll_out(module, poses, future)}, recipe

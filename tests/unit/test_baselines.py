@@ -15,6 +15,15 @@ from internlm.model.egoagent import EgoNetwork
 JOINTS = ("LeftUpLeg", "RightUpLeg", "Hips", "Neck", "LeftHand")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums over several threads need not repeat to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def track(name: str, frames: int, seed: int, action: str = "walk", split: str = "train") -> motion_data.Track:
     """A swinging, walking figure: every joint moves on a sine of its own."""
     rng = np.random.default_rng(seed)

@@ -20,9 +20,10 @@ def dct_matrix(length: int) -> Tensor:
 
 
 class TemporalBlock(nn.Module):
-    """``[B, D, L] -> [B, D, L]``: x + LayerNorm_D(W x + b), W over time and shared by all coordinates.
+    """``[L, B, D] -> [L, B, D]``: x + LayerNorm_D(W x + b), W over time and shared by all coordinates.
 
-    W starts so small that the norm's epsilon rules: every block begins as the identity.
+    Time first makes W one matrix product and the norm's axis the contiguous one. W starts so small that the norm's epsilon
+    rules: every block begins as the identity.
     """
 
     def __init__(self, size: int, length: int):
@@ -33,7 +34,7 @@ class TemporalBlock(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.mix(x).transpose(1, 2)).transpose(1, 2)
+        return x + self.norm(torch.addmm(self.mix.bias[:, None], self.mix.weight, x.flatten(1)).view_as(x))
 
 
 class SiMLPe(nn.Module):
@@ -52,6 +53,5 @@ class SiMLPe(nn.Module):
     def forward(self, past: Tensor) -> Tensor:
         missing = len(self.dct) - self.past
         padded = torch.cat((past[:, :1].expand(-1, missing, -1), past), dim=1) if missing else past
-        hidden = self.read_in(self.dct @ padded)
-        hidden = self.read_out(self.blocks(hidden.transpose(1, 2)).transpose(1, 2))
-        return past[:, -1:] + (self.dct.T @ hidden)[:, : self.future]
+        hidden = self.blocks(self.read_in(self.dct @ padded).transpose(0, 1).contiguous())
+        return past[:, -1:] + (self.dct.T @ self.read_out(hidden.transpose(0, 1)))[:, : self.future]
