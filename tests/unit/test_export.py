@@ -82,9 +82,10 @@ def trained_agent(config) -> EgoAgent:
     torch.manual_seed(5)
     agent = EgoAgent(config.model)
     for network in (agent.predictor, agent.observer):
-        for tensor in network.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.add_(torch.rand_like(tensor) * 0.2)
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():  # a variance stays positive
+                noise = torch.rand_like(tensor) if name.endswith("running_var") else torch.randn_like(tensor)
+                tensor.add_(0.2 * noise)
     return agent.eval()
 
 
