@@ -117,7 +117,7 @@ def _networks(name: str, past: int, future: int, joints: int, config: Config | N
             return module.loss(poses.flatten(2), target.flatten(2), visible.repeat_interleave(3, -1))
 
         forecasts = {name: draws(1), f"{name}_mean_of_{SAMPLES}": draws(SAMPLES)}
-        return DiffusionPolicy(size, past, future), noise_loss, forecasts, Recipe(steps=4000, optim=optim)
+        return DiffusionPolicy(size, past, future), noise_loss, forecasts, Recipe(steps=2000, optim=optim)
     from internlm.model.egoagent import EgoNetwork
 
     from . import pose_agent
