@@ -89,6 +89,12 @@ class LossConfig(Section):
     student_temp: float = Field(0.1, gt=0)
     teacher_temp: float = Field(0.04, gt=0)
     warmup_teacher_temp: float = Field(0.04, gt=0)
+    pred_temp: float | None = Field(
+        None,
+        gt=0,
+        description="temperature of both sides of L_pred, whose targets are then the teacher's plain softmax: an exact "
+        "prediction has no loss left; None = targets and temperatures as in L_rep (published)",
+    )
     warmup_teacher_temp_share: Share = Field(0.03, description="share of all steps over which the teacher temperature warms up")
     targets: Literal["centering", "sinkhorn"] = "centering"
     center_momentum: Share = 0.9

@@ -54,16 +54,17 @@ def prediction_kl(
         loss.pred_targets.center.copy_(_mean_logits(agent, batches, device, dtype))
     sums = dict.fromkeys((*actions, "teacher_entropy"), 0.0)
     total, count = torch.zeros_like(loss.pred_targets.center, dtype=torch.float64), 0
+    target_temp, temperature = loss.pred_temperatures(loss.config.teacher_temp)
     for batch in batches:
         if "shuffled" in actions and len(batch.images) < 2:
             continue
         batch = to_device(batch, device)
         with autocast(device, dtype):
             images = normalise_clip(batch.images)
-            targets = loss.pred_targets(_teacher_logits(agent, images), loss.config.teacher_temp)
+            targets = loss.pred_targets(_teacher_logits(agent, images), target_temp)
             for kind in actions:
                 state = torch.stack(list(_states(agent, images, batch, kind)), dim=1)
-                kl = next_state_kl(agent.predictor.head, state, targets, temperature=loss.config.student_temp)
+                kl = next_state_kl(agent.predictor.head, state, targets, temperature=temperature)
                 sums[kind] += float(kl.double().sum())
         sums["teacher_entropy"] += float(torch.special.entr(targets.double()).sum())
         total += targets.flatten(0, 1).double().sum(0)

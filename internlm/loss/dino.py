@@ -35,7 +35,8 @@ def sinkhorn(logits: Tensor, temperature: float, iterations: int) -> Tensor:
 class Targets(nn.Module):
     """Turns teacher logits into target probabilities and keeps the running centre.
 
-    Each loss owns one (spec §11.9): the prediction's centre is not the representation's.
+    Each loss owns one (spec §11.9): the prediction's centre is not the representation's. ``kind`` is "centering", "sinkhorn",
+    or "softmax", which leaves the logits as they are.
     """
 
     def __init__(self, prototypes: int, kind: str, momentum: float, iterations: int):
@@ -49,6 +50,8 @@ class Targets(nn.Module):
         rows = logits.float().flatten(0, -2)
         if self.kind == "sinkhorn":
             probabilities = sinkhorn(rows, temperature, self.iterations)
+        elif self.kind == "softmax":
+            probabilities = torch.softmax(rows / temperature, dim=-1)
         else:
             probabilities = torch.softmax((rows - self.center) / temperature, dim=-1)
         if self.training:

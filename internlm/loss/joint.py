@@ -29,7 +29,13 @@ class JointLoss(nn.Module):
         super().__init__()
         self.config = config
         self.rep_targets = Targets(prototypes, config.targets, config.center_momentum, config.sinkhorn_iterations)
-        self.pred_targets = Targets(prototypes, config.targets, config.center_momentum, config.sinkhorn_iterations)
+        kind = config.targets if config.pred_temp is None else "softmax"
+        self.pred_targets = Targets(prototypes, kind, config.center_momentum, config.sinkhorn_iterations)
+
+    def pred_temperatures(self, teacher_temp: float) -> tuple[float, float]:
+        """Temperatures of L_pred's targets and of its prediction; ``teacher_temp`` is the schedule's value for L_rep."""
+        own = self.config.pred_temp
+        return (own, own) if own is not None else (teacher_temp, self.config.student_temp)
 
     def image_loss(self, predictor: nn.Module, observer: nn.Module, crops: list[Tensor], teacher_temp: float) -> LossParts:
         """L_rep on multi-crop views: ``crops`` are ``[V, B, 3, S, S]`` by size, the global views first."""
@@ -66,9 +72,10 @@ class JointLoss(nn.Module):
         readout = predictor(images, *actions)
         with torch.no_grad():
             features = observer.head.bottleneck(observer.encode_clip(next_images))
-            teacher = self.pred_targets(observer.head.similarity(features), teacher_temp)
+            target_temp, temperature = self.pred_temperatures(teacher_temp)
+            teacher = self.pred_targets(observer.head.similarity(features), target_temp)
         ce = next_state_cross_entropy(
-            predictor.head, readout.state, teacher, temperature=config.student_temp, chunk=config.row_chunk
+            predictor.head, readout.state, teacher, temperature=temperature, chunk=config.row_chunk
         ).mean()
         act, seen = pose_l1(readout.action, poses, visible, visible_count), visibility_bce(readout.visibility, visible)
         total = config.pred_weight * ce + config.act_weight * act + config.visibility_weight * seen

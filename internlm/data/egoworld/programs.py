@@ -1,7 +1,8 @@
 """The wearer's behaviour as composed programs: walk, turn, look round, reach, crouch, carry, wave.
 
 Cause and effect. What is in view decides what comes next: the next target is the visible object that ``choose`` ranks
-first, and what is done there follows from its shape and kind. Chance enters only at the start and in the wearer's pace.
+first, and what is done there follows from its shape and kind. Then the wearer looks round for the next one. Chance enters
+only at the start, in the wearer's pace and in how far it looks round.
 Each program adds overlapping moves to a timeline and returns the frame at which the next decision is due.
 """
 
@@ -21,6 +22,7 @@ REMEMBERED = 3  # targets just visited that are not chosen again
 SAME_SPOT = 0.9  # metres between standing points
 CARRIED = ("bottle", "pot", "plate", "book", "box_file", "toolbox", "dumbbell", "towel_roll")
 WAVED_AT = ("clock", "lamp_small", "vase", "toy")
+SURVEY_ANGLE = (np.radians(90.0), np.radians(200.0))  # how far the wearer looks round before the next choice
 LOW = 0.84  # metres: for lower things the wearer crouches
 
 
@@ -32,12 +34,14 @@ class Pace:
     turn: float  # mean turn rate of the body, radians a second
     saccade: float  # mean turn rate of the head, radians a second
     hand: float  # metres a second, mean
+    survey: float  # steady turn rate while looking round, radians a second
 
 
 def draw_pace(rng: np.random.Generator) -> Pace:
     return Pace(
-        walk=float(rng.uniform(0.9, 1.4)), turn=float(np.radians(rng.uniform(80, 130))),
-        saccade=float(np.radians(rng.uniform(130, 180))), hand=float(rng.uniform(0.8, 1.2)),
+        walk=float(rng.uniform(0.8, 1.2)), turn=float(np.radians(rng.uniform(60, 100))),
+        saccade=float(np.radians(rng.uniform(80, 120))), hand=float(rng.uniform(0.7, 1.1)),
+        survey=float(np.radians(rng.uniform(40, 65))),
     )  # fmt: skip
 
 
@@ -65,7 +69,7 @@ class Wearer:
 
     def __init__(self, room: Room, body: Proportions, view: FieldOfView, frames: int, rng: np.random.Generator):
         self.room, self.body, self.view, self.frames = room, body, view, frames
-        self.pace = draw_pace(rng)
+        self.pace, self.rng = draw_pace(rng), rng
         self.paths = Paths(room, rng)
         self.line = Timeline(frames + int(12 * FRAME_RATE))
         self.visited: list[int] = []
@@ -132,7 +136,7 @@ class Wearer:
         self.visited = [*self.visited, target.row][-REMEMBERED:]
         self.spots = [*self.spots, self.stands[target.row].copy()][-REMEMBERED + 1 :]
         frame = self.approach(frame, self.centres[target.row], path)
-        return self.act(frame, target.row)
+        return self.survey(self.act(frame, target.row))
 
     def around_recent_spots(self) -> list[int]:
         """Objects to be had from about where the wearer has just been; without this rule one shelf would hold a whole take."""
@@ -188,10 +192,25 @@ class Wearer:
         self.line.look_at(point, frame)
         return end
 
+    def survey(self, frame: int) -> int:
+        """Turn on the spot at a steady rate to see the wider side of the room, the way people look for what to do next."""
+        position = self.position()
+        gaze = self.line.settled("heading") + self.line.settled("head_yaw")
+        angle = self.wider_side(position, gaze) * self.rng.uniform(*SURVEY_ANGLE)
+        end = frame + round(abs(angle) / self.pace.survey * FRAME_RATE)
+        self.line.move("heading", frame, end, angle, ramp=0.15)
+        self.line.move("head_yaw", frame, frame + (end - frame) // 2, -self.line.settled("head_yaw"))
+        self.line.move("head_pitch", frame, frame + (end - frame) // 2, np.radians(10) - self.line.settled("head_pitch"))
+        for moment in range(frame, min(end + 1, self.line.frames)):  # the eyes rest on what passes the view's centre
+            passing = self.line.at("heading", moment) + self.line.at("head_yaw", moment)
+            self.line.look_at(self.ahead(position, passing, 2.0), moment)
+        self.line.label("turn", frame, end)
+        return end
+
     # Walking
 
     def approach(self, frame: int, centre: np.ndarray, path: list[np.ndarray]) -> int:
-        """Walk along ``path`` and face the object, glancing at what else is in view on the way."""
+        """Walk along ``path``, the eyes on the object, and face it."""
         here, decided = self.position(), frame
         for index, corner in enumerate(path):
             length = float(np.linalg.norm(corner - here))
@@ -201,14 +220,14 @@ class Wearer:
                 early = frame if index == 0 else max(frame - 8, decided)
                 turned = self.orient(early, heading, centre)
                 frame = max(frame, turned - round((turned - early) * (0.5 if turn < 1.7 else 0.3)))
-                frame = self.walk(frame, here, corner, centre, last=index == len(path) - 1)
+                frame = self.walk(frame, here, corner)
             here = corner
         facing = bearing(here, centre)
         turn = wrap(facing - self.line.settled("heading"))
         facing -= np.sign(turn) * min(abs(turn), np.radians(14))  # people stop short of facing a target squarely
         return max(self.orient(max(frame - 8, decided), facing, centre) - 4, frame)
 
-    def walk(self, frame: int, here: np.ndarray, there: np.ndarray, target: np.ndarray, last: bool) -> int:
+    def walk(self, frame: int, here: np.ndarray, there: np.ndarray) -> int:
         """Walk one straight leg; returns the frame at which the next leg or turn may blend in."""
         length = float(np.linalg.norm(there - here))
         ramp = 0.4 * FRAME_RATE
@@ -217,20 +236,7 @@ class Wearer:
         self.line.move("x", frame, frame + duration, there[0] - here[0], ramp=share)
         self.line.move("y", frame, frame + duration, there[1] - here[1], ramp=share)
         self.line.label("carry" if self.carried else "walk", frame, frame + duration)
-        moment, end = frame + 8, frame + duration - round(0.75 * FRAME_RATE)
-        while moment < end:
-            moment = self.glance(moment, self.aside(moment, target)) + 5
-            moment = self.glance(moment, target) + 6
         return frame + duration - round(ramp)
-
-    def aside(self, frame: int, target: np.ndarray) -> np.ndarray:
-        """Where to glance while walking: the visible object farthest from the view centre, or the wider side of the room."""
-        seen = [s for s in self.seen(frame) if s.angle > 14 and np.linalg.norm(self.centres[s.row] - target) > 0.1]
-        if seen:
-            return self.centres[max(seen, key=lambda s: (s.angle, -s.row)).row]
-        position = np.array([self.line.at("x", frame), self.line.at("y", frame)])
-        gaze = self.line.settled("heading") + self.line.settled("head_yaw")
-        return self.ahead(position, gaze + self.wider_side(position, gaze) * np.radians(48), 2.0)
 
     def ahead(self, position: np.ndarray, direction: float, distance: float) -> np.ndarray:
         return np.array([position[0] + distance * np.cos(direction), position[1] + distance * np.sin(direction), 1.25])
@@ -266,7 +272,7 @@ class Wearer:
         for corner in self.paths.find(position, there) or []:
             heading = bearing(self.position(), corner)
             turned = self.orient(frame, heading, self.ahead(corner, heading, 2.0))
-            frame = self.walk(turned, self.position(), corner, self.ahead(corner, heading, 1.0), last=True)
+            frame = self.walk(turned, self.position(), corner)
         return frame + 12
 
     # At the object

@@ -20,7 +20,8 @@ WALK_RADIUS = 0.25  # metres, of a walking body
 CELL = 0.1  # metres, of the free-space grid
 MIN_OBJECTS = 4
 REACH = 0.72  # metres on the floor from a standing point to a graspable object
-TYPICAL_FINISH, TYPICAL_SHELL = 0.8, 0.8  # share of furniture and of walls and floors in their class's own pattern
+TYPICAL_FINISH, TYPICAL_SHELL = 0.8, 0.9  # share of furniture and of walls and floors in their class's own pattern
+SHELL_REPEAT = 2.5  # walls and floors are drawn larger than furniture, so that 64 pixels resolve them
 MAX_BOXES = 500  # the renderer packs box numbers into 9 bits
 _EYE = 1.5
 
@@ -259,7 +260,7 @@ def _assemble(
     shell_textures, shell_colours, tints = _decoration(rng, typical)
     room = Room(
         place, size, boxes, textures, colours, _repeats(boxes, textures), shell_textures, shell_colours,
-        _repeats(shell, shell_textures[None])[0], tints, _light(rng, size), (),
+        _repeats(shell, shell_textures[None], SHELL_REPEAT)[0], tints, _light(rng, size), (),
     )  # fmt: skip
     kinds = [(i, part.thing) for i, part in enumerate(parts) if part.thing]
     found = (_object_in_reach(room, i, kind) for i, kind in kinds)
@@ -271,11 +272,11 @@ def _with_objects(room: Room, objects: tuple[Object, ...]) -> Room:
     return Room(**{**fields, "objects": objects})
 
 
-def _repeats(boxes: np.ndarray, textures: np.ndarray) -> np.ndarray:
+def _repeats(boxes: np.ndarray, textures: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """Whole numbers of pattern repeats over each face [M, 6, 2]; 1 where the drawing is stretched over the face."""
     span = boxes[:, 1] - boxes[:, 0]
     across = np.stack([span[:, [1, 2]]] * 2 + [span[:, [0, 2]]] * 2 + [span[:, [0, 1]]] * 2, 1)
-    metres = REPEAT_M[textures][..., None]
+    metres = scale * REPEAT_M[textures][..., None]
     repeats = np.where(metres > 0, across / np.maximum(metres, 1e-3), 1.0)
     return np.where((metres > 0) & (repeats > 1), np.round(repeats), repeats).astype(np.float32)
 
@@ -298,10 +299,11 @@ def _decoration(rng: np.random.Generator, typical: tuple[str, str]) -> tuple[np.
     base = PALETTE + np.arange(8)
     pairs = [base[[0, 1]]] * 4 + [base[[4, 5]], base[[6, 7]]]
     colours = np.array([[*pair, base[2], base[3]] for pair in pairs])
-    # a wall's two colours stay close to each other: the furniture carries most of the contrast
-    mix = rng.uniform(0.15, 0.45)
-    tints[base[1]] = tints[base[0]] * (1 - mix) + tints[base[1]] * mix
-    tints[base[5]] = tints[base[4]] * (1 - mix) + tints[base[5]] * mix
+    # one colour of a wall or floor is light and the other dark, so that its pattern shows in any palette
+    for first, second in ((base[0], base[1]), (base[4], base[5])):
+        light, dark = (first, second) if rng.uniform() < 0.5 else (second, first)
+        tints[light] *= rng.uniform(0.75, 1.0) / tints[light].max()
+        tints[dark] *= rng.uniform(0.3, 0.45) / tints[dark].max()
     return textures, colours, tints
 
 
