@@ -22,7 +22,8 @@ REMEMBERED = 3  # targets just visited that are not chosen again
 SAME_SPOT = 0.9  # metres between standing points
 CARRIED = ("bottle", "pot", "plate", "book", "box_file", "toolbox", "dumbbell", "towel_roll")
 WAVED_AT = ("clock", "lamp_small", "vase", "toy")
-SURVEY_ANGLE = (np.radians(90.0), np.radians(200.0))  # how far the wearer looks round before the next choice
+SURVEY_TURNS = (3, 6)  # range of the number of turns by which the wearer looks round before the next choice
+SURVEY_ANGLE, SURVEY_RATE = np.radians((20.0, 55.0)), np.radians((25.0, 110.0))  # of each, radians and radians a second
 LOW = 0.84  # metres: for lower things the wearer crouches
 
 
@@ -34,14 +35,12 @@ class Pace:
     turn: float  # mean turn rate of the body, radians a second
     saccade: float  # mean turn rate of the head, radians a second
     hand: float  # metres a second, mean
-    survey: float  # steady turn rate while looking round, radians a second
 
 
 def draw_pace(rng: np.random.Generator) -> Pace:
     return Pace(
         walk=float(rng.uniform(0.8, 1.2)), turn=float(np.radians(rng.uniform(60, 100))),
         saccade=float(np.radians(rng.uniform(80, 120))), hand=float(rng.uniform(0.7, 1.1)),
-        survey=float(np.radians(rng.uniform(40, 65))),
     )  # fmt: skip
 
 
@@ -193,14 +192,16 @@ class Wearer:
         return end
 
     def survey(self, frame: int) -> int:
-        """Turn on the spot at a steady rate to see the wider side of the room, the way people look for what to do next."""
-        position = self.position()
-        gaze = self.line.settled("heading") + self.line.settled("head_yaw")
-        angle = self.wider_side(position, gaze) * self.rng.uniform(*SURVEY_ANGLE)
-        end = frame + round(abs(angle) / self.pace.survey * FRAME_RATE)
-        self.line.move("heading", frame, end, angle, ramp=0.15)
-        self.line.move("head_yaw", frame, frame + (end - frame) // 2, -self.line.settled("head_yaw"))
-        self.line.move("head_pitch", frame, frame + (end - frame) // 2, np.radians(10) - self.line.settled("head_pitch"))
+        """Turn on the spot to see the wider side of the room, now slowly and now fast, as people look for what to do next."""
+        line, position, end = self.line, self.position(), frame
+        gaze = line.settled("heading") + line.settled("head_yaw")
+        side = self.wider_side(position, gaze)
+        for _ in range(int(self.rng.integers(*SURVEY_TURNS))):
+            angle, rate = self.rng.uniform(*SURVEY_ANGLE), self.rng.uniform(*SURVEY_RATE)
+            begin, end = end, end + round(angle / rate * FRAME_RATE)
+            line.move("heading", begin, end, side * angle, ramp=0.2)
+        line.move("head_yaw", frame, frame + (end - frame) // 2, -line.settled("head_yaw"))
+        line.move("head_pitch", frame, frame + (end - frame) // 2, np.radians(10) - line.settled("head_pitch"))
         for moment in range(frame, min(end + 1, self.line.frames)):  # the eyes rest on what passes the view's centre
             passing = self.line.at("heading", moment) + self.line.at("head_yaw", moment)
             self.line.look_at(self.ahead(position, passing, 2.0), moment)
