@@ -119,6 +119,12 @@ def test_a_process_that_dies_is_named_and_replaced(tmp_path, capfd):
     assert sorted(run(tmp_path, Recording("k"), *GOOD, Recording("x"), workers=1).done) == ["k", "x"]
 
 
+def test_a_run_whose_only_job_died_can_be_given_again(tmp_path):
+    assert not run(tmp_path, Recording("k", "killed"), workers=1).done
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest"]
+    assert sorted(run(tmp_path, Recording("k"), *GOOD).done) == ["a", "b", "c", "k"]
+
+
 def test_signals_meant_for_the_parent_do_not_end_its_processes(tmp_path):
     assert sorted(run(tmp_path, Recording("a", "warned"), workers=1).done) == ["a"]
 

@@ -39,7 +39,8 @@ class StoreWriter:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not TakeStore.is_store(self.path):
-            if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
+            foreign = self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir())))
+            if foreign and not TakeStore.is_store(self.path):  # looked at again: another process may just have made it one
                 raise StoreError(f"{self.path}: exists and is not a take store; choose an empty or new folder")
             with naming_full_disk(self.path):
                 (self.path / "takes").mkdir(parents=True, exist_ok=True)
@@ -223,8 +224,13 @@ def _write_poses(folder: Path, info: TakeInfo, poses: PoseTrack) -> None:
 
 
 def _foreign(entry: Path) -> bool:
-    """Whether an entry of a folder without header is not what a writer killed at its start leaves there."""
-    return not (entry.name.startswith(".store.json.") or (entry.name == "takes" and entry.is_dir() and not any(entry.iterdir())))
+    """Whether an entry of a folder without header is not what a writer killed at its start leaves there.
+
+    The manifest of a run may be there before the first take: the job that died first made none.
+    """
+    if entry.name.startswith(".store.json.") or (entry.name == "manifest" and entry.is_dir()):
+        return False
+    return not (entry.name == "takes" and entry.is_dir() and not any(entry.iterdir()))
 
 
 def _write_header(path: Path) -> None:
