@@ -17,6 +17,7 @@ from internlm import __version__
 COMMANDS = {
     "demo": ("internlm.launch.demo", "make a small world, train both stages, evaluate, write report.html"),
     "train": ("internlm.train.command", "train a config: egoagent train CONFIG [section.key=value ...]"),
+    "launch": ("internlm.launch.command", "train on several GPUs of this machine, or as a job of a Slurm cluster"),
     "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),
     "eval": ("internlm.eval.command", "evaluate a checkpoint or stored features: knn, linear, retrieval or motion"),
     "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),

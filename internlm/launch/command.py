@@ -1,0 +1,121 @@
+"""``egoagent launch CONFIG [section.key=value ...]``: a training run on this machine, or as a job of a Slurm cluster."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from internlm.config.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("config", help="config file (.py or .yaml), or a run folder holding config.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--run-dir", help="run folder, on a disk that all nodes see (default: the config's)")
+    parser.add_argument("--gpus", type=_positive, default=1, metavar="N", help="processes of a node, one a GPU (1)")
+    parser.add_argument("--max-restarts", type=int, default=3, metavar="N", help="starts after a crash (3)")
+    parser.add_argument("--signal-ahead", type=_positive, default=300, metavar="SECONDS", help="time for the last save (300)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and write nothing")
+    cluster = parser.add_argument_group("Slurm")
+    cluster.add_argument("--slurm", action="store_true", help="submit a job instead of running here")
+    cluster.add_argument("--nodes", type=_positive, default=1, metavar="N")
+    cluster.add_argument("--time", default="24:00:00", help="limit of one stretch, after which it is queued again (24:00:00)")
+    for name in ("partition", "account", "qos", "constraint"):
+        cluster.add_argument(f"--{name}")
+    cluster.add_argument("--cpus", type=_positive, metavar="N", help="cores of a process (default: data.workers + 1)")
+    cluster.add_argument("--memory", type=_positive, metavar="GB", help="of a node (default: the partition's)")
+    cluster.add_argument("--no-requeue", action="store_true", help="end at the limit or a preemption, exit code 75")
+    parser.epilog = "exit codes are those of egoagent train (docs/training.md); with --slurm 0 once the job is submitted"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the run's snapshot, then run or submit it."""
+    if args.nodes > 1 and not args.slurm:
+        raise ConfigError(f"--nodes {args.nodes} needs --slurm, or torchrun on each node (docs/training.md)")
+    config = _resolved(args)
+    run_dir = Path(config.run_dir)
+    words = ("train", str(run_dir / "launch" / "config.yaml"))
+    return _submit(args, config, run_dir, words) if args.slurm else _here(args, config, run_dir, words)
+
+
+def _resolved(args: argparse.Namespace):
+    """The config with its run folder made absolute and its mesh made to fit the number of processes."""
+    from internlm.config.load import load_config
+
+    config = load_config(args.config, [*args.overrides, *([f"run_dir={json.dumps(args.run_dir)}"] if args.run_dir else [])])
+    run_dir = Path(config.run_dir or Path("runs") / config.job_name).resolve()
+    mesh = fit_mesh(config.parallel, args.nodes * args.gpus)
+    return config.model_copy(update={"run_dir": str(run_dir), "parallel": mesh})
+
+
+def fit_mesh(mesh, processes: int):
+    """``parallel`` for so many processes: as configured where it fits; a mesh of one becomes dp_shard = all of them.
+
+    ConfigError names the mesh that does not fit.
+    """
+    size = mesh.dp_replicate * mesh.dp_shard * mesh.tp
+    if size == processes:
+        return mesh
+    if size == 1:
+        return mesh.model_copy(update={"dp_shard": processes})
+    shape = f"dp_replicate {mesh.dp_replicate} x dp_shard {mesh.dp_shard} x tp {mesh.tp}"
+    raise ConfigError(f"parallel is {shape} = {size} processes, and nodes x gpus are {processes}; egoagent plan lists what fits")
+
+
+def _here(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...]) -> int:
+    from .local import run_local, torchrun_words
+
+    options = dict(processes=args.gpus, max_restarts=args.max_restarts, grace=args.signal_ahead)
+    if args.dry_run:
+        print(shlex.join(["egoagent", *words] if args.gpus == 1 else ["torchrun", *torchrun_words(words, **options)]))
+        return 0
+    _snapshot(config, run_dir)
+    return run_local(words, **options)
+
+
+def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...]) -> int:
+    from .slurm import JobOptions, SlurmError, TrainTask, batch_script, minutes_of, submit
+
+    minutes = minutes_of(args.time)
+    if args.signal_ahead >= 60 * minutes:
+        raise SlurmError(f"--signal-ahead {args.signal_ahead} s leaves nothing of --time {args.time}")
+    options = JobOptions(
+        folder=run_dir / "launch",
+        name=config.job_name,
+        nodes=args.nodes,
+        tasks_per_node=args.gpus,
+        gpus=config.train.device != "cpu",
+        cpus_per_task=args.cpus or config.data.workers + 1,
+        minutes=minutes,
+        memory_gb=args.memory,
+        partition=args.partition,
+        account=args.account,
+        qos=args.qos,
+        constraint=args.constraint,
+        requeue=not args.no_requeue,
+        signal_ahead=args.signal_ahead,
+        max_restarts=args.max_restarts,
+    )
+    if args.dry_run:
+        print(batch_script(TrainTask(words), options))
+        return 0
+    _snapshot(config, run_dir)
+    job = submit(TrainTask(words), options)
+    print(f"job {job.job_id}; logs in {os.path.relpath(options.folder)}: tail -f {os.path.relpath(job.paths.stdout)}")
+    return 0
+
+
+def _snapshot(config, run_dir: Path) -> None:
+    from .snapshot import write_snapshot
+
+    write_snapshot(config, run_dir, ["egoagent", *sys.argv[1:]])

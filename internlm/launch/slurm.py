@@ -1,0 +1,183 @@
+"""A training run as one Slurm job of one task per process, submitted through submitit.
+
+The job leaves no decision to a person: ahead of its time limit, and when it is preempted, every process is signalled, the run
+saves and ends with EXIT_STOPPED, and the job queues itself again under its own number. A crash starts it again a limited
+number of times. A job that its owner cancels stays cancelled.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from internlm.train.signals import EXIT_STOPPED
+
+from .local import run_command
+
+FINAL_CODES = (0, 2, 3)  # complete; config or data to mend; too many non-finite steps: starting again would not help
+RESTARTS_NAME = "restarts.log"
+
+# srun starts the processes, and these tell them where rank 0 is. Its address as Slurm knows it, since a node's name need not
+# be a host name; a port of the job's own, so that two jobs on one node do not meet.
+RENDEZVOUS = (
+    'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+    "MASTER_ADDR=$(scontrol show node \"$first\" --oneliner | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')",
+    'export MASTER_ADDR="${MASTER_ADDR:-$first}" MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))',
+)
+
+
+class SlurmError(Exception):
+    """A job cannot be submitted; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What the job asks Slurm for.
+
+    folder: logs and submitit's files, on a disk that all nodes see. tasks_per_node: processes of a node, one a GPU where
+    ``gpus``. minutes: time limit of one stretch. signal_ahead: seconds before it at which the run is told to save.
+    requeue: go on after the limit and after preemption. max_restarts: of crashes. memory_gb: of a node; None = its default.
+    """
+
+    folder: Path
+    name: str = "egoagent"
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus: bool = True
+    cpus_per_task: int = 1
+    minutes: int = 24 * 60
+    memory_gb: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    requeue: bool = True
+    signal_ahead: int = 300
+    max_restarts: int = 3
+
+
+class EarlyStop(BaseException):
+    """A stopping signal before the run has begun: nothing to save. Not an Exception, so that nothing on the way swallows it."""
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """What each process of the job runs: ``egoagent`` with these words. The same again after a requeue, so it resumes."""
+
+    words: tuple[str, ...]
+
+    def __call__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _stop_early)
+        # submitit has Slurm warn by SIGUSR2 and would leave at once; the run finishes its step and saves on SIGUSR1.
+        signal.signal(signal.SIGUSR2, lambda number, frame: os.kill(os.getpid(), signal.SIGUSR1))
+        try:
+            code = run_command(self.words)
+        except EarlyStop:
+            code = EXIT_STOPPED
+        if code == EXIT_STOPPED and os.environ.get("SLURM_PROCID", "0") != "0":
+            return  # rank 0 says it for all: any other code of another would have srun kill those that are still closing files
+        if code:
+            raise SystemExit(code)
+
+
+def _stop_early(number: int, frame: FrameType | None) -> None:
+    raise EarlyStop
+
+
+def submit(task: Callable[[], Any], options: JobOptions) -> Any:
+    """Submit ``task`` (picklable) for every process of the job; returns submitit's job. SlurmError where that fails."""
+    if not shutil.which("sbatch"):
+        raise SlurmError("no Slurm here (sbatch is missing): run this on a login node, or leave out --slurm to train here")
+    try:
+        return make_executor(options).submit(task)
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:  # submitit's FailedJobError is a RuntimeError
+        raise SlurmError(f"the job could not be submitted: {error}") from None
+
+
+def make_executor(options: JobOptions) -> Any:
+    """submitit's executor with everything that ``options`` ask for. SlurmError where submitit is missing."""
+    try:
+        from submitit.slurm.slurm import SlurmExecutor
+    except ModuleNotFoundError:
+        raise SlurmError("--slurm needs submitit: pip install submitit") from None
+
+    class Executor(SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            return 1  # a dry run needs no Slurm; ``submit`` has looked for it
+
+    executor = Executor(folder=options.folder)
+    chosen = {name: getattr(options, name) for name in ("partition", "account", "qos", "constraint")}
+    executor.update_parameters(
+        job_name=options.name,
+        nodes=options.nodes,
+        ntasks_per_node=options.tasks_per_node,
+        cpus_per_task=options.cpus_per_task,
+        time=options.minutes,
+        signal_delay_s=options.signal_ahead,
+        stderr_to_stdout=True,
+        setup=list(RENDEZVOUS),
+        teardown=teardown(options),
+        # A process that dies must not leave the others waiting for it in a collective.
+        srun_args=["--kill-on-bad-exit=1", "--open-mode=append"],
+        additional_parameters={"requeue" if options.requeue else "no-requeue": True},
+        **({"gpus_per_node": options.tasks_per_node} if options.gpus else {}),
+        **({"mem": f"{options.memory_gb}GB"} if options.memory_gb else {}),
+        **{name: value for name, value in chosen.items() if value},
+    )
+    return executor
+
+
+def batch_script(task: TrainTask, options: JobOptions) -> str:
+    """The sbatch file as it would be submitted, with the command in place of submitit's pickle of it. Needs no Slurm."""
+    return make_executor(options)._make_submission_file_text(shlex.join(["egoagent", *task.words]), "dry-run")
+
+
+def teardown(options: JobOptions) -> list[str]:
+    """Lines of bash after srun: queue the job again where that helps, and end with the run's own code."""
+    log = shlex.quote(str(options.folder.resolve() / RESTARTS_NAME))
+    final = "|".join(map(str, FINAL_CODES))
+    lines = [
+        "code=$?",
+        "again=no",
+        'case "$code" in',
+        f"  {final}) ;;",
+        f"  {EXIT_STOPPED}) again=yes ;;",
+        f"  *) touch {log}; if [ \"$(wc -l < {log})\" -lt {options.max_restarts} ]; then",
+        f'       echo "exit code $code: starting again" | tee -a {log}; again=yes',
+        "     fi ;;",
+        "esac",
+        # A cancelled job is no longer RUNNING, nor is one that Slurm has queued again by itself.
+        'state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)',
+        'if [ "$again" = yes ] && [ "$state" = RUNNING ]; then',
+        '  scontrol requeue "$SLURM_JOB_ID" && sleep 60',
+        "fi",
+        'exit "$code"',
+    ]
+    return lines if options.requeue else ["code=$?", 'exit "$code"']
+
+
+def minutes_of(text: str) -> int:
+    """Slurm's time formats to minutes: ``90``, ``HH:MM:SS``, ``MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``; seconds round up.
+
+    Raises SlurmError for anything else, and for no time at all.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if not match:
+        raise SlurmError(f"--time {text!r} is none of Slurm's forms: 90 (minutes), MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS")
+    days, first, second, third = (int(part) if part else 0 for part in match.groups())
+    if match[1] is not None or match[4] is not None:
+        seconds = ((days * 24 + first) * 60 + second) * 60 + third
+    else:
+        seconds = first * 60 + second
+    if not seconds:
+        raise SlurmError(f"--time {text!r} is no time at all")
+    return -(-seconds // 60)
