@@ -6,11 +6,14 @@ nothing: the best of several repetitions is given, of ours and of what stands be
 - a 448-pixel upright h264 video (30 Hz, "slow", crf 24, as Ego-Exo4D's) to stored JPEG frames at stride 5, in input frames/s;
   beside it what OpenCV needs for decoding alone,
 - peak memory of that conversion for a take and for one ten times as long, each in a process of its own.
-Without a real picture and projectaria-tools the ratio is left out; without a calibration an Aria-like one is made up.
+A real calibration and a real clip are taken from the sample data (EGOAGENT_SHARED_DATA, or ../shared/data) where it lies there;
+else an Aria-like calibration and a texture are made up. Without projectaria-tools or a real calibration the ratio is left out.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,12 +34,15 @@ from internlm.data.egoworld.raw import device_calibration
 
 SIZE = 448
 REPEATS = 4
+SAMPLES = Path(os.environ.get("EGOAGENT_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+CALIBRATION = SAMPLES / "aria_gen1" / "calib_json" / "recording.calib.json"
+CLIP = SAMPLES / "driving_clips" / "udacity_solidWhiteRight.mp4"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calibration", type=Path, help="a real device's calibration JSON")
-    parser.add_argument("--clip", type=Path, help="a real video whose pictures fill the test video")
+    parser.add_argument("--calibration", type=Path, default=existing(CALIBRATION), help="a real device's calibration JSON")
+    parser.add_argument("--clip", type=Path, default=existing(CLIP), help="a real video that fills the test video")
     parser.add_argument("--frames", type=int, default=300, help="of the shorter video (default: %(default)s)")
     parser.add_argument("--convert", nargs=3, metavar=("VIDEO", "CALIBRATION", "OUT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -50,7 +56,7 @@ def main() -> None:
         if args.calibration is None:
             calibration.write_text(json.dumps(device_calibration(default_camera("fisheye624", SIZE), "made-up")))
         pictures = sample_pictures(args.clip)
-        figures = {"undistortion": undistortion(calibration, pictures[0])}
+        figures = {"undistortion": undistortion(calibration, pictures[0], tool=args.calibration is not None)}
         write_video(folder / "1.mp4", pictures, args.frames)
         repeat_video(folder / "1.mp4", folder / "10.mp4", 10)
         for label, times in (("take", 1), ("take 10x as long", 10)):
@@ -61,6 +67,10 @@ def main() -> None:
             figures[label] |= json.loads(result.stdout.splitlines()[-1])
             figures[label]["cv2_decoding_alone_per_s"] = round(frames / min(cv2_decoding(video) for _ in range(REPEATS)), 1)
     print(json.dumps(figures, indent=1))
+
+
+def existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def sample_pictures(clip: Path | None, count: int = 60) -> list[np.ndarray]:
@@ -106,18 +116,16 @@ def repeat_video(source: Path, target: Path, times: int) -> None:
                         out.mux(packet)
 
 
-def undistortion(file: Path, image: np.ndarray, repeats: int = 40) -> dict[str, float]:
+def undistortion(file: Path, image: np.ndarray, repeats: int = 40, *, tool: bool) -> dict[str, float]:
     """Pictures/s of our map and of the tool, alternating so that both see the same machine; ratio of the medians."""
     started = time.process_time()
     pictures = picture_map(read_calibration(file), (SIZE, SIZE), orientation="upright", size=SIZE)
     figures = {"map_ms": round(1e3 * (time.process_time() - started), 1)}
     four = np.dstack([image, np.full_like(image[..., :1], 255)])  # as the decoder gives them
     calls = {"ours": lambda: pictures.apply(four)}
-    try:
+    if tool and importlib.util.find_spec("projectaria_tools"):  # it refuses a made-up device
         from projectaria_tools.core import calibration
-    except ModuleNotFoundError:
-        pass
-    else:
+
         device = calibration.device_calibration_from_json_string(file.read_text())
         raw = device.get_camera_calib("camera-rgb")
         source = raw.rescale(np.array([SIZE, SIZE]), SIZE / raw.get_image_size()[0])
