@@ -2,7 +2,7 @@
 
 Protocol (DINO's): features L2-normalised, one search for the largest k serves every k, each neighbour votes with
 exp(similarity / 0.07). The neighbours are those of a float64 brute force (see ``search``), equal similarities fall to the
-lower index, and classes with equal votes to the lower number.
+lower index, and classes whose votes agree to 9 decimals of the nearest neighbour's vote to the lower number.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,8 @@ def decide(
     """The classes of test images by their neighbours' votes, for every k from one search.
 
     train [M, D], test [N, D], train_labels int64 [M] in [0, num_classes). k above M uses all M. A class without a vote is
-    never a prediction; classes with equal votes rank by their number. Computed on the device of ``test``.
+    never a prediction; classes with equal votes rank by their number, where sums that agree to 9 decimals are equal: they
+    may have been added in another order. Computed on the device of ``test``.
     """
     if len(train) != len(train_labels):
         raise EvalError(f"{len(train)} train features with {len(train_labels)} labels")
@@ -74,8 +75,9 @@ def decide(
         part = slice(start, start + rows)
         for k in ks:
             votes = vote(similarity[part, :k], neighbour_labels[part, :k], num_classes, temperature=temperature)
-            count, best = votes.sort(dim=1, descending=True, stable=True)
-            ranked[k][part] = best[:, :top].masked_fill(count[:, :top] <= 0, -1)
+            rank = torch.where(votes > 0, votes.round(decimals=9), -1.0)
+            rank, best = rank.sort(dim=1, descending=True, stable=True)
+            ranked[k][part] = best[:, :top].masked_fill(rank[:, :top] < 0, -1)
     return Outcome(ranked, index, similarity)
 
 

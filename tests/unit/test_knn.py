@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from test_search import BACKENDS, brute_force, galleries
 
 from internlm.eval import classes, knn
-
-
-def brute_force(query, gallery, k):
-    """Float64 neighbours, ties to the lower index; similarities equal to 12 digits are ties."""
-    q = query.double().numpy() / np.linalg.norm(query.double().numpy(), axis=1, keepdims=True)
-    g = gallery.double().numpy() / np.linalg.norm(gallery.double().numpy(), axis=1, keepdims=True)
-    similarity = np.round(q @ g.T, 12)
-    index = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(similarity, index, 1), index
 
 
 def test_vote_by_hand():
@@ -23,22 +15,41 @@ def test_vote_by_hand():
     torch.testing.assert_close(votes, expected, atol=1e-6, rtol=0)
 
 
+def naive_scores(train, train_labels, test, test_labels, count, k):
+    similarity, index = brute_force(test, train, min(k, len(train)))
+    top1 = top5 = 0
+    for row, neighbours, label in zip(similarity, index, test_labels.tolist(), strict=True):
+        votes = np.zeros(count)
+        for s, i in zip(row, neighbours, strict=True):
+            votes[train_labels[i]] += np.exp((s - row[0]) / 0.07)
+        ranked = [c for c in np.argsort(-votes.round(9), kind="stable") if votes[c] > 0]
+        top1 += ranked[0] == label
+        top5 += label in ranked[:5]
+    return {"top1": 100 * top1 / len(test), "top5": 100 * top5 / len(test)}
+
+
 def test_classify_equals_naive_votes_for_every_k():
     generator = torch.Generator().manual_seed(2)
     train, test = torch.randn(90, 6, generator=generator), torch.randn(37, 6, generator=generator)  # fewer than 100 test images
     train_labels, test_labels = torch.arange(90) % 13, torch.arange(37) % 13
     result = knn.classify(train, train_labels, test, test_labels, 13, backend="torch")
     for k in knn.KS:
-        similarity, index = brute_force(test, train, min(k, 90))
-        top1 = top5 = 0
-        for row, neighbours, label in zip(similarity, index, test_labels.tolist(), strict=True):
-            votes = np.zeros(13)
-            for s, i in zip(row, neighbours, strict=True):
-                votes[train_labels[i]] += np.exp(s / 0.07)
-            ranked = [c for c in np.argsort(-votes, kind="stable") if votes[c] > 0]
-            top1 += ranked[0] == label
-            top5 += label in ranked[:5]
-        assert result[k] == pytest.approx({"top1": 100 * top1 / 37, "top5": 100 * top5 / 37})
+        assert result[k] == pytest.approx(naive_scores(train, train_labels, test, test_labels, 13, k))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "name", ["duplicates", "coarse grid", "scaled copies", "opposed", "collapsed", "near ties", "common offset"]
+)
+def test_votes_among_ties_and_duplicates_equal_naive_votes(name, backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    train = galleries()[name]
+    test = torch.cat([train[3:20], torch.randn(30, 48, generator=torch.Generator().manual_seed(1))])
+    train_labels, test_labels = torch.arange(len(train)) * 7 % 11, torch.arange(len(test)) % 11
+    result = knn.classify(train, train_labels, test, test_labels, 11, backend=backend)
+    for k in knn.KS:
+        assert result[k] == pytest.approx(naive_scores(train, train_labels, test, test_labels, 11, k)), k
 
 
 def test_two_classes_and_an_unseen_class():
