@@ -204,11 +204,18 @@ class MonitorConfig(Section):
 
 
 class ParallelConfig(Section):
-    """The device mesh."""
+    """The device mesh and how the model is divided over it; the three sizes multiply to the number of processes."""
 
-    dp_replicate: Positive = 1
-    dp_shard: Positive = 1
-    tp: Positive = 1
+    dp_replicate: Positive = Field(1, description="copies of the sharded model (HSDP with dp_shard above 1)")
+    dp_shard: Positive = Field(1, description="processes that share weights, gradients and optimizer states")
+    tp: Positive = Field(1, description="processes that share each layer, the prototypes included; they see the same samples")
+    zero: Literal[2, 3] = Field(3, description="3: weights are freed after a layer's forward pass; 2: kept until its backward")
+    sequence_parallel: bool = Field(True, description="with tp: tokens are divided where layers are not")
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        "none", description="of the predictor's blocks; selective keeps the outputs of products and attention"
+    )
+    compile: bool = Field(False, description="torch.compile, block by block")
+    timeout_minutes: Positive = Field(10, description="longest wait for the other processes before the run is given up")
 
 
 class Config(Section):
@@ -251,6 +258,9 @@ class Config(Section):
             size = getattr(train, name)
             if size % train.accumulation:
                 raise ValueError(f"train.{name} {size} is not a multiple of train.accumulation {train.accumulation}")
+        for name in ("num_heads", "hidden_size", "head_hidden", "prototypes", "mlp_multiple_of"):
+            if getattr(model, name) % self.parallel.tp:
+                raise ValueError(f"model.{name} {getattr(model, name)} is not divisible by parallel.tp {self.parallel.tp}")
         return self
 
     @property

@@ -1,16 +1,60 @@
-"""Sums over all processes; in a world of one each returns its argument unchanged.
+"""What processes tell each other. In a world of one each call returns its argument unchanged.
 
-Callers state what they mean (a mean of centres, a sum of counts) and never ask how many processes there are.
-None of these carries a gradient: use them on statistics, counts and metrics.
+A ``Group`` is one axis of the mesh (``core/mesh.py``) and is passed to whoever needs it: callers state what they mean (a sum of
+counts over the data group, a maximum over the vocabulary) and never ask how many processes there are. Two kinds of calls:
+
+- ``sum``, ``mean``, ``max``, ``gathered`` carry no gradient: for statistics, counts and metrics.
+- ``regions.py`` has those that do.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Group:
+    """Processes along one axis of the mesh, and this one's place among them. The default is a process on its own."""
+
+    handle: "dist.ProcessGroup | None" = None
+    size: int = 1
+    rank: int = 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Element-wise sum; shape kept."""
+        return self._reduced(tensor, "SUM")
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Element-wise mean; right only where every process contributes the same number of samples."""
+        return self._reduced(tensor, "SUM") / self.size if self.size > 1 else tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """Element-wise maximum; shape kept."""
+        return self._reduced(tensor, "MAX")
+
+    def gathered(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """All processes' tensors of one shape, joined in rank order along ``dim``."""
+        if self.size == 1:
+            return tensor
+        pieces = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(pieces, tensor.detach().contiguous(), group=self.handle)
+        return torch.cat(pieces, dim)
+
+    def _reduced(self, tensor: Tensor, operation: str) -> Tensor:
+        if self.size == 1:
+            return tensor
+        result = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result, op=getattr(dist.ReduceOp, operation), group=self.handle)
+        return result
+
+
+ALONE = Group()
+
+
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Number of processes that were started together."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
@@ -19,28 +63,5 @@ def rank() -> int:
     return dist.get_rank() if _is_distributed() else 0
 
 
-def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Element-wise sum over processes; shape kept."""
-    return _reduced(tensor, "SUM")
-
-
-def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """Element-wise mean over processes; right only where every process contributes the same number of samples."""
-    return _reduced(tensor, "SUM") / world_size() if world_size() > 1 else tensor
-
-
-def all_reduce_max(tensor: Tensor) -> Tensor:
-    """Element-wise maximum over processes; shape kept."""
-    return _reduced(tensor, "MAX")
-
-
 def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _reduced(tensor: Tensor, operation: str) -> Tensor:
-    if world_size() == 1:
-        return tensor
-    result = tensor.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(result, op=getattr(dist.ReduceOp, operation))
-    return result

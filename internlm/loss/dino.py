@@ -1,6 +1,8 @@
 """Self-distillation: teacher targets (centring or Sinkhorn-Knopp) and the soft cross-entropy over K prototypes.
 
 Formulas: DINO (arXiv 2104.14294, eq. 1-3), Sinkhorn-Knopp targets SwAV (arXiv 2006.09882). All of it in float32.
+``data`` is the group of processes with other samples, ``vocab`` the group over which the K prototypes are divided: each process
+holds K / size columns of the logits, the targets and the centre, and no row is ever gathered.
 """
 
 from collections.abc import Callable
@@ -9,26 +11,36 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from internlm.core import collectives
+from internlm.core import regions
+from internlm.core.collectives import ALONE, Group
 
 
-def entropy(probabilities: Tensor) -> Tensor:
+def entropy(probabilities: Tensor, vocab: Group = ALONE) -> Tensor:
     """Shannon entropy in nats over the last axis, ``[..., K] -> [...]``."""
-    return torch.special.entr(probabilities).sum(-1)
+    return vocab.sum(torch.special.entr(probabilities).sum(-1))
 
 
-def sinkhorn(logits: Tensor, temperature: float, iterations: int) -> Tensor:
+def softmax(logits: Tensor, vocab: Group = ALONE) -> Tensor:
+    """Softmax over the last axis, without a gradient through other processes' columns: for targets."""
+    if vocab.size == 1:
+        return torch.softmax(logits, dim=-1)
+    exponentials = torch.exp(logits - vocab.max(logits.amax(-1, keepdim=True)))
+    return exponentials / vocab.sum(exponentials.sum(-1, keepdim=True))
+
+
+def sinkhorn(logits: Tensor, temperature: float, iterations: int, data: Group = ALONE, vocab: Group = ALONE) -> Tensor:
     """Teacher probabilities with equal prototype use, ``[N, K] -> [N, K]``; rows sum to 1.
 
-    The all-reduced maximum is subtracted before the exponential, so that sharp logits cannot overflow.
+    The maximum over all processes is subtracted before the exponential, so that sharp logits cannot overflow.
     """
     scaled = logits.float() / temperature
-    q = torch.exp(scaled - collectives.all_reduce_max(scaled.max()))
-    samples = collectives.all_reduce_sum(torch.tensor(float(q.shape[0]), device=q.device))
+    q = torch.exp(scaled - data.max(vocab.max(scaled.max())))
+    samples = data.sum(torch.tensor(float(q.shape[0]), device=q.device))
+    prototypes = q.shape[1] * vocab.size
     for _ in range(iterations):
         # The floor keeps a prototype that no sample comes near from dividing zero by zero.
-        q = q / collectives.all_reduce_sum(q.sum(0, keepdim=True)).clamp(min=1e-30) / q.shape[1]
-        q = q / q.sum(1, keepdim=True).clamp(min=1e-30) / samples
+        q = q / data.sum(q.sum(0, keepdim=True)).clamp(min=1e-30) / prototypes
+        q = q / vocab.sum(q.sum(1, keepdim=True)).clamp(min=1e-30) / samples
     return q * samples
 
 
@@ -43,30 +55,41 @@ class Targets(nn.Module):
         super().__init__()
         self.kind, self.momentum, self.iterations = kind, momentum, iterations
         self.register_buffer("center", torch.zeros(prototypes))
+        self.data, self.vocab = ALONE, ALONE
 
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
         """``[..., K]`` teacher logits -> ``[..., K]`` probabilities. While training, the centre then moves to their mean."""
         rows = logits.float().flatten(0, -2)
         if self.kind == "sinkhorn":
-            probabilities = sinkhorn(rows, temperature, self.iterations)
+            probabilities = sinkhorn(rows, temperature, self.iterations, self.data, self.vocab)
         elif self.kind == "softmax":
-            probabilities = torch.softmax(rows / temperature, dim=-1)
+            probabilities = softmax(rows / temperature, self.vocab)
         else:
-            probabilities = torch.softmax((rows - self.center) / temperature, dim=-1)
+            probabilities = softmax((rows - self.center) / temperature, self.vocab)
         if self.training:
-            self.center.lerp_(collectives.all_reduce_mean(rows.mean(0)), 1 - self.momentum)
+            self.center.lerp_(self.data.mean(rows.mean(0)), 1 - self.momentum)
         return probabilities.view(logits.shape)
 
 
-def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """``-sum_k p_k log softmax(logits/temperature)_k`` as ``logsumexp(s) - <p, s>``, ``[N, K] -> [N]``."""
+def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float, vocab: Group = ALONE) -> Tensor:
+    """``-sum_k p_k log softmax(logits/temperature)_k`` as ``logsumexp(s) - <p, s>``, ``[N, K] -> [N]``.
+
+    Divided over ``vocab``: the maximum of the local maxima, then one sum of exponentials and products over the group.
+    """
     scaled = logits.float() / temperature
-    return torch.logsumexp(scaled, dim=-1) - (targets * scaled).sum(-1)
+    if vocab.size == 1:
+        return torch.logsumexp(scaled, dim=-1) - (targets * scaled).sum(-1)
+    largest = vocab.max(scaled.detach().amax(-1, keepdim=True))
+    shifted = scaled - largest
+    # The targets of a row sum to 1, so that the shift cancels in the difference.
+    exponentials, products = regions.total(torch.stack((shifted.exp().sum(-1), (targets * shifted).sum(-1))), vocab)
+    return exponentials.log() - products
 
 
 def head_cross_entropy(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, rows: Tensor, *, temperature: float, chunk: int
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, rows: Tensor, *,
+    temperature: float, chunk: int, vocab: Group = ALONE,
 ) -> Tensor:
     """Cross-entropy of each hidden row against its target row, head and loss in chunks, ``[N, h] -> [N]``.
 
@@ -75,7 +98,7 @@ def head_cross_entropy(
     """
 
     def part(hidden: Tensor, rows: Tensor) -> Tensor:
-        return soft_cross_entropy(head(hidden), targets[rows], temperature)
+        return soft_cross_entropy(head(hidden), targets[rows], temperature, vocab)
 
     if len(hidden) <= chunk:
         return part(hidden, rows)
@@ -84,7 +107,7 @@ def head_cross_entropy(
 
 
 def multicrop_cross_entropy(
-    head: Callable[[Tensor], Tensor], views: Tensor, teacher: Tensor, *, temperature: float, chunk: int
+    head: Callable[[Tensor], Tensor], views: Tensor, teacher: Tensor, *, temperature: float, chunk: int, vocab: Group = ALONE
 ) -> Tensor:
     """L_rep: every student view against every other teacher view of the same image, averaged over pairs. Scalar.
 
@@ -105,12 +128,12 @@ def multicrop_cross_entropy(
     if first == count:
         raise ValueError("one global crop and no local crops leave nothing to compare; raise data.crops.local_crops")
     losses = head_cross_entropy(
-        head, views[first:].flatten(0, 1), targets, rows[first * batch :], temperature=temperature, chunk=chunk
+        head, views[first:].flatten(0, 1), targets, rows[first * batch :], temperature=temperature, chunk=chunk, vocab=vocab
     )
     return (losses.view(count - first, batch).mean(1) * pairs[first:]).sum() / pairs[first:].sum()
 
 
-def koleo(features: Tensor, groups: Tensor, floor: float = 0.05) -> Tensor:
+def koleo(features: Tensor, groups: Tensor, floor: float = 0.05, data: Group = ALONE) -> Tensor:
     """KoLeo spread of L2-normalised ``features [N, d]`` (arXiv 1806.03198): mean of -log distance to the nearest neighbour.
 
     Neighbours of the same ``groups`` int64 ``[N]`` (frames of one clip) are excluded and the distance has a floor, because the

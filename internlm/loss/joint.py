@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from internlm.config.schema import LossConfig
+from internlm.core.collectives import ALONE, Group
 
 from .action import pose_l1, visibility_bce
 from .dino import Targets, entropy, koleo, multicrop_cross_entropy
@@ -18,12 +19,15 @@ class LossParts:
 
     total: Tensor
     logged: dict[str, Tensor]
-    teacher: Tensor  # [N, K] target probabilities
+    teacher: Tensor  # [N, K] target probabilities; this process's columns of them
     features: Tensor  # [N, d] L2-normalised bottleneck of the observer
 
 
 class JointLoss(nn.Module):
-    """Both losses' targets live here, so that their centres are part of every checkpoint."""
+    """Both losses' targets live here, so that their centres are part of every checkpoint.
+
+    Losses are this process's share: their mean over the data group is the loss of the whole batch.
+    """
 
     def __init__(self, config: LossConfig, prototypes: int):
         super().__init__()
@@ -31,6 +35,15 @@ class JointLoss(nn.Module):
         self.rep_targets = Targets(prototypes, config.targets, config.center_momentum, config.sinkhorn_iterations)
         kind = config.targets if config.pred_temp is None else "softmax"
         self.pred_targets = Targets(prototypes, kind, config.center_momentum, config.sinkhorn_iterations)
+
+        self.data, self.vocab = ALONE, ALONE
+
+    def spread_over(self, data: Group, vocab: Group) -> None:
+        """Work beside the processes of ``data`` on other samples, with the prototypes divided over ``vocab``."""
+        self.data, self.vocab = data, vocab
+        for targets in (self.rep_targets, self.pred_targets):
+            targets.data, targets.vocab = data, vocab
+            targets.center = targets.center.chunk(vocab.size)[vocab.rank].clone()
 
     def pred_temperatures(self, teacher_temp: float) -> tuple[float, float]:
         """Temperatures of L_pred's targets and of its prediction; ``teacher_temp`` is the schedule's value for L_rep."""
@@ -46,14 +59,14 @@ class JointLoss(nn.Module):
             logits = observer.head.similarity(features)
             teacher = self.rep_targets(logits, teacher_temp)
         ce = multicrop_cross_entropy(
-            predictor.head, views, teacher, temperature=config.student_temp, chunk=config.row_chunk
+            predictor.head, views, teacher, temperature=config.student_temp, chunk=config.row_chunk, vocab=self.vocab
         )
         total = config.rep_weight * ce
-        teacher_entropy = entropy(teacher).mean()
+        teacher_entropy = entropy(teacher, self.vocab).mean()
         logged = {"rep": ce.detach(), "rep_kl": ce.detach() - teacher_entropy, "rep_teacher_entropy": teacher_entropy}
         if config.koleo_weight:
-            groups = torch.arange(views.shape[1], device=views.device)
-            spread = koleo(predictor.head.bottleneck(views[0]), groups)
+            groups = torch.arange(views.shape[1], device=views.device) + self.data.rank * views.shape[1]
+            spread = koleo(predictor.head.bottleneck(views[0]), groups, data=self.data)
             total = total + config.koleo_weight * spread
             logged["koleo"] = spread.detach()
         return LossParts(total, logged, teacher.flatten(0, 1), features.flatten(0, 1))
@@ -75,11 +88,12 @@ class JointLoss(nn.Module):
             target_temp, temperature = self.pred_temperatures(teacher_temp)
             teacher = self.pred_targets(observer.head.similarity(features), target_temp)
         ce = next_state_cross_entropy(
-            predictor.head, readout.state, teacher, temperature=temperature, chunk=config.row_chunk
+            predictor.head, readout.state, teacher, temperature=temperature, chunk=config.row_chunk, vocab=self.vocab
         ).mean()
-        act, seen = pose_l1(readout.action, poses, visible, visible_count), visibility_bce(readout.visibility, visible)
+        act = pose_l1(readout.action, poses, visible, visible_count, self.data)
+        seen = visibility_bce(readout.visibility, visible)
         total = config.pred_weight * ce + config.act_weight * act + config.visibility_weight * seen
-        teacher_entropy = entropy(teacher).mean()
+        teacher_entropy = entropy(teacher, self.vocab).mean()
         logged = {
             "pred": ce.detach(),
             "pred_kl": ce.detach() - teacher_entropy,

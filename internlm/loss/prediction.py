@@ -3,13 +3,19 @@
 import torch
 from torch import Tensor, nn
 
+from internlm.core.collectives import ALONE, Group
+
 from .dino import entropy, head_cross_entropy
 
 
-def next_state_cross_entropy(head: nn.Module, state: Tensor, targets: Tensor, *, temperature: float, chunk: int) -> Tensor:
+def next_state_cross_entropy(
+    head: nn.Module, state: Tensor, targets: Tensor, *, temperature: float, chunk: int, vocab: Group = ALONE
+) -> Tensor:
     """Cross-entropy of S'_{t+1} (hidden ``[B, T, h]``) against teacher probabilities of S_{t+1} ``[B, T, K]`` -> ``[B, T]``."""
     rows = torch.arange(state.shape[0] * state.shape[1], device=state.device)
-    losses = head_cross_entropy(head, state.flatten(0, 1), targets.flatten(0, 1), rows, temperature=temperature, chunk=chunk)
+    losses = head_cross_entropy(
+        head, state.flatten(0, 1), targets.flatten(0, 1), rows, temperature=temperature, chunk=chunk, vocab=vocab
+    )
     return losses.view(state.shape[:2])
 
 

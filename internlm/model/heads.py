@@ -95,4 +95,5 @@ class DinoHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., h] -> [..., K]`` cosine similarities."""
-        return self.similarity(self.bottleneck(hidden))
+        # Called on the class: sharding wraps an instance's methods for calls from outside, and this one is inside already.
+        return type(self).similarity(self, type(self).bottleneck(self, hidden))

@@ -1,6 +1,6 @@
 """AdamW: parameter groups, per-step learning rate and decay, and its state as named tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore what ``optimizer_tensors`` returned.
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor],
+    share: Callable[[str, Tensor, Tensor], Tensor] = lambda name, tensor, parameter: tensor,
+) -> None:
+    """Restore what ``optimizer_tensors`` returned. ``share`` makes of (name, whole tensor, parameter) what belongs here.
 
     Raises KeyError when the tensors belong to another set of parameters.
     """
@@ -70,7 +74,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         if name in states:
             optimizer.state[parameter] = {
                 # AdamW keeps its fused step counter as float32 on the parameter's device, like its moments.
-                quantity: tensor.detach().clone().to(parameter.device)
+                quantity: (share(name, tensor, parameter) if tensor.ndim else tensor).detach().clone().to(parameter.device)
                 for quantity, tensor in states[name].items()
             }
 

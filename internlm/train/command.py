@@ -25,15 +25,20 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.overrides, *([f"run_dir={json.dumps(args.run_dir)}"] if args.run_dir else [])]
     config = load_config(args.config, overrides)
 
+    from internlm.core.mesh import read_launch
+
     from .loop import NonFiniteError, train
     from .signals import EXIT_NON_FINITE, EXIT_STOPPED
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    first = read_launch().rank == 0
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         result = train(config, resume=not args.no_resume)
     except NonFiniteError as error:
         print(f"egoagent train: {error}", file=sys.stderr)
         return EXIT_NON_FINITE
+    if not first:
+        return 0 if result.finished else EXIT_STOPPED
     if not result.finished:
         print(f"stopped by {result.stopped_by} at step {result.step}, saved in {result.run_dir}", file=sys.stderr)
         return EXIT_STOPPED

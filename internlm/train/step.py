@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from internlm.config.schema import Config
-from internlm.core import collectives
+from internlm.core.collectives import Group
 from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, ImageBatch, split
 from internlm.loss.joint import LossParts
+from internlm.parallel.plan import cut_of, sum_partial
 from internlm.solver.clip import clip_grad_norm
 from internlm.solver.optim import set_step_values
 from internlm.solver.schedule import StepValues, values_at
@@ -33,10 +34,10 @@ class StepOutcome:
     """What a step leaves for the log. Tensors stay on the device: reading one waits for the device."""
 
     values: StepValues
-    losses: dict[str, Tensor]  # scalars: the total as ``loss``, its parts, their KL
+    losses: dict[str, Tensor]  # scalars, over all processes: the total as ``loss``, its parts, their KL
     grad_norm: Tensor
     finite: bool
-    teacher: list[Tensor] = field(default_factory=list)  # [n, K] of each piece, where asked for
+    teacher: list[Tensor] = field(default_factory=list)  # [n, K] of each piece of this process's samples, where asked for
     features: list[Tensor] = field(default_factory=list)  # [n, d]
 
 
@@ -51,6 +52,9 @@ class TrainStep:
     def __init__(self, config: Config, state: TrainState, run_dir: Path, dtype: torch.dtype) -> None:
         self.config, self.state, self.run_dir, self.dtype = config, state, run_dir, dtype
         self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        names = [name for group in state.optimizer.param_groups for name in group["param_names"]]
+        self._named = list(zip(names, self.parameters, strict=True))
+        self._divided = [parameter for name, parameter in self._named if cut_of(name)]
         self.device = self.parameters[0].device
         self._buffers = [*state.agent.buffers(), *state.loss.buffers()]
         self._saved = [buffer.clone() for buffer in self._buffers]
@@ -61,7 +65,7 @@ class TrainStep:
         for saved, buffer in zip(self._saved, self._buffers, strict=True):
             saved.copy_(buffer)
         outcome = self._backward(images, clips, values, keep_outputs)
-        outcome.finite = _all_finite(outcome.losses["loss"], outcome.grad_norm)
+        outcome.finite = _all_finite(outcome.losses["loss"], outcome.grad_norm, world=self.state.mesh.world)
         if outcome.finite:
             set_step_values(self.state.optimizer, step=counters.step, lr=values.lr, weight_decay=values.weight_decay)
             self.state.optimizer.step()
@@ -70,8 +74,9 @@ class TrainStep:
             for saved, buffer in zip(self._saved, self._buffers, strict=True):
                 buffer.copy_(saved)
         counters.step += 1
-        counters.images_seen += 0 if images is None else len(images.sample_ids)
-        counters.clips_seen += 0 if clips is None else len(clips.sample_ids)
+        processes = self.state.mesh.data.size
+        counters.images_seen += 0 if images is None else processes * len(images.sample_ids)
+        counters.clips_seen += 0 if clips is None else processes * len(clips.sample_ids)
         counters.bad_streak = 0 if outcome.finite else counters.bad_streak + 1
         if not outcome.finite:
             counters.bad_steps += 1
@@ -81,8 +86,8 @@ class TrainStep:
     def _backward(
         self, images: ImageBatch | None, clips: ClipBatch | None, values: StepValues, keep_outputs: bool
     ) -> StepOutcome:
-        """Fill the gradients with the mean over the pieces and clip them."""
-        pieces = self.config.train.accumulation
+        """Fill the gradients with the mean over the pieces and the processes and clip them."""
+        pieces, mesh, parallel = self.config.train.accumulation, self.state.mesh, self.config.parallel
         self.state.optimizer.zero_grad(set_to_none=True)
         outcome = StepOutcome(values, {"loss": torch.zeros((), device=self.device)}, torch.zeros(()), True)
         for parts in self._losses(images, clips, values.teacher_temp):
@@ -90,7 +95,7 @@ class TrainStep:
             for name, value in {"loss": parts.total.detach(), **parts.logged}.items():
                 outcome.losses[name] = outcome.losses.get(name, 0) + value / pieces
             if keep_outputs:
-                outcome.teacher.append(parts.teacher)
+                outcome.teacher.append(mesh.tp.gathered(parts.teacher, -1))
                 outcome.features.append(parts.features)
         if keep_outputs and images is not None and clips is not None:
             # Neighbouring frames of a clip resemble each other by nature; independent images are the better witness.
@@ -99,7 +104,10 @@ class TrainStep:
             # Every parameter steps every time, so that the optimizer's state exists for all of them from the first step on.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        outcome.grad_norm = clip_grad_norm(self.parameters, self.config.optim.grad_clip)
+        if mesh.tp.size > 1 and parallel.sequence_parallel:
+            sum_partial(self._named, mesh.tp)
+        outcome.grad_norm = clip_grad_norm(self.parameters, self.config.optim.grad_clip, divided=self._divided, tp=mesh.tp)
+        outcome.losses = _means(outcome.losses, mesh.data)
         return outcome
 
     def _losses(self, images: ImageBatch | None, clips: ClipBatch | None, teacher_temp: float) -> Iterator[LossParts]:
@@ -132,11 +140,12 @@ class TrainStep:
             "step": counters.step,
             "losses": {name: repr(value.item()) for name, value in outcome.losses.items()},
             "grad_norm": repr(outcome.grad_norm.item()),
-            "image_samples": [] if images is None else images.sample_ids.tolist(),
-            "clip_samples": [] if clips is None else clips.sample_ids.tolist(),
+            "image_samples": [] if images is None else self._of_all(images.sample_ids),
+            "clip_samples": [] if clips is None else self._of_all(clips.sample_ids),
         }
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if self.state.mesh.writes:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
         if counters.bad_streak >= limit:
             raise NonFiniteError(
                 f"{counters.bad_streak} steps in a row had a non-finite loss or gradient, the last was step {counters.step} "
@@ -144,8 +153,18 @@ class TrainStep:
                 "or train.dtype=float32, and start again: the run resumes from its last checkpoint"
             )
 
+    def _of_all(self, sample_ids: Tensor) -> list[int]:
+        return sorted(self.state.mesh.data.gathered(sample_ids.to(self.device)).tolist())
 
-def _all_finite(*scalars: Tensor) -> bool:
+
+def _means(losses: dict[str, Tensor], data: Group) -> dict[str, Tensor]:
+    """Losses of all processes from those of each."""
+    if data.size == 1:
+        return losses
+    return dict(zip(losses, data.mean(torch.stack([value.float() for value in losses.values()])).unbind(), strict=True))
+
+
+def _all_finite(*scalars: Tensor, world: Group) -> bool:
     """Whether all are finite on all processes: the one synchronisation with the device in a step."""
     bad = ~torch.isfinite(torch.stack([scalar.float() for scalar in scalars])).all()
-    return not bool(collectives.all_reduce_max(bad.float()).item())
+    return not bool(world.max(bad.float()).item())

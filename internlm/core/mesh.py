@@ -1,0 +1,141 @@
+"""Which processes train together and how: the mesh dp_replicate × dp_shard × tp, from the launch environment.
+
+``torchrun`` and ``srun`` both say how many processes there are. A world of one opens no process group at all.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from .collectives import ALONE, Group
+
+AXES = ("dp_replicate", "dp_shard", "tp")
+
+
+class MeshError(ValueError):
+    """The processes that were started are not those that the configuration asks for."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The processes of a run. ``data``: those that see different samples; ``tp``: those that share each layer; ``world``: all.
+
+    ``shards`` is the mesh that ``fully_shard`` takes; None where a process trains alone.
+    """
+
+    world: Group = ALONE
+    data: Group = ALONE
+    tp: Group = ALONE
+    shards: DeviceMesh | None = None
+
+    @property
+    def alone(self) -> bool:
+        """True for a world of one."""
+        return self.shards is None
+
+    @property
+    def writes(self) -> bool:
+        """True on the process that writes the run's files."""
+        return self.world.rank == 0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher says about this process."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    by: str = "python"
+
+
+def read_launch(environment: dict[str, str] | None = None) -> Launch:
+    """This process's place according to torchrun (RANK, …) or else srun (SLURM_PROCID, … of a job step)."""
+    env = os.environ if environment is None else environment
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return Launch(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")), "torchrun")
+    # Of the step, not of the job: a batch script's own process sees the job's task count although it runs alone.
+    if "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:
+        rank, local = int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", "0"))
+        return Launch(rank, int(env["SLURM_STEP_NUM_TASKS"]), local, "srun")
+    return Launch()
+
+
+@contextmanager
+def open_mesh(shape: tuple[int, int, int], device: torch.device, timeout_minutes: float = 10) -> Iterator[Mesh]:
+    """Join the other processes of the launch and lay them out; leaves the process group when done.
+
+    ``shape``: sizes of dp_replicate, dp_shard and tp. A process group that exists already is used and kept. Backend: NCCL on
+    CUDA (gloo beside it for what lies in main memory), gloo on the CPU. Raises MeshError when the product of the sizes is not
+    the number of started processes.
+    """
+    launch = read_launch()
+    world = dist.get_world_size() if dist.is_initialized() else launch.world
+    _check(shape, world)
+    if world == 1:
+        yield Mesh()
+        return
+    own = not dist.is_initialized()
+    if own:
+        _join(launch, device, timedelta(minutes=timeout_minutes))
+    try:
+        yield _mesh(shape, device)
+    finally:
+        if own:
+            dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process among those of its machine: ``cuda`` → ``cuda:<local rank>``, made current."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    own = torch.device("cuda", read_launch().local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(own)
+    return own
+
+
+def _check(shape: tuple[int, int, int], world: int) -> None:
+    asked = shape[0] * shape[1] * shape[2]
+    if asked == world:
+        return
+    text = " × ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
+    hint = f"start it with torchrun --nproc_per_node {asked}, or " if world == 1 else ""
+    raise MeshError(
+        f"parallel asks for {text} = {asked} processes and {world} {'was' if world == 1 else 'were'} started; "
+        f"{hint}set parallel.dp_shard (or dp_replicate, tp) so that the product is {world}"
+    )
+
+
+def _join(launch: Launch, device: torch.device, timeout: timedelta) -> None:
+    if launch.by == "srun":
+        os.environ.setdefault("MASTER_ADDR", _first_host(os.environ["SLURM_STEP_NODELIST"]))
+        # Every process of the job finds the same port without talking; ids are consecutive, so jobs on one node differ.
+        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world, timeout=timeout)
+
+
+def _first_host(nodes: str) -> str:
+    if "[" not in nodes:
+        return nodes.split(",")[0]
+    found = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return found.stdout.split()[0]
+
+
+def _mesh(shape: tuple[int, int, int], device: torch.device) -> Mesh:
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
+    data = mesh["dp_replicate", "dp_shard"]._flatten("dp")
+    shards = mesh["dp_replicate", "dp_shard"] if shape[0] > 1 else mesh["dp_shard"]
+    world = Group(dist.group.WORLD, dist.get_world_size(), dist.get_rank())
+    return Mesh(world, _group(data), _group(mesh["tp"]), shards)
+
+
+def _group(axis: DeviceMesh) -> Group:
+    return Group(axis.get_group(), axis.size(), axis.get_local_rank())

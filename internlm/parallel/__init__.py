@@ -1,0 +1,1 @@
+"""How one model is divided over many processes; the model itself knows nothing of it."""
