@@ -1,6 +1,8 @@
 """Diffusion policy, transformer variant (Chi et al., RSS 2023): future poses denoised step by step, given past poses.
 
-Training: DDPM noise prediction on a squared-cosine schedule. Sampling: DDIM without noise. Written from the papers.
+Training: DDPM on a squared-cosine schedule, the network estimating the clean motion (Ramesh et al. 2022, as in human motion
+diffusion, Tevet et al. 2023): a noise estimate would be divided by almost nothing at the first of few sampling steps.
+Sampling: DDIM without noise. Written from the papers.
 """
 
 import math
@@ -34,18 +36,18 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("mask", torch.ones(future, future).triu(1).bool(), persistent=False)
 
     def forward(self, noisy: Tensor, level: Tensor, past: Tensor) -> Tensor:
-        """Noise estimate ``[B, O, D]`` for noisy offsets ``[B, O, D]`` at ``level`` int64 [B], given ``past`` ``[B, I, D]``."""
+        """Clean offsets ``[B, O, D]`` of noisy ones ``[B, O, D]`` at ``level`` int64 [B], given ``past`` ``[B, I, D]``."""
         condition = torch.cat((self.level(sinusoids(level, self.position.shape[1]))[:, None], self.read_past(past)), dim=1)
         hidden = self.decoder(self.read_noisy(noisy) + self.position, condition + self.past_position, tgt_mask=self.mask)
         return self.read_out(hidden)
 
     def loss(self, past: Tensor, future: Tensor, visible: Tensor) -> Tensor:
-        """Mean squared error of the noise over ``visible`` ``[B, O, D]``; ``past``, ``future`` ``[B, ., D]`` metres."""
+        """Mean squared error of the clean offsets over ``visible`` ``[B, O, D]``; ``past``, ``future`` ``[B, ., D]`` metres."""
         clean = (future - past[:, -1:]) / self.scale
         level = torch.randint(self.noise_steps, (len(past),))
         noise, kept = torch.randn_like(clean), self.kept[level][:, None, None]
         estimate = self(kept.sqrt() * clean + (1 - kept).sqrt() * noise, level, past)
-        return ((estimate - noise).square() * visible).sum() / visible.sum().clamp(min=1)
+        return ((estimate - clean).square() * visible).sum() / visible.sum().clamp(min=1)
 
     def sample(self, past: Tensor, *, steps: int = 10, samples: int = 1, seed: int = 0) -> Tensor:
         """``[B, I, D]`` -> ``[B, O, D]``: the mean of ``samples`` draws."""
@@ -55,8 +57,8 @@ class DiffusionPolicy(nn.Module):
             levels = torch.linspace(self.noise_steps - 1, 0, steps).round().long().tolist()
             for now, later in zip(levels, [*levels[1:], None]):
                 kept = self.kept[now]
-                noise = self(x, torch.full((len(x),), now), past)
-                clean = ((x - (1 - kept).sqrt() * noise) / kept.sqrt()).clamp(-LIMIT, LIMIT)
+                clean = self(x, torch.full((len(x),), now), past).clamp(-LIMIT, LIMIT)
+                noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()
                 next_kept = self.kept[later] if later is not None else torch.ones(())
                 x = next_kept.sqrt() * clean + (1 - next_kept).sqrt() * noise
             total = total + x
