@@ -13,7 +13,8 @@ SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # passed on to the processes; torchrun alone
 def torchrun_words(words: Sequence[str], *, processes: int, max_restarts: int, grace: int) -> list[str]:
     """Arguments of torchrun that run ``egoagent`` with these words in so many processes of this machine."""
     options = [
-        "--standalone",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",  # a free port, as --standalone means it
         f"--nproc-per-node={processes}",
         f"--max-restarts={max_restarts}",
         f"--signals-to-handle={SIGNALS}",

@@ -26,6 +26,7 @@ def slurm(cluster, folder, monkeypatch):  # noqa: F811
     monkeypatch.setenv("SLURM_CONF", str(cluster))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")  # tasks unpickle
     monkeypatch.chdir(folder)
 
     def call(*words: str) -> str:
@@ -100,8 +101,9 @@ def test_preempted_on_two_nodes_queued_again_and_finished(slurm, tmp_path):
     job = str(submit(task, options).job_id)
     runs = [tmp_path / "0", tmp_path / "1"]
     until(lambda: all(steps(run) and steps(run)[-1] >= 10 for run in runs), "both nodes to train")
+    before = int(job_field(slurm, job, "Restarts"))
     slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 3")
-    until(lambda: int(job_field(slurm, job, "Restarts")) >= 1, "the preempted job to be queued again")
+    until(lambda: int(job_field(slurm, job, "Restarts")) > before, "the preempted job to be queued again")
     stopped_at = [steps(run)[-1] for run in runs]
     assert all(checkpoints(run) for run in runs) and all(step < total for step in stopped_at)
     # Slurm lets a job that was queued again wait for up to two minutes.
