@@ -1,0 +1,254 @@
+"""Two and four processes train as one does: losses, gradient norms, weights and optimizer states after five steps, any mesh.
+
+Every process of a world runs all cases in turn, so that processes are started three times in all.
+"""
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from train_samples import clip_batch, image_batch, tiny_config
+
+from internlm.checkpoint.manager import CheckpointManager
+from internlm.core.mesh import MeshError, open_mesh, read_launch
+from internlm.monitor.metrics import read_metrics
+from internlm.train import loop
+from internlm.train.state import build_state
+from internlm.train.step import TrainStep
+
+pytestmark = pytest.mark.timeout(1200)  # of which the first test's fixture takes nearly all
+CPU = torch.device("cpu")
+STEPS, SAVED = 5, 3  # optimizer steps, and how many come before the checkpoint
+GLOBAL = 4  # images and clips of a step over all processes
+TOLERANCE = 1e-5
+
+# What is trained: the one process's figures that each mesh must repeat.
+RUNS = {
+    "pretrain": dict(stage="pretrain"),
+    "joint": dict(stage="joint"),
+    "blind": dict(stage="joint"),  # every second clip has no visible pose: the whole batch of one process of two
+    "sinkhorn": dict(stage="joint", loss={"targets": "sinkhorn", "koleo_weight": 0.1, "row_chunk": 3}),
+    "pieces": dict(stage="joint", train={"accumulation": 2}),
+}
+# Continued from one process's checkpoint and from their own.
+RESUMED = {2: ("zero 3", "tp, sequence"), 4: ("dp × tp", "hsdp")}
+FULL = {"activation_checkpointing": "full"}
+SELECTIVE = {"activation_checkpointing": "selective"}
+CASES = {
+    2: {
+        "zero 3": ("joint", dict(dp_shard=2)),
+        "zero 2": ("joint", dict(dp_shard=2, zero=2)),
+        "replicate": ("joint", dict(dp_replicate=2)),
+        "stage 1": ("pretrain", dict(dp_shard=2)),
+        "stage 1, zero 2": ("pretrain", dict(dp_shard=2, zero=2)),
+        "one blind": ("blind", dict(dp_shard=2)),
+        "sinkhorn": ("sinkhorn", dict(dp_shard=2, **FULL)),
+        "accumulation": ("pieces", dict(dp_shard=2, zero=2, **SELECTIVE)),
+        "tp": ("joint", dict(tp=2, sequence_parallel=False)),
+        "tp, sequence": ("joint", dict(tp=2)),
+        "tp, sequence, full": ("blind", dict(tp=2, **FULL)),
+        "tp, selective": ("pretrain", dict(tp=2, **SELECTIVE)),
+        "tp, sinkhorn": ("sinkhorn", dict(tp=2)),
+        "tp, stage 1": ("pretrain", dict(tp=2, sequence_parallel=False)),
+    },
+    4: {
+        "dp": ("joint", dict(dp_shard=4)),
+        "dp, stage 1": ("pretrain", dict(dp_shard=4, zero=2)),
+        "hsdp": ("joint", dict(dp_replicate=2, dp_shard=2)),
+        "hsdp, stage 1": ("pretrain", dict(dp_replicate=2, dp_shard=2, **FULL)),
+        "dp × tp": ("joint", dict(dp_shard=2, tp=2)),
+        "dp × tp, plain": ("blind", dict(dp_shard=2, tp=2, sequence_parallel=False, **FULL)),
+        "dp × tp, stage 1": ("pretrain", dict(dp_shard=2, tp=2)),
+        "dp × tp, sinkhorn": ("sinkhorn", dict(dp_shard=2, tp=2, zero=2)),
+        "replicate × tp": ("pieces", dict(dp_replicate=2, tp=2)),
+    },
+}
+
+
+def configured(run: str, parallel: dict, data: int):
+    sections = {name: value for name, value in RUNS[run].items() if name not in ("stage", "train")}
+    stage = RUNS[run]["stage"]
+    own = GLOBAL // data
+    train = {"image_batch": own, "clip_batch": own if stage == "joint" else 0} | RUNS[run].get("train", {})
+    if train.get("accumulation", 1) > own:
+        pytest.fail("a case has more pieces than samples")
+    return tiny_config(stage=stage, train=train, parallel=parallel, **sections)
+
+
+def share(batch, rank: int, world: int):
+    """What StepPlan gives a process: every world-th sample of the step's run of positions."""
+    return type(batch)(**{field.name: getattr(batch, field.name)[rank::world] for field in fields(batch)})
+
+
+def inputs(run: str, step: int, rank: int, world: int):
+    images = share(image_batch(step, GLOBAL), rank, world)
+    if RUNS[run]["stage"] == "pretrain":
+        return images, None
+    clips = clip_batch(step, GLOBAL)
+    if run == "blind":
+        visible = clips.visible.clone()
+        visible[1::2] = False
+        clips = replace(clips, visible=visible, poses=clips.poses * visible[..., None])
+    return images, share(clips, rank, world)
+
+
+def train(run: str, parallel: dict, folder: Path, resume_from: str | None = None) -> dict:
+    """Figures of every step and, on the process that writes, the whole tensors at the end.
+
+    ``resume_from``: name of a case whose checkpoint the run continues from.
+    """
+    shape = tuple(parallel.get(axis, 1) for axis in ("dp_replicate", "dp_shard", "tp"))
+    with open_mesh(shape, CPU) as mesh:
+        config = configured(run, parallel, mesh.data.size)
+        state = build_state(config, CPU, mesh)
+        step = TrainStep(config, state, folder, torch.float32)
+        losses, norms = [], []
+        if resume_from:
+            state.restore(CheckpointManager(folder / resume_from).load())
+        for number in range(state.counters.step, STEPS):
+            outcome = step(*inputs(run, number, mesh.data.rank, mesh.data.size), keep_outputs=True)
+            assert outcome.finite and all(teacher.shape[-1] == config.model.prototypes for teacher in outcome.teacher)
+            losses.append({name: float(value) for name, value in outcome.losses.items()})
+            norms.append(float(outcome.grad_norm))
+            if number + 1 == SAVED:
+                parts = state.tensors()
+                if mesh.writes:
+                    CheckpointManager(folder / f"{mesh.world.size} {run} {shape}").save(SAVED, parts, state.meta(config))
+                mesh.world.max(torch.zeros(()))
+        tensors = state.tensors()
+        counters = dict(vars(state.counters))
+    return {"losses": losses, "norms": norms, "tensors": tensors, "counters": counters}
+
+
+def run_loop(index: int, folder: Path) -> None:
+    """A run of the training loop on two processes, once whole and once stopped by a signal that only the second process gets."""
+
+    def source(start: int, *, stop_at: int | None):
+        for step in range(start, 8):
+            if step == stop_at and index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield inputs("joint", step, index, 2)
+
+    def run(name: str, stop_at: int | None = None):
+        train = {"image_batch": 2, "clip_batch": 2}
+        config = tiny_config(folder / name, train=train, parallel={"dp_shard": 2})
+        return loop.train(config, batches=lambda start: source(start, stop_at=stop_at))
+
+    assert run("whole").finished
+    stopped = run("stopped", stop_at=4)
+    assert (stopped.finished, stopped.step, stopped.stopped_by is None) == (False, 5, False)
+    assert run("stopped").finished
+
+
+def child(index: int, world: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(index), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if world > 1:
+        dist.init_process_group("gloo", rank=index, world_size=world)
+    cases = CASES.get(world, {run: (run, {}) for run in RUNS})
+    for name, (run, parallel) in cases.items():
+        try:
+            result = train(run, parallel, folder)
+        except Exception as error:
+            raise RuntimeError(f"case {name!r}") from error
+        if index == 0:
+            torch.save(result, folder / f"{world} {name}.pt")
+    for name in RESUMED.get(world, ()):
+        run, parallel = cases[name]
+        shape = tuple(parallel.get(axis, 1) for axis in ("dp_replicate", "dp_shard", "tp"))
+        for source in (f"1 {run} (1, 1, 1)", f"{world} {run} {shape}"):
+            result = train(run, parallel, folder, source)
+            if index == 0:
+                torch.save(result, folder / f"{world} {name} from {source}.pt")
+    if world == 2:
+        run_loop(index, folder)
+    if world > 1:
+        dist.destroy_process_group()
+
+
+class Results:
+    """(world, case) -> what its training gave."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, world: int, name: str) -> dict:
+        return torch.load(self.folder / f"{world} {name}.pt")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """All cases, trained."""
+    folder = tmp_path_factory.mktemp("parity")
+    for world in (1, *CASES):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        mp.start_processes(child, (world, port, folder), nprocs=world, start_method="fork")
+    return Results(folder)
+
+
+@pytest.mark.parametrize(("world", "name"), [(world, name) for world, cases in CASES.items() for name in cases])
+def test_parity_with_one_process(results, world, name):
+    run, _ = CASES[world][name]
+    expected, found = results(1, run), results(world, name)
+    assert found["counters"] == expected["counters"]
+    for ours, theirs in zip(found["losses"], expected["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=TOLERANCE, abs=TOLERANCE)
+    # The toy head's outputs are tiny before they are normalised, which makes gradients of norm 1e4: rounding shows earlier.
+    assert found["norms"] == pytest.approx(expected["norms"], rel=5 * TOLERANCE)
+    near(found["tensors"], expected["tensors"])
+
+
+def near(found: dict, expected: dict) -> None:
+    for part, tensors in expected.items():
+        assert found[part].keys() == tensors.keys()
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(found[part][key], tensor, rtol=TOLERANCE, atol=TOLERANCE, msg=f"{part}.{key}")
+
+
+@pytest.mark.parametrize(("world", "name"), [(world, name) for world, names in RESUMED.items() for name in names])
+def test_a_checkpoint_continues_on_any_mesh(results, world, name):
+    run, parallel = CASES[world][name]
+    shape = tuple(parallel.get(axis, 1) for axis in ("dp_replicate", "dp_shard", "tp"))
+    foreign, own = results(world, f"{name} from 1 {run} (1, 1, 1)"), results(world, f"{name} from {world} {run} {shape}")
+    near(foreign["tensors"], results(1, run)["tensors"])
+    undisturbed = results(world, name)
+    assert own["losses"] == undisturbed["losses"][SAVED:] and own["norms"] == undisturbed["norms"][SAVED:]
+    for part, tensors in undisturbed["tensors"].items():
+        assert all(torch.equal(own["tensors"][part][key], tensor) for key, tensor in tensors.items()), part
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_continues_bitwise(results):
+    folder = results.folder
+    whole, stopped = (CheckpointManager(folder / name / "checkpoints") for name in ("whole", "stopped"))
+    assert whole.list() == stopped.list() == [6, 8]
+    for part, tensors in whole.load().parts.items():
+        other = stopped.load().parts[part]
+        assert tensors.keys() == other.keys() and all(torch.equal(other[key], tensor) for key, tensor in tensors.items()), part
+    first, second = ([(r["step"], r["loss"]) for r in read_metrics(folder / name)] for name in ("whole", "stopped"))
+    assert first == second and len(first) == 8
+
+
+def test_the_launch_is_read_from_torchrun_or_a_slurm_step():
+    slurm = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
+    found = read_launch(slurm)
+    assert (found.rank, found.world, found.local_rank, found.by) == (3, 8, 1, "srun")
+    assert read_launch(slurm | {"RANK": "1", "WORLD_SIZE": "2"}).by == "torchrun"
+    assert read_launch({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}).world == 1  # a batch script's own process runs alone
+
+
+def test_another_number_of_processes_than_the_mesh_has_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MeshError, match=r"= 4 processes and 2 were started; set parallel.dp_shard"), open_mesh((1, 2, 2), CPU):
+        pass
