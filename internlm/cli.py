@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("internlm.train.command", "train a config: egoagent train CONFIG [section.key=value ...]"),
     "launch": ("internlm.launch.command", "train on several GPUs of this machine, or as a job of a Slurm cluster"),
     "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),
+    "plan": ("internlm.launch.plan", "memory, bytes sent and step time of a config by mesh, before GPUs are asked for"),
     "eval": ("internlm.eval.command", "evaluate a checkpoint or stored features: knn, linear, retrieval or motion"),
     "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),
     "import": ("internlm.launch.import_upstream", "a checkpoint in the published project's layout becomes one of ours"),

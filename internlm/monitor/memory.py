@@ -12,11 +12,14 @@ Left out: the CUDA context, the allocator's slack and the communication buffers;
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from internlm.config.schema import Config
+from internlm.config.schema import Config, ModelConfig
 from internlm.loss.joint import JointLoss
+from internlm.model.backbone import ffn_width
+from internlm.model.block import Block
 from internlm.model.egoagent import EgoAgent
+from internlm.model.rope import RotaryEmbedding
 
 from .flops import clip_inputs, count
 
@@ -50,13 +53,17 @@ def estimate(config: Config, agent: EgoAgent, *, images: int, clips: int) -> Mem
         optimizer=8 * trained // shards,
         observer=4 * observed // shards,
         working_copy=2 * copied // mesh.tp if half else 0,
-        activations=_activations(config, agent.to(torch.bfloat16) if half else agent, images, clips),
+        activations=activations(config, agent, images, clips),
     )
 
 
-def _activations(config: Config, agent: EgoAgent, images: int, clips: int) -> int:
-    """The larger of the image and the clip micro-step: each has its own backward pass."""
-    dtype = next(agent.parameters()).dtype
+def activations(config: Config, agent: EgoAgent, images: int, clips: int) -> int:
+    """Bytes that autograd keeps of a micro-step: the larger of its image and its clip part, each with a backward of its own.
+
+    Converts ``agent`` (on meta) to the compute dtype.
+    """
+    dtype = torch.float32 if config.train.dtype == "float32" else torch.bfloat16
+    agent.to(dtype)
     with torch.device("meta"):
         loss = JointLoss(config.loss, config.model.prototypes)
     model, crops = config.model, config.data.crops
@@ -77,7 +84,32 @@ def _activations(config: Config, agent: EgoAgent, images: int, clips: int) -> in
     return largest
 
 
-def _saved_bytes(agent: EgoAgent, forward) -> int:
+def block_bytes(
+    config: ModelConfig, batch: int, length: int, *, tp: int, sequence_parallel: bool, dtype: torch.dtype
+) -> int:
+    """Bytes that autograd keeps of one block on ``batch`` sequences of ``length`` tokens, its layers divided by ``tp``.
+
+    With sequence parallelism what lies between the layers (the block's inputs and its norms) is divided too.
+    """
+    inner = ffn_width(config.hidden_size, config.mlp_ratio, config.mlp_multiple_of)
+    hidden, heads = config.hidden_size, config.num_heads
+    with torch.device("meta"):
+        block = Block(hidden, heads, inner, config.norm_eps)
+        if tp > 1:
+            block.attention.qkv, block.attention.out = nn.Linear(hidden, 3 * hidden // tp), nn.Linear(hidden // tp, hidden)
+            block.mlp.gate, block.mlp.up = (nn.Linear(hidden, inner // tp, bias=False) for _ in range(2))
+            block.mlp.down = nn.Linear(inner // tp, hidden, bias=False)
+        rotary = RotaryEmbedding(hidden // heads, config.rope_base)(length, torch.device("meta"))
+    block.to(dtype)
+    tokens = torch.empty(batch, length, hidden, device="meta", dtype=dtype, requires_grad=True)
+    kept = _saved_bytes(block, lambda: block(tokens, rotary, None))
+    if not sequence_parallel:
+        return kept
+    between = _saved_bytes(block, lambda: (block.attention_norm(tokens), block.mlp_norm(tokens + 0)))
+    return kept - between + -(-between // tp)
+
+
+def _saved_bytes(agent: nn.Module, forward) -> int:
     """Bytes of the distinct storages that autograd saves during ``forward``, weights and attention matrices excluded."""
     weights = {parameter.untyped_storage()._cdata for parameter in agent.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}  # holding the storages keeps their ids from being reused
