@@ -115,7 +115,20 @@ THINGS: dict[str, tuple[float, float, str, str]] = {
     "toy": (0.16, 0.16, "dots", "dots"),
 }
 
-Builder = Callable[[np.random.Generator], Piece]
+Rng = np.random.Generator
+Builder = Callable[[Rng], Piece]
+
+
+@dataclass(frozen=True)
+class Furnishing:
+    """What a class of rooms holds. Musts are placed first; walls and islands fill what is left."""
+
+    musts: tuple[Builder, ...]  # along walls, one each
+    walls: tuple[Builder, ...]  # along walls, drawn again and again
+    islands: tuple[Builder, ...]  # free standing
+    hangings: tuple[Builder, ...]  # typical things on the wall
+    finishes: tuple[str, ...]  # patterns of the furniture's plain parts
+    shell: tuple[str, str]  # patterns of walls and floor
 
 
 def chair(rng: np.random.Generator) -> Piece:

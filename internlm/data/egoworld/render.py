@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from internlm.data.camera import rays
 from internlm.data.egoworld.rooms import Room
 from internlm.data.egoworld.textures import GLOW, LEVEL_OFFSETS, LEVELS, SIZE, TEXELS, bake
+from internlm.data.egoworld.tiles import Tiles, View
 
 if TYPE_CHECKING:
     from internlm.data.store import Camera
@@ -23,77 +23,6 @@ _ID_MASK = (1 << ID_BITS) - 1
 _FAR = np.float32(1e4)
 _NOISE_LEVEL = 3.0  # grey levels, standard deviation of the optional sensor noise
 DEFAULT_BODY_TINTS = np.array([[0.80, 0.60, 0.48], [0.30, 0.38, 0.60], [0.24, 0.24, 0.28], [0.85, 0.85, 0.82]], np.float32)
-
-
-class Tiles:
-    """The rays of a camera in square tiles, with four bounding planes each (camera frame). Dark pixels are left out
-    of the planes, and tiles without light are skipped."""
-
-    def __init__(self, camera: "Camera", side: int) -> None:
-        directions, valid = rays(camera)
-        self.height, self.width = valid.shape
-        down, across = -(-self.height // side), -(-self.width // side)
-        pad = ((0, down * side - self.height), (0, across * side - self.width))
-        directions = np.pad(directions, (*pad, (0, 0)), mode="edge")
-        valid = np.pad(valid, pad)
-        self.count, self.lanes = down * across, side * side
-        self.directions = self._cut(directions, side).transpose(2, 0, 1).copy()  # [3, T, lanes]
-        self.valid = self._cut(valid[..., None], side)[..., 0]  # [T, lanes]
-        place = np.arange(down * side * across * side).reshape(down * side, across * side)
-        order = self._cut(place[..., None], side).reshape(-1)
-        inverse = np.empty(order.size, np.intp)
-        inverse[order] = np.arange(order.size)
-        self.to_image = inverse.reshape(down * side, across * side)[: self.height, : self.width].reshape(-1).copy()
-        self.lit = self.valid.any(1)  # [T]
-        self.planes = self._bounding_planes()
-        # metres on a surface under one pixel, per metre of distance
-        self.pixel_angle = float(np.sqrt(_solid_angle(directions, valid)))
-
-    @staticmethod
-    def _cut(image: np.ndarray, side: int) -> np.ndarray:
-        rows, columns, channels = image.shape
-        tiles = image.reshape(rows // side, side, columns // side, side, channels).swapaxes(1, 2)
-        return tiles.reshape(-1, side * side, channels)
-
-    def _bounding_planes(self) -> np.ndarray:
-        """Inward unit normals [4, T, 3]: left, right, top and bottom of each tile's rays."""
-        x, y, z = self.directions
-        if (z[self.valid] <= 0.01).any():
-            raise ValueError("EgoWorld renders cameras with less than 178 degrees of view; a ray of this one looks backwards")
-        wide, tall = x / np.maximum(z, 0.01), y / np.maximum(z, 0.01)
-        lit = self.valid
-        lows = [np.where(lit, plane, np.inf).min(1) - 1e-4 for plane in (wide, tall)]
-        highs = [np.where(lit, plane, -np.inf).max(1) + 1e-4 for plane in (wide, tall)]
-        zero, one = np.zeros(self.count), np.ones(self.count)
-        normals = np.stack(
-            [
-                np.stack([one, zero, -lows[0]], -1),
-                np.stack([-one, zero, highs[0]], -1),
-                np.stack([zero, one, -lows[1]], -1),
-                np.stack([zero, -one, highs[1]], -1),
-            ]
-        )
-        normals[:, ~self.lit] = 0.0
-        return (normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)).astype(np.float32)
-
-
-def _solid_angle(directions: np.ndarray, valid: np.ndarray) -> float:
-    """Mean solid angle of a lit pixel, from the angle between neighbours."""
-    right = np.linalg.norm(np.diff(directions, axis=1), axis=-1)[:-1]
-    down = np.linalg.norm(np.diff(directions, axis=0), axis=-1)[:, :-1]
-    lit = valid[1:, 1:] & valid[:-1, :-1] & (right > 0) & (down > 0)
-    return float((right * down)[lit].mean())
-
-
-class _View:
-    """A camera pose's rays in world axes: eye [3], direction and inverse [3, T, lanes], tile planes [4, T, 3]."""
-
-    def __init__(self, tiles: Tiles, world_from_camera: np.ndarray) -> None:
-        rotation, self.eye = world_from_camera[:3, :3], world_from_camera[:3, 3]
-        self.direction = (rotation @ tiles.directions.reshape(3, -1)).reshape(3, tiles.count, tiles.lanes)
-        self.direction[np.abs(self.direction) < 1e-7] = 1e-7
-        self.inverse = 1.0 / self.direction
-        self.planes = tiles.planes @ rotation.T
 
 
 class Renderer:
@@ -165,7 +94,7 @@ class Renderer:
         object number -> its centre [3] in this frame; rng: adds sensor noise. Returns rgb uint8 [H, W, 3] and depth
         float32 [H, W], metres along the pixel's ray, 0 (and black) where the lens carries no light.
         """
-        view = _View(self.tiles, np.asarray(world_from_camera, np.float32))
+        view = View(self.tiles, np.asarray(world_from_camera, np.float32))
         boxes = self._boxes_now(moved)
         distance, face = self._cast_boxes(boxes, view)
         colour = self._shade(boxes, view, distance, face)
@@ -182,7 +111,7 @@ class Renderer:
             boxes[thing.box] = np.stack([centre - thing.half_size, centre + thing.half_size])
         return boxes
 
-    def _cast_boxes(self, boxes: np.ndarray, view: "_View") -> tuple[np.ndarray, np.ndarray]:
+    def _cast_boxes(self, boxes: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
         """Nearest solid of every ray: distance float32 [T*lanes] and face number (6 per box, shell last)."""
         corner, inverse = boxes - view.eye, view.inverse  # [M+1, 2, 3], [3, T, lanes]
         tiles, solids = self._pairs(corner[:-1], view.planes)
@@ -221,7 +150,7 @@ class Renderer:
         ahead = ahead.reshape(4, self.tiles.count, -1)
         return np.nonzero((ahead.min(0) >= 0) & self.tiles.lit[:, None])
 
-    def _exact(self, corner: np.ndarray, box: np.ndarray, view: "_View") -> tuple[np.ndarray, np.ndarray]:
+    def _exact(self, corner: np.ndarray, box: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
         """Distance and face of each ray's winner, in full precision."""
         shell = box == _ID_MASK
         box = np.where(shell, np.int32(len(corner) - 1), box)
@@ -242,7 +171,7 @@ class Renderer:
         face = np.where(best2, enters[2][0], np.where(best01, enters[1][0], enters[0][0]))
         return distance, face
 
-    def _shade(self, boxes: np.ndarray, view: "_View", distance: np.ndarray, face: np.ndarray) -> np.ndarray:
+    def _shade(self, boxes: np.ndarray, view: View, distance: np.ndarray, face: np.ndarray) -> np.ndarray:
         """Colours float32 [3, T*lanes] in 0..1."""
         ray, slope = view.direction.reshape(3, -1), view.inverse.reshape(3, -1)
         x, y, z = (ray[axis] * distance + view.eye[axis] for axis in range(3))
@@ -278,7 +207,7 @@ class Renderer:
         wall = np.minimum(np.minimum(z, size[2] - z) * 2.5 + 0.65, 1.0)
         return np.where(floor, self._floor_light[row, column], np.where(face >= len(self.boxes) * 6 - 6, wall, 1.0))
 
-    def _draw_capsules(self, capsules: np.ndarray, view: "_View", distance: np.ndarray, colour: np.ndarray) -> None:
+    def _draw_capsules(self, capsules: np.ndarray, view: View, distance: np.ndarray, colour: np.ndarray) -> None:
         """Paint the body over the frame where it is nearer; changes distance and colour."""
         start, end, radius = capsules[:, 0:3] - view.eye, capsules[:, 3:6] - view.eye, capsules[:, 6]
         ahead = np.maximum(view.planes @ start.T, view.planes @ end.T) + radius

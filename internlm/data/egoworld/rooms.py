@@ -11,8 +11,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from internlm.data.egoworld.furniture import DISTRACTORS, FINISH, FINISHES, HANGINGS, PALETTE, Builder, Part, Piece
-from internlm.data.egoworld.pieces import FURNISHINGS, Furnishing
+from internlm.data.egoworld.furniture import DISTRACTORS, FINISH, FINISHES, HANGINGS, PALETTE, Builder, Furnishing, Part, Piece
+from internlm.data.egoworld.pieces import FURNISHINGS
 from internlm.data.egoworld.textures import REPEAT_M, TEXTURE_ID
 
 PLACES: tuple[str, ...] = ("kitchen", "bedroom", "bathroom", "office", "library", "living_room", "workshop", "gym")

@@ -1,0 +1,106 @@
+"""The pattern atlas of EgoWorld: small procedural drawings that give furniture and walls their look."""
+
+import functools
+
+import numpy as np
+
+from internlm.data.egoworld.textures import decor, fittings, storage, surfaces
+from internlm.data.egoworld.textures.canvas import SIZE, Pattern
+
+LEVELS = 6  # mip levels: 64, 32, ... 2 texels wide
+LEVEL_OFFSETS = tuple(int(sum((SIZE >> i) ** 2 for i in range(level))) for level in range(LEVELS))
+TEXELS = int(sum((SIZE >> i) ** 2 for i in range(LEVELS)))  # of one pattern over all mip levels
+
+SURFACES: dict[str, Pattern] = {
+    "plain": Pattern(surfaces.plain, 1.0),
+    "noise": Pattern(surfaces.noise, 0.8),
+    "wood": Pattern(surfaces.wood, 0.8),
+    "planks": Pattern(surfaces.planks, 0.9),
+    "bricks": Pattern(surfaces.bricks, 0.6),
+    "tiles2": Pattern(surfaces.tiles(2), 0.7),
+    "tiles4": Pattern(surfaces.tiles(4), 0.8),
+    "checker": Pattern(surfaces.checker, 0.8),
+    "stripes_v": Pattern(surfaces.stripes(False), 0.6),
+    "stripes_h": Pattern(surfaces.stripes(True), 0.6),
+    "dots": Pattern(surfaces.dots, 0.5),
+    "diamonds": Pattern(surfaces.diamonds, 0.6),
+    "weave": Pattern(surfaces.weave, 0.5),
+    "panels": Pattern(surfaces.panels, 0.6),
+}
+FRONTS: dict[str, Pattern] = {
+    "books3": Pattern(storage.books(3), 0),
+    "books4": Pattern(storage.books(4), 0),
+    "books5": Pattern(storage.books(5), 0),
+    "books1": Pattern(storage.books(1), 0),
+    "drawers1": Pattern(storage.drawers(1), 0),
+    "drawers2": Pattern(storage.drawers(2), 0),
+    "drawers3": Pattern(storage.drawers(3), 0),
+    "drawers4": Pattern(storage.drawers(4), 0),
+    "drawers6": Pattern(storage.drawers(5, 2), 0),
+    "doors1": Pattern(storage.doors(1), 0),
+    "doors2": Pattern(storage.doors(2), 0),
+    "doors3": Pattern(storage.doors(3), 0),
+    "fridge": Pattern(storage.fridge, 0),
+    "oven": Pattern(fittings.oven, 0),
+    "burners": Pattern(fittings.burners, 0),
+    "sink": Pattern(fittings.sink, 0),
+    "basins": Pattern(fittings.basins, 0),
+    "screen_text": Pattern(fittings.screen(0), 0, glow=True),
+    "screen_chart": Pattern(fittings.screen(1), 0, glow=True),
+    "screen_film": Pattern(fittings.screen(2), 0, glow=True),
+    "keyboard": Pattern(fittings.keyboard, 0),
+    "pillow": Pattern(decor.pillow, 0),
+    "quilt": Pattern(decor.quilt, 0),
+    "folds": Pattern(decor.folds, 0),
+    "cushions": Pattern(decor.cushions, 0),
+    "mirror": Pattern(fittings.mirror, 0),
+    "window": Pattern(fittings.window, 0, glow=True),
+    "door": Pattern(fittings.door, 0),
+    "picture0": Pattern(decor.picture(0), 0),
+    "picture1": Pattern(decor.picture(1), 0),
+    "picture2": Pattern(decor.picture(2), 0),
+    "pegboard": Pattern(storage.pegboard, 0),
+    "grille": Pattern(fittings.grille, 0),
+    "towels": Pattern(decor.towels, 0),
+    "washer": Pattern(fittings.washer, 0),
+    "belt": Pattern(fittings.belt, 0),
+    "crockery": Pattern(storage.crockery, 0),
+    "weights": Pattern(storage.weights, 0),
+    "disc": Pattern(fittings.disc_pattern, 0),
+    "clock": Pattern(fittings.clock, 0),
+    "whiteboard": Pattern(fittings.whiteboard, 0),
+    "leaves": Pattern(decor.leaves, 0),
+    "fire": Pattern(fittings.fire, 0, glow=True),
+    "label": Pattern(storage.label, 0),
+    "lumber": Pattern(storage.lumber, 0),
+    "files": Pattern(storage.files, 0),
+    "bars": Pattern(storage.bars, 0),
+    "clothes": Pattern(storage.clothes, 0),
+    "curtain": Pattern(decor.curtain, 0),
+}
+PATTERNS: dict[str, Pattern] = {**SURFACES, **FRONTS}
+TEXTURE_ID: dict[str, int] = {name: i for i, name in enumerate(PATTERNS)}
+REPEAT_M = np.array([pattern.repeat_m for pattern in PATTERNS.values()], np.float32)
+GLOW = np.array([pattern.glow for pattern in PATTERNS.values()])
+
+
+@functools.cache
+def atlas() -> tuple[np.ndarray, np.ndarray]:
+    """All patterns, the same in every run: luminance float32 [K,64,64] in 0..1 and colour slot uint8 [K,64,64]."""
+    canvases = [pattern.draw(np.random.default_rng([7, i])) for i, pattern in enumerate(PATTERNS.values())]
+    light = np.stack([np.clip(canvas.light / 255, 0.02, 1) for canvas in canvases])
+    return light.astype(np.float32), np.stack([canvas.slot for canvas in canvases])
+
+
+def bake(texture: int, colours: np.ndarray) -> np.ndarray:
+    """One pattern painted with four colours [4,3] (0..1): float32 [3, TEXELS], its mip levels one after another.
+
+    Levels are averaged in colour, so that a far pattern keeps its mean and does not flicker.
+    """
+    light, slot = atlas()
+    image = np.asarray(colours, np.float32).T[:, slot[texture]] * light[texture]  # [3, 64, 64]
+    levels = [image]
+    for _ in range(1, LEVELS):
+        image = (image[:, ::2, ::2] + image[:, 1::2, ::2] + image[:, ::2, 1::2] + image[:, 1::2, 1::2]) * np.float32(0.25)
+        levels.append(image)
+    return np.concatenate([level.reshape(3, -1) for level in levels], 1)
