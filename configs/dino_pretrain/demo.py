@@ -46,7 +46,7 @@ data = dict(
     workers=1,
 )
 optim = dict(
-    lr=2e-3, final_lr=2e-5, weight_decay_end=0.04, momentum=0.99, momentum_end=0.99, freeze_prototypes_steps=1_000_000_000
+    lr=2e-3, final_lr=2e-5, weight_decay_end=0.04, momentum=0.99, momentum_end=0.99, freeze_prototypes_steps=None
 )
 train = dict(steps=450, image_batch=48, accumulation=1, checkpoint_every=200)
 monitor = dict(health_every=20)

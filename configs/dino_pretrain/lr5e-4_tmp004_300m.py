@@ -30,7 +30,6 @@ loss = dict(
 )
 data = dict(
     images=[f"data/wtour/Walking_Tour_{tour}" for tour in TOURS] + ["data/stores/egoexo4d"],
-    epoch_samples=FRAMES,
     crops=dict(local_crops=6, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4)),
 )
 optim = dict(

@@ -81,7 +81,7 @@ TRUNK: dict[str, Rule] = {
 
 RULES: dict[str, Rule] = {
     "JOB_NAME": Map("job_name"),
-    "LEN_DATASET": Map("data.epoch_samples"),
+    "LEN_DATASET": Ignore("an epoch is the data on disk; schedules run over train.steps"),
     "model_type": Only(("INTERNLM_VQGAN",), "there is one trunk"),
     "teacher_type": Only(("INTERNLM_VQGAN",), "there is one trunk"),
     "teacher_ckpt_folder": Ignore("the observer starts as a copy of the predictor and is saved beside it"),

@@ -153,7 +153,6 @@ class DataConfig(Section):
     crops: CropConfig = CropConfig()
     clip: ClipConfig = ClipConfig()
     frame_stride: Positive = Field(1, description="use every n-th stored frame of a take as an image sample")
-    epoch_samples: Positive | None = Field(None, description="images that count as an epoch; None = the data on disk")
     max_broken_share: Share = 0.01
     workers: int = Field(2, ge=0)
 
@@ -172,7 +171,7 @@ class OptimConfig(Section):
     grad_clip: float = Field(1.0, gt=0)
     momentum: Share = Field(0.996, description="observer EMA at step 0")
     momentum_end: Share = 1.0
-    freeze_prototypes_steps: int = Field(0, ge=0)
+    freeze_prototypes_steps: int | None = Field(0, ge=0, description="first steps in which they stay as drawn; None = all")
 
 
 class TrainConfig(Section):

@@ -84,7 +84,8 @@ def open_mesh(shape: tuple[int, int, int], device: torch.device, timeout_minutes
         return
     own = not dist.is_initialized()
     if own:
-        _join(launch, device, timedelta(minutes=timeout_minutes))
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        join(launch, backend, timedelta(minutes=timeout_minutes))
     try:
         yield _mesh(shape, device)
     finally:
@@ -113,12 +114,12 @@ def _check(shape: tuple[int, int, int], world: int) -> None:
     )
 
 
-def _join(launch: Launch, device: torch.device, timeout: timedelta) -> None:
+def join(launch: Launch, backend: str, timeout: timedelta) -> None:
+    """Open the process group of a launch of several processes."""
     if launch.by == "srun":
         os.environ.setdefault("MASTER_ADDR", _first_host(os.environ["SLURM_STEP_NODELIST"]))
         # Every process of the job finds the same port without talking; ids are consecutive, so jobs on one node differ.
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=launch.rank, world_size=launch.world, timeout=timeout)
 
 

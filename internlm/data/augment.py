@@ -14,7 +14,6 @@ from torch import Tensor
 from internlm.config.schema import ClipConfig, CropConfig
 
 from .view import MEAN, STD, per_channel, resize
-from .view import normalise as normalise  # the evaluation's, for those that take both from here
 
 LUMA = (0.2989, 0.587, 0.114)
 ASPECT = (3 / 4, 4 / 3)

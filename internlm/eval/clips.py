@@ -9,9 +9,9 @@ from torch import Tensor
 from internlm.config.schema import Config
 from internlm.core.collectives import rank, world_size
 from internlm.core.init import autocast
-from internlm.data.augment import normalise
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
+from internlm.data.view import normalise
 from internlm.model.egoagent import EgoAgent, EgoNetwork
 
 from .errors import EvalError

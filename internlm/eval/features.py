@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from internlm.core.init import autocast
-from internlm.data.augment import normalise
 from internlm.data.frames import DataError, ImageSource
 from internlm.data.loader import View, evaluation_images
+from internlm.data.view import normalise
 from internlm.model.egoagent import EgoNetwork
 
 from .errors import EvalError

@@ -1,11 +1,12 @@
 """Options of the evaluations on labelled images (kNN, linear probe): where model, images and features come from."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_common, add_model, load
+from .options import add_common, add_model, finish, load
 
 if TYPE_CHECKING:
     from internlm.config.schema import Config
@@ -56,6 +57,16 @@ def add_images(parser: argparse.ArgumentParser, *, choices: bool = False) -> Non
     parser.add_argument("--imgnet", type=int, help="upstream's name: number of classes; fewer than there are need --class-list")
 
 
+def run_on_images(args: argparse.Namespace, evaluate: Callable[[argparse.Namespace], tuple[dict, dict, list]]) -> int:
+    """Evaluate on all processes of the launch; process 0 prints and writes what ``evaluate`` returns for ``finish``."""
+    from .ranks import joined
+
+    prepare_upstream(args)
+    with joined() as reports:
+        result = evaluate(args)
+    return finish(args, *result) if reports else 0
+
+
 def prepare_upstream(args: argparse.Namespace) -> None:
     """Turn upstream's names into ours. Raises EvalError where they do not say enough."""
     from .errors import EvalError
@@ -73,18 +84,13 @@ def prepare_upstream(args: argparse.Namespace) -> None:
 
 def model_or_features(args: argparse.Namespace) -> Loaded:
     """The agent with its config, or the stored features, and how features are extracted."""
-    import torch
-
     from internlm.core.init import choose_device, choose_dtype
+    from internlm.core.mesh import local_device
 
     from .features import open_cache
     from .knn_protocol import Extraction
 
-    device = choose_device(args.device)
-    if device.type == "cuda":
-        from internlm.core.collectives import rank
-
-        device = torch.device("cuda", rank() % torch.cuda.device_count())
+    device = local_device(choose_device(args.device))
     dtype, cache = choose_dtype(args.dtype, device), open_cache(args.cache)
     how = Extraction(args.batch, args.limit, device, dtype, cache, args.workers, args.max_broken_share)
     if args.features:

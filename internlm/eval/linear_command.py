@@ -3,8 +3,7 @@
 import argparse
 from typing import Any
 
-from .image_options import add_images, model_or_features, open_sources, prepare_upstream
-from .options import finish
+from .image_options import add_images, model_or_features, open_sources, run_on_images
 
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 
@@ -25,12 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, print, write; returns 0. Under torchrun process 0 reports."""
-    from .ranks import joined
-
-    prepare_upstream(args)
-    with joined() as reports:
-        result = _evaluate(args)
-    return finish(args, *result) if reports else 0
+    return run_on_images(args, _evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], list]:

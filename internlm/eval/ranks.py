@@ -3,7 +3,6 @@
 A batch is the same images whatever the number of processes, so that its features are the same to the last bit.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from internlm.core.collectives import rank, world_size
+from internlm.core.mesh import join, read_launch
 
 from .errors import EvalError
 
@@ -22,13 +22,14 @@ Part = TypeVar("Part")
 
 @contextmanager
 def joined() -> Iterator[bool]:
-    """Join the processes that torchrun started, if it did; yields whether this is the one that reports.
+    """Join the processes that torchrun or srun started, if one did; yields whether this is the one that reports.
 
     gloo, since features are gathered in main memory. A group that exists already is used and left as it is.
     """
-    own = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    launch = read_launch()
+    own = launch.world > 1 and not dist.is_initialized()
     if own:
-        dist.init_process_group("gloo", timeout=timedelta(hours=12))  # process 0 may search for long while others wait
+        join(launch, "gloo", timedelta(hours=12))  # process 0 may search for long while others wait
     try:
         yield rank() == 0
         if own:

@@ -50,7 +50,7 @@ def prediction_kl(
     device = torch.device(device)
     _check_mixed(batches)
     agent, loss = agent.to(device).eval(), copy.deepcopy(loss).to(device).eval()
-    if fit_center:
+    if fit_center and loss.pred_targets.kind == "centering":
         loss.pred_targets.center.copy_(_mean_logits(agent, batches, device, dtype))
     sums = dict.fromkeys((*actions, "teacher_entropy"), 0.0)
     total, count = torch.zeros_like(loss.pred_targets.center, dtype=torch.float64), 0

@@ -1,5 +1,6 @@
 """AdamW: parameter groups, per-step learning rate and decay, and its state as named tensors."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -23,10 +24,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[dict]:
     """Sort named parameters into the groups of ``build_optimizer``; frozen parameters are left out."""
+    frozen = math.inf if config.freeze_prototypes_steps is None else config.freeze_prototypes_steps
     groups = {
         "decay": {"params": [], "role": "decay", "decays": True, "frozen_steps": 0},
         "no_decay": {"params": [], "role": "no_decay", "decays": False, "frozen_steps": 0},
-        "prototypes": {"params": [], "role": "prototypes", "decays": True, "frozen_steps": config.freeze_prototypes_steps},
+        "prototypes": {"params": [], "role": "prototypes", "decays": True, "frozen_steps": frozen},
     }
     for name, parameter in parameters:
         if parameter.requires_grad:

@@ -54,16 +54,17 @@ def test_everything_decays_on_request():
     assert "no_decay" not in roles and "state_query" in roles["decay"]
 
 
-def test_prototypes_rest_while_frozen_and_move_after():
+@pytest.mark.parametrize("frozen", [0, 2, None])
+def test_prototypes_rest_while_frozen_and_move_after(frozen):
     model = Toy()
-    optimizer = build_optimizer(model, OptimConfig(freeze_prototypes_steps=2))
+    optimizer = build_optimizer(model, OptimConfig(freeze_prototypes_steps=frozen))
     before = model.head.prototypes.weight.detach().clone()
     for step in range(3):
         trunk = model.linear.weight.detach().clone()
         set_step_values(optimizer, step=step, lr=0.1, weight_decay=0.5)
         take_step(model, optimizer, step)
         assert not torch.equal(model.linear.weight, trunk)
-        assert torch.equal(model.head.prototypes.weight, before) == (step < 2)
+        assert torch.equal(model.head.prototypes.weight, before) == (frozen is None or step < frozen)
 
 
 def test_state_travels_as_tensors_and_continues_bitwise():
