@@ -12,7 +12,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from internlm.eval import knn, search
+from internlm.eval.images import knn, search
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ import importlib
 
 # task: (module, one line of help)
 TASKS = {
-    "knn": (".knn_command", "k-nearest-neighbour classes of single images, beside random weights and raw pixels"),
-    "linear": (".linear_command", "linear probe and few-shot classes of single images on frozen features"),
-    "retrieval": (".retrieval_command", "find the true next frame from the predicted next state"),
-    "motion": (".motion_command", "next chunk of body motion beside zero and constant velocity"),
+    "knn": (".images.knn_command", "k-nearest-neighbour classes of single images, beside random weights and raw pixels"),
+    "linear": (".images.linear_command", "linear probe and few-shot classes of single images on frozen features"),
+    "retrieval": (".retrieval.command", "find the true next frame from the predicted next state"),
+    "motion": (".motion.command", "next chunk of body motion beside zero and constant velocity"),
 }
 
 

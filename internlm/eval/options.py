@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from internlm.model.egoagent import EgoAgent
 
     from .clips import ClipOutputs
-    from .report import Figure
+    from .report.page import Figure
 
 
 def add_model(parser: argparse.ArgumentParser) -> Any:
@@ -68,8 +68,8 @@ def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, An
     """Print the table, write ``--out``; returns 0."""
     from dataclasses import asdict
 
-    from .report import write_json
-    from .summary import print_table
+    from .report.page import write_json
+    from .report.summary import print_table
 
     print_table(f"{args.task}: {model['source']}, step {model['step']}, split {args.split}", figures)
     if args.out:

@@ -204,8 +204,8 @@ def assemble(
 def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict[str, "TrainResult"], write_page: Any) -> None:
     from rich.console import Console
 
-    from internlm.eval.report import write_json
-    from internlm.eval.summary import print_table
+    from internlm.eval.report.page import write_json
+    from internlm.eval.report.summary import print_table
 
     from .demo_page import summary
 

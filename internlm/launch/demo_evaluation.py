@@ -9,12 +9,12 @@ from internlm.config.schema import Config
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import ImageSource, open_images
 from internlm.data.loader import evaluation_clips
-from internlm.eval import summary
 from internlm.eval.clips import ClipOutputs, open_clips, run_clips
 from internlm.eval.features import Features
 from internlm.eval.protocols import knn_report, motion_report, retrieval_report
-from internlm.eval.report import Figure
-from internlm.eval.retrieval import Gallery
+from internlm.eval.report import summary
+from internlm.eval.report.page import Figure
+from internlm.eval.retrieval.ranking import Gallery
 from internlm.eval.sensitivity import ACTIONS, prediction_kl
 from internlm.train.loop import TrainResult
 from internlm.train.state import build_state

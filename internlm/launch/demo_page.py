@@ -8,10 +8,11 @@ import torch
 
 from internlm.data.camera import project
 from internlm.data.frames import decode
-from internlm.eval import figures, motion, pictures
+from internlm.eval.motion import chunks as motion
 from internlm.eval.protocols import motion_chunks
-from internlm.eval.report import Section, curves, facts, table_of_figures
-from internlm.eval.report import write_page as write_html
+from internlm.eval.report import figures, pictures
+from internlm.eval.report.page import Section, curves, facts, table_of_figures
+from internlm.eval.report.page import write_page as write_html
 from internlm.monitor.health import UNIFORM_SHARE
 from internlm.monitor.metrics import read_metrics
 

@@ -18,16 +18,16 @@ from internlm.data.clips import ClipDataset
 from internlm.data.frames import open_images
 from internlm.data.loader import evaluation_clips
 from internlm.data.store import Camera, PoseTrack, StoreWriter, TakeInfo
-from internlm.eval import linear
+from internlm.eval.images import linear
 from internlm.eval.clips import run_clips
 from internlm.eval.errors import EvalError
 from internlm.eval.feature_cache import FeatureCache
-from internlm.eval.knn_protocol import Extraction, knn_report
-from internlm.eval.linear_protocol import probe_report
-from internlm.eval.motion_protocol import motion_report, rollout_report
+from internlm.eval.images.knn_protocol import Extraction, knn_report
+from internlm.eval.images.linear_protocol import probe_report
+from internlm.eval.motion.protocol import motion_report, rollout_report
 from internlm.eval.ranks import from_first, gathered, joined, own_share
-from internlm.eval.retrieval_protocol import retrieval_report
-from internlm.eval.rollout import roll_out
+from internlm.eval.retrieval.protocol import retrieval_report
+from internlm.eval.motion.rollout import roll_out
 from internlm.model.egoagent import EgoAgent
 
 MODEL = ModelConfig(

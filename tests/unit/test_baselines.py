@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from internlm.config.schema import ModelConfig
-from internlm.eval import motion_data, pose_agent, pose_metrics
-from internlm.eval.baselines import diffusion, fit, simlpe
-from internlm.eval.baselines.ridge import Ridge
-from internlm.eval.baselines.velocity import constant_velocity, zero_velocity
-from internlm.eval.forecasters import make
+from internlm.eval.motion import data as motion_data
+from internlm.eval.motion import metrics as pose_metrics
+from internlm.eval.motion import pose_agent
+from internlm.eval.motion.baselines import diffusion, fit, simlpe
+from internlm.eval.motion.baselines.ridge import Ridge
+from internlm.eval.motion.baselines.velocity import constant_velocity, zero_velocity
+from internlm.eval.motion.forecasters import make
 from internlm.model.egoagent import EgoNetwork
 
 JOINTS = ("LeftUpLeg", "RightUpLeg", "Hips", "Neck", "LeftHand")

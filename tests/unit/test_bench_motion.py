@@ -7,9 +7,11 @@ import pytest
 from data_samples import body, write_take
 from test_baselines import data, track
 
-from internlm.eval import bench_motion, motion_data, pose_metrics
-from internlm.eval.baselines.velocity import constant_velocity, zero_velocity
 from internlm.eval.errors import EvalError
+from internlm.eval.motion import bench as bench_motion
+from internlm.eval.motion import data as motion_data
+from internlm.eval.motion import metrics as pose_metrics
+from internlm.eval.motion.baselines.velocity import constant_velocity, zero_velocity
 
 
 def test_cmu_floors_are_the_published_ones(shared_data):

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from internlm.config.schema import Config, ModelConfig
 from internlm.data.frames import MAX_PIXELS, DataError, ImageFolder, decode, open_images
 from internlm.data.view import eval_transform
-from internlm.eval import feature_files, features, knn_protocol
-from internlm.eval.classes import confusions, per_class, read_class_list, restrict
+from internlm.eval import feature_files, features
 from internlm.eval.feature_cache import FeatureCache, fingerprint
+from internlm.eval.images import knn_protocol
+from internlm.eval.images.classes import confusions, per_class, read_class_list, restrict
 from internlm.model.egoagent import EgoAgent, EgoNetwork
 
 MODEL = ModelConfig(

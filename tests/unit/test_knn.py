@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_search import BACKENDS, brute_force, galleries
 
-from internlm.eval import classes, knn
+from internlm.eval.images import classes, knn
 
 
 def test_vote_by_hand():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from internlm.eval import linear
 from internlm.eval.features import Features
-from internlm.eval.linear_protocol import score
+from internlm.eval.images import linear
+from internlm.eval.images.linear_protocol import score
 
 
 def blobs(per_class=40, classes=4, dim=12, noise=1.0, seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from internlm.eval import motion
+from internlm.eval.motion import chunks as motion
 
 
 def chunks(target, past, visible=None, past_visible=None, takes=None):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from internlm.eval import figures, report
-from internlm.eval.report import Figure
+from internlm.eval.report import figures
+from internlm.eval.report import page as report
+from internlm.eval.report.page import Figure
 
 
 def svgs(text):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from internlm.eval import retrieval, retrieval_protocol
 from internlm.eval.feature_files import FrameFeatures
+from internlm.eval.retrieval import protocol as retrieval_protocol
+from internlm.eval.retrieval import ranking as retrieval
 
 
 def pool(clips=6, steps=4, dim=5, seed=0):

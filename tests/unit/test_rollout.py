@@ -7,9 +7,10 @@ from data_samples import body, write_take
 
 from internlm.config.schema import Config
 from internlm.data.loader import evaluation_clips
-from internlm.eval import motion_protocol, rollout
 from internlm.eval.clips import open_clips, run_clips
 from internlm.eval.errors import EvalError
+from internlm.eval.motion import protocol as motion_protocol
+from internlm.eval.motion import rollout
 from internlm.model import EgoAgent
 from internlm.model.egoagent import ClipReadout
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import EvalError
+from ..errors import EvalError
 
 SCOPES = ("pool", "take", "clip")
 TILE_ELEMENTS = 2**24

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from internlm.data.clips import ClipDataset
 
-from . import retrieval
-from .clips import ClipOutputs
-from .errors import EvalError
-from .feature_files import FrameFeatures
+from ..clips import ClipOutputs
+from ..errors import EvalError
+from ..feature_files import FrameFeatures
+from . import ranking as retrieval
 
 
 def retrieval_report(

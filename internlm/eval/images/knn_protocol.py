@@ -11,11 +11,11 @@ from internlm.data.frames import ImageSource
 from internlm.data.view import short_side
 from internlm.model.egoagent import EgoAgent, EgoNetwork
 
+from ..errors import EvalError
+from ..feature_cache import FeatureCache
+from ..features import PIXELS, Encoder, Features, calibrate, encoder, extract, weights_identity
 from . import knn
 from .classes import confusions, match_classes, per_class
-from .errors import EvalError
-from .feature_cache import FeatureCache
-from .features import PIXELS, Encoder, Features, calibrate, encoder, extract, weights_identity
 
 FLOOR_SEED = 7  # of the untrained network; not a training seed of anyone
 RANDOM = "random_weights"

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..motion_data import SELECTION_STRIDE, MotionData, Windows, windows
-from ..pose_metrics import pooled, position_error
+from ..data import SELECTION_STRIDE, MotionData, Windows, windows
+from ..metrics import pooled, position_error
 
 PENALTIES = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
 PAST = 7  # poses

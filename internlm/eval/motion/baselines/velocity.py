@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import EvalError
+from ...errors import EvalError
 
 
 def zero_velocity(past: np.ndarray, poses: int) -> np.ndarray:

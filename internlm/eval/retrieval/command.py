@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import about, add_clips, add_common, add_model, clip_outputs, finish, load
+from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load
 
 # As in ``retrieval`` and ``clips``; repeated because help must not import torch.
 SCOPES = ("pool", "take", "clip")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write; returns 0. Under torchrun process 0 reports."""
-    from .ranks import joined
+    from ..ranks import joined
 
     with joined() as reports:
         if args.features:
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace, reports: bool) -> tuple[dict[str, Any], dict[str, Any], list] | None:
-    from .retrieval_protocol import retrieval_report
-    from .summary import retrieval_figures
+    from ..report.summary import retrieval_figures
+    from .protocol import retrieval_report
 
     agent, config, step, device = load(args)
     outputs, dataset, data = clip_outputs(args, agent, config, device, args.feature)
@@ -49,17 +49,17 @@ def _model(args: argparse.Namespace, reports: bool) -> tuple[dict[str, Any], dic
     report, gallery = retrieval_report(outputs, dataset, scope=args.gallery, feature=args.feature, horizon=args.horizon)
     report["protocol"] |= {"data": data, "split": args.split}
     if args.pictures:
-        from .pictures import retrieval_page
+        from ..report.pictures import retrieval_page
 
         print(f"pictures in {retrieval_page(args.pictures, outputs, gallery, dataset, PICTURES)}")
     return about(args, config, step), report, retrieval_figures(report)
 
 
 def _stored(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], list]:
-    from .errors import EvalError
-    from .feature_files import read_frames
-    from .retrieval_protocol import stored_report
-    from .summary import retrieval_figures
+    from ..errors import EvalError
+    from ..feature_files import read_frames
+    from ..report.summary import retrieval_figures
+    from .protocol import stored_report
 
     if not args.frame_stride:
         raise EvalError("--features needs --frame-stride N: frame numbers of one step (5 for images at 6 Hz of takes at 30 Hz)")

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .options import about, add_clips, add_common, add_model, clip_outputs, finish, load
+from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load
 
 if TYPE_CHECKING:
     from internlm.config.schema import Config
@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write; returns 0. Under torchrun process 0 reports, and trains the baselines."""
-    from .motion_protocol import motion_report
-    from .ranks import joined
-    from .summary import motion_figures, rollout_figures
+    from ..ranks import joined
+    from ..report.summary import motion_figures, rollout_figures
+    from .protocol import motion_report
 
     with joined() as reports:
         agent, config, step, device = load(args)
@@ -56,8 +56,8 @@ def _roll_out(args: argparse.Namespace, agent: "EgoAgent", dataset: "ClipDataset
     """The roll-outs (None where another process reports), or why there are none; and how many steps were observed."""
     from internlm.data.loader import evaluation_clips
 
-    from .errors import EvalError
-    from .ranks import own_share
+    from ..errors import EvalError
+    from ..ranks import own_share
     from .rollout import roll_out
 
     observed = args.observed or dataset.clip.steps // 2
@@ -73,7 +73,7 @@ def _roll_out(args: argparse.Namespace, agent: "EgoAgent", dataset: "ClipDataset
 def _judged(
     args: argparse.Namespace, config: "Config", dataset: "ClipDataset", rolled: "RollOuts", observed: int
 ) -> dict[str, Any]:
-    from .motion_protocol import rollout_report
+    from .protocol import rollout_report
 
     baselines = _baselines(args, args.baseline_data or list(config.data.clips), dataset, observed)
     return rollout_report(rolled, dataset, observed=observed, baselines=baselines)
@@ -83,8 +83,8 @@ def _baselines(args: argparse.Namespace, data: list[str], dataset: "ClipDataset"
     """Baselines trained on the run's own training takes, on windows of the rolled-out clips' length and rate."""
     if not args.baselines:
         return ()
+    from .data import hold_out, read
     from .forecasters import make
-    from .motion_data import hold_out, read
 
     poses: Any = dataset.pose_offsets.shape
     past, future = (observed + 1) * poses[1], (poses[0] - observed) * poses[1]

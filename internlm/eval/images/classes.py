@@ -8,7 +8,7 @@ from torch import Tensor
 
 from internlm.data.frames import ImageSource, ImageSubset
 
-from .errors import EvalError
+from ..errors import EvalError
 
 
 def read_class_list(path: str | Path, known: tuple[str, ...]) -> list[str]:

@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from internlm.config.load import load_config
     from internlm.core.init import set_threads
 
-    from .bench_motion import Protocol, run_benchmark
+    from .bench import Protocol, run_benchmark
+    from .data import cmu, read
     from .forecasters import TITLES
-    from .motion_data import cmu, read
 
     set_threads(args.threads)
     methods = args.methods or list(TITLES)

@@ -16,7 +16,7 @@ from internlm.data.mocap.archive import Archive, sequences
 from internlm.data.mocap.motion import RATE, Z_UP_FROM_Y_UP
 from internlm.data.store import COCO_JOINTS, TakeStore
 
-from .errors import EvalError
+from ..errors import EvalError
 
 # The set that reproduces the published zero-velocity floors of these recordings (9.39 cm, 37.1 cm/s): the twelve joints of
 # the limbs and four of the trunk. "Spine1" is the point where shoulders and neck meet.

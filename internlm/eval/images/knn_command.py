@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .image_options import add_images, model_or_features, open_sources, run_on_images
+from .options import add_images, model_or_features, open_sources, run_on_images
 
 BACKENDS = ("auto", "torch", "faiss")
 PICTURES = 12
@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], list]:
+    from ..report.summary import knn_figures
     from . import knn_protocol
-    from .summary import knn_figures
 
     options = {"ks": tuple(args.k), "temperature": args.temperature, "backend": args.backend}
     loaded = model_or_features(args)
@@ -40,7 +40,7 @@ def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any],
         return loaded.about, {}, []
     report["protocol"] |= loaded.protocol
     if args.pictures and sources:
-        from .pictures import neighbour_page
+        from ..report.pictures import neighbour_page
 
         print(f"pictures in {neighbour_page(args.pictures, found, sources, PICTURES)}")
     for k, row in report["by_k"]["model"].items():

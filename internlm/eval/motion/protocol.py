@@ -9,12 +9,12 @@ from internlm.data.clips import ClipDataset
 from internlm.data.geometry import transform_points
 from internlm.data.store import COCO_JOINTS
 
-from . import motion
+from ..clips import ClipOutputs
+from . import chunks as motion
 from .baselines.velocity import constant_velocity, zero_velocity
-from .clips import ClipOutputs
+from .data import MotionData, canonical, filled
 from .forecasters import TITLES, Forecaster
-from .motion_data import MotionData, canonical, filled
-from .pose_metrics import paired_difference, score
+from .metrics import paired_difference, score
 from .rollout import RollOuts
 
 

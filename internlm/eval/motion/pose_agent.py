@@ -5,8 +5,8 @@ from torch import Tensor
 
 from internlm.model.egoagent import EgoNetwork
 
+from ..errors import EvalError
 from .baselines.fit import motion_loss
-from .errors import EvalError
 
 
 def chunks(poses: Tensor, size: int) -> Tensor:

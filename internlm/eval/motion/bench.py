@@ -14,12 +14,12 @@ import numpy as np
 
 from internlm.config.schema import Config
 
-from . import motion_data
-from .errors import EvalError
+from ..errors import EvalError
+from ..report.page import write_json
+from . import data as motion_data
+from .data import MotionData, Windows
 from .forecasters import TITLES, Forecaster, make
-from .motion_data import MotionData, Windows
-from .pose_metrics import paired_difference, score
-from .report import write_json
+from .metrics import paired_difference, score
 
 
 @dataclass(frozen=True)

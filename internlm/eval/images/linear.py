@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import EvalError
+from ..errors import EvalError
 
 MOMENTUM = 0.9
 MIN_STD = 1e-6  # of a feature that is constant over the training images; it then says nothing

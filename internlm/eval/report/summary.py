@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from .report import Figure
+from .page import Figure
 
 FLOOR_NAMES = {
     "random_weights": "random weights",

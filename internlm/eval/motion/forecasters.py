@@ -8,9 +8,9 @@ import numpy as np
 
 from internlm.config.schema import Config
 
+from ..errors import EvalError
 from .baselines.velocity import constant_velocity, zero_velocity
-from .errors import EvalError
-from .motion_data import MotionData
+from .data import MotionData
 
 Note = Callable[[str], None]
 TITLES = {

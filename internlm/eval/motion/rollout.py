@@ -18,9 +18,9 @@ from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
 from internlm.model.egoagent import EgoAgent, EgoNetwork
 
-from .clips import normalise_clip
-from .errors import EvalError
-from .ranks import gathered
+from ..clips import normalise_clip
+from ..errors import EvalError
+from ..ranks import gathered
 
 
 @dataclass(frozen=True)

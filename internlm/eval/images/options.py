@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_common, add_model, finish, load
+from ..options import add_common, add_model, finish, load
 
 if TYPE_CHECKING:
     from internlm.config.schema import Config
     from internlm.data.frames import ImageSource
     from internlm.model.egoagent import EgoAgent
 
-    from .features import Features
+    from ..features import Features
     from .knn_protocol import Extraction
 
 # As in ``features``; repeated because help must not import torch.
@@ -59,7 +59,7 @@ def add_images(parser: argparse.ArgumentParser, *, choices: bool = False) -> Non
 
 def run_on_images(args: argparse.Namespace, evaluate: Callable[[argparse.Namespace], tuple[dict, dict, list]]) -> int:
     """Evaluate on all processes of the launch; process 0 prints and writes what ``evaluate`` returns for ``finish``."""
-    from .ranks import joined
+    from ..ranks import joined
 
     prepare_upstream(args)
     with joined() as reports:
@@ -69,7 +69,7 @@ def run_on_images(args: argparse.Namespace, evaluate: Callable[[argparse.Namespa
 
 def prepare_upstream(args: argparse.Namespace) -> None:
     """Turn upstream's names into ours. Raises EvalError where they do not say enough."""
-    from .errors import EvalError
+    from ..errors import EvalError
 
     if args.pretrained_weights:
         args.checkpoint = args.pretrained_weights
@@ -87,14 +87,14 @@ def model_or_features(args: argparse.Namespace) -> Loaded:
     from internlm.core.init import choose_device, choose_dtype
     from internlm.core.mesh import local_device
 
-    from .features import open_cache
+    from ..features import open_cache
     from .knn_protocol import Extraction
 
     device = local_device(choose_device(args.device))
     dtype, cache = choose_dtype(args.dtype, device), open_cache(args.cache)
     how = Extraction(args.batch, args.limit, device, dtype, cache, args.workers, args.max_broken_share)
     if args.features:
-        from .feature_files import read_labelled
+        from ..feature_files import read_labelled
 
         stored = read_labelled(args.features)
         return Loaded({"source": str(args.features), "step": None}, how, stored=stored, protocol={"features": str(args.features)})
@@ -107,8 +107,8 @@ def open_sources(args: argparse.Namespace, loaded: Loaded) -> "tuple[ImageSource
     from internlm.data.frames import open_images
     from internlm.data.store import TakeStore
 
+    from ..errors import EvalError
     from .classes import restrict
-    from .errors import EvalError
 
     data = args.data or (list(loaded.config.data.images) if loaded.config else None)
     if data is None:

@@ -15,8 +15,8 @@ from internlm.solver.ema import MovingAverage
 from internlm.solver.optim import build_optimizer, set_step_values
 from internlm.solver.schedule import learning_rate
 
-from ..motion_data import SELECTION_STRIDE, MotionData, Windows, canonical, windows
-from ..pose_metrics import moving, pooled, position_error, velocity_error
+from ..data import SELECTION_STRIDE, MotionData, Windows, canonical, windows
+from ..metrics import moving, pooled, position_error, velocity_error
 from .velocity import zero_velocity
 
 SPEED_WEIGHT = 5.0  # a step between poses is a few millimetres where a pose is centimetres off

@@ -14,11 +14,11 @@ from internlm.data.augment import resize_crop
 from internlm.data.frames import ImageSource
 from internlm.model.egoagent import EgoAgent
 
+from ..features import PIXELS, Features, extract
+from ..ranks import from_first
 from . import linear
 from .classes import confusions, match_classes, per_class
-from .features import PIXELS, Features, extract
 from .knn_protocol import RANDOM, Extraction, both, branch_encoder, check_labels, random_encoders
-from .ranks import from_first
 
 SEPARATOR = "."
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import EvalError
+from ..errors import EvalError
 from .search import search
 
 KS = (10, 20, 100, 200)

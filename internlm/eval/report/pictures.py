@@ -9,11 +9,12 @@ from torch import Tensor
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import ImageSource, decode
 
-from . import figures, retrieval
-from .clips import ClipOutputs
-from .features import Features
-from .report import Section, write_page
-from .search import search
+from ..clips import ClipOutputs
+from ..features import Features
+from ..images.search import search
+from ..retrieval import ranking as retrieval
+from . import figures
+from .page import Section, write_page
 
 NEIGHBOURS = (
     "Left: a test image. Then the training images with the most similar feature; green = the same class. "

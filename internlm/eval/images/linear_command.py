@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .image_options import add_images, model_or_features, open_sources, run_on_images
+from .options import add_images, model_or_features, open_sources, run_on_images
 
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 
@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], list]:
+    from ..errors import EvalError
+    from ..report.summary import linear_figures
     from . import linear_protocol
-    from .errors import EvalError
     from .linear import Recipe
-    from .summary import linear_figures
 
     rates = tuple(sorted(set(args.lr)))
     recipe = Recipe(rates, args.epochs, args.probe_batch, args.weight_decay, args.held_out, args.seed)

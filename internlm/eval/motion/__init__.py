@@ -1,0 +1,1 @@
+"""Body motion: the next chunk, roll-outs, the motion-capture benchmark and its baselines."""
