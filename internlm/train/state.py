@@ -1,7 +1,6 @@
 """Everything that changes while training, and how it becomes a checkpoint and comes back."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from internlm.core.seed import rng_state, seed_everything, set_rng_state
 from internlm.loss.joint import JointLoss
 from internlm.model.egoagent import EgoAgent
 from internlm.parallel.apply import parallelise
-from internlm.parallel.whole import gathered, load_whole, share_of
-from internlm.solver.ema import MovingAverage
-from internlm.solver.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from internlm.parallel.whole import gathered, load_whole
+
+from .engine import Engine, TorchEngine
 
 
 @dataclass
@@ -35,12 +34,11 @@ class Counters:
 
 @dataclass
 class TrainState:
-    """The agent, the losses' centres, the optimizer, the observer's average, the counters, and the mesh they are divided over."""
+    """The agent, the losses' centres, the engine with the optimizer, the counters, and the mesh they are divided over."""
 
     agent: EgoAgent
     loss: JointLoss
-    optimizer: torch.optim.Optimizer
-    average: MovingAverage
+    engine: Engine
     counters: Counters
     mesh: Mesh
 
@@ -50,19 +48,19 @@ class TrainState:
         A collective; of several processes only the one that writes gets the values (``parallel.whole.gathered``).
         """
         parts = {
-            "predictor": self.agent.predictor.state_dict(),
+            "predictor": self.engine.weights(),
             "observer": self.agent.observer.state_dict(),
             "loss": self.loss.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer),
+            "optimizer": self.engine.optimizer_tensors(),
         }
         return {name: dict(gathered(part, self.mesh)) for name, part in parts.items()} | {"rng": rng_state()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint. Raises RuntimeError or KeyError when it belongs to another model."""
-        modules = {"predictor": self.agent.predictor, "observer": self.agent.observer, "loss": self.loss}
-        for name, module in modules.items():
+        self.engine.load_weights(checkpoint.parts["predictor"])
+        for name, module in {"observer": self.agent.observer, "loss": self.loss}.items():
             load_whole(module, checkpoint.parts[name], self.mesh)
-        load_optimizer_tensors(self.optimizer, checkpoint.parts["optimizer"], partial(share_of, mesh=self.mesh))
+        self.engine.load_optimizer_tensors(checkpoint.parts["optimizer"])
         set_rng_state(checkpoint.parts["rng"])
         self.counters = Counters(**checkpoint.meta["counters"])
 
@@ -87,9 +85,7 @@ def build_state(
     if config.stage == "pretrain":
         freeze_action_parts(agent)
     parallelise(agent, loss, config.parallel, mesh, choose_dtype(config.train.dtype, device))
-    optimizer = build_optimizer(agent.predictor, config.optim)
-    average = MovingAverage(agent.predictor, agent.observer)
-    return TrainState(agent.train(), loss.train(), optimizer, average, Counters(), mesh)
+    return TrainState(agent.train(), loss.train(), TorchEngine(agent, config, mesh), Counters(), mesh)
 
 
 def freeze_action_parts(agent: EgoAgent) -> None:

@@ -14,9 +14,6 @@ from internlm.core.collectives import Group
 from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, ImageBatch, split
 from internlm.loss.joint import LossParts
-from internlm.parallel.plan import cut_of, sum_partial
-from internlm.solver.clip import clip_grad_norm
-from internlm.solver.optim import set_step_values
 from internlm.solver.schedule import StepValues, values_at
 
 from .inputs import clip_inputs, image_views, upload
@@ -51,11 +48,7 @@ class TrainStep:
 
     def __init__(self, config: Config, state: TrainState, run_dir: Path, dtype: torch.dtype) -> None:
         self.config, self.state, self.run_dir, self.dtype = config, state, run_dir, dtype
-        self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-        names = [name for group in state.optimizer.param_groups for name in group["param_names"]]
-        self._named = list(zip(names, self.parameters, strict=True))
-        self._divided = [parameter for name, parameter in self._named if cut_of(name)]
-        self.device = self.parameters[0].device
+        self.device = next(state.agent.predictor.parameters()).device
         self._buffers = [*state.agent.buffers(), *state.loss.buffers()]
         self._saved = [buffer.clone() for buffer in self._buffers]
 
@@ -67,10 +60,9 @@ class TrainStep:
         outcome = self._backward(images, clips, values, keep_outputs)
         outcome.finite = _all_finite(outcome.losses["loss"], outcome.grad_norm, world=self.state.mesh.world)
         if outcome.finite:
-            set_step_values(self.state.optimizer, step=counters.step, lr=values.lr, weight_decay=values.weight_decay)
-            self.state.optimizer.step()
-            self.state.average.update(values.momentum)
+            self.state.engine.step(counters.step, values)
         else:
+            self.state.engine.drop()
             for saved, buffer in zip(self._saved, self._buffers, strict=True):
                 buffer.copy_(saved)
         counters.step += 1
@@ -87,11 +79,12 @@ class TrainStep:
         self, images: ImageBatch | None, clips: ClipBatch | None, values: StepValues, keep_outputs: bool
     ) -> StepOutcome:
         """Fill the gradients with the mean over the pieces and the processes and clip them."""
-        pieces, mesh, parallel = self.config.train.accumulation, self.state.mesh, self.config.parallel
-        self.state.optimizer.zero_grad(set_to_none=True)
+        pieces, mesh, engine = self.config.train.accumulation, self.state.mesh, self.state.engine
+        count = pieces * ((images is not None) + (clips is not None))
+        engine.zero_grad()
         outcome = StepOutcome(values, {"loss": torch.zeros((), device=self.device)}, torch.zeros(()), True)
-        for parts in self._losses(images, clips, values.teacher_temp):
-            (parts.total / pieces).backward()
+        for number, parts in enumerate(self._losses(images, clips, values.teacher_temp), start=1):
+            engine.backward(parts.total / pieces, last=number == count)
             for name, value in {"loss": parts.total.detach(), **parts.logged}.items():
                 outcome.losses[name] = outcome.losses.get(name, 0) + value / pieces
             if keep_outputs:
@@ -100,13 +93,7 @@ class TrainStep:
         if keep_outputs and images is not None and clips is not None:
             # Neighbouring frames of a clip resemble each other by nature; independent images are the better witness.
             outcome.teacher, outcome.features = outcome.teacher[::2], outcome.features[::2]
-        for parameter in self.parameters:
-            # Every parameter steps every time, so that the optimizer's state exists for all of them from the first step on.
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if mesh.tp.size > 1 and parallel.sequence_parallel:
-            sum_partial(self._named, mesh.tp)
-        outcome.grad_norm = clip_grad_norm(self.parameters, self.config.optim.grad_clip, divided=self._divided, tp=mesh.tp)
+        outcome.grad_norm = engine.clipped_norm()
         outcome.losses = _means(outcome.losses, mesh.data)
         return outcome
 
