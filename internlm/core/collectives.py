@@ -34,6 +34,10 @@ class Group:
         """Element-wise maximum; shape kept."""
         return self._reduced(tensor, "MAX")
 
+    def largest(self, value: float, device: torch.device) -> float:
+        """The largest of all processes' numbers; waits for the device."""
+        return self.max(torch.tensor(float(value), device=device)).item() if self.size > 1 else float(value)
+
     def gathered(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """All processes' tensors of one shape, joined in rank order along ``dim``."""
         if self.size == 1:
@@ -41,6 +45,15 @@ class Group:
         pieces = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
         dist.all_gather(pieces, tensor.detach().contiguous(), group=self.handle)
         return torch.cat(pieces, dim)
+
+    def texts(self, text: str) -> list[str]:
+        """All processes' texts, in rank order; through main memory, so that the group must have a backend for it."""
+        if self.size == 1:
+            return [text]
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        sizes = self.gathered(torch.tensor([len(data)])).tolist()
+        rows = self.gathered(torch.nn.functional.pad(data, (0, max(sizes) - len(data)))[None])
+        return [row[:size].numpy().tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
     def _reduced(self, tensor: Tensor, operation: str) -> Tensor:
         if self.size == 1:

@@ -1,0 +1,99 @@
+"""The checkpoints of one run: which one all processes continue from, and writing the next ones together."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from internlm.checkpoint.manager import CheckpointError, CheckpointManager
+from internlm.config.load import RESOLVED_NAME
+from internlm.config.schema import Config
+from internlm.core.mesh import Mesh
+from internlm.monitor.metrics import METRICS_NAME
+
+from .state import TrainState, build_state
+from .step import BAD_STEPS_NAME
+
+CHECKPOINTS = "checkpoints"
+
+log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Restores and saves a run's state. Every method is a collective: all processes call it, and all fail when one does."""
+
+    def __init__(self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh) -> None:
+        self.config, self.device, self.mesh = config, device, mesh
+        train = config.train
+        self.manager = CheckpointManager(run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every)
+
+    def start(self) -> tuple[TrainState, dict[str, Any]]:
+        """The state to train from (resumed, or with another run's weights, or fresh) and what ``save`` was given beside it."""
+        checkpoint = self.manager.load()
+        self._check_same(-1 if checkpoint is None else checkpoint.step)
+        other = self.config.train.init_from if checkpoint is None else None
+        state = build_state(self.config, self.device, self.mesh, start_from=other)
+        if checkpoint is None:
+            return state, {}
+        _warn_of_changes(self.config, checkpoint.meta["config"])
+        state.restore(checkpoint)
+        log.info("resumed from %s", checkpoint.path)
+        return state, checkpoint.meta
+
+    def save(self, state: TrainState, beside: dict[str, Any]) -> None:
+        """Write a checkpoint of the present state, with ``beside`` (JSON) in its meta data. CheckpointError when it fails."""
+        tensors = state.tensors()
+        failure: CheckpointError | None = None
+        if self.mesh.writes:
+            try:
+                self.manager.save(state.counters.step, tensors, state.meta(self.config) | beside)
+            except CheckpointError as error:
+                failure = error
+        if self.mesh.world.largest(failure is not None, self.device):
+            raise failure or CheckpointError("the process that writes could not save the checkpoint; its own message says why")
+
+    def _check_same(self, step: int) -> None:
+        """All processes must continue from the same checkpoint; a folder that is not shared between machines shows here."""
+        steps = sorted({int(found) for found in self.mesh.world.gathered(torch.tensor([step], device=self.device)).tolist()})
+        if len(steps) > 1:
+            text = " and ".join("none" if found < 0 else f"step {found}" for found in steps)
+            raise CheckpointError(
+                f"the processes see different checkpoints in {self.manager.folder} ({text}); "
+                "put run_dir on a file system that all machines share"
+            )
+
+
+def set_aside(run_dir: Path) -> None:
+    """Move an earlier run's files out of the way, keeping them."""
+    names = (CHECKPOINTS, METRICS_NAME, BAD_STEPS_NAME, "tensorboard", RESOLVED_NAME)
+    found = [run_dir / name for name in names if (run_dir / name).exists()]
+    if not found:
+        return
+    number = 1
+    while (run_dir / f"previous-{number}").exists():
+        number += 1
+    target = run_dir / f"previous-{number}"
+    target.mkdir()
+    for path in found:
+        os.rename(path, target / path.name)
+    log.info("moved the earlier run to %s", target)
+
+
+def _warn_of_changes(config: Config, saved: dict) -> None:
+    """Name the keys in which a resumed run's config differs from the checkpoint's; the loss will not continue as it was."""
+    ignored = ("run_dir", "job_name")
+    now, then = dict(_flat(config.model_dump(mode="json"))), dict(_flat(saved))
+    for key in sorted(now.keys() | then.keys()):
+        if key not in ignored and now.get(key) != then.get(key):
+            log.warning("config changed since the checkpoint: %s was %r, is %r", key, then.get(key), now.get(key))
+
+
+def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
