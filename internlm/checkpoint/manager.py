@@ -1,63 +1,69 @@
-"""Checkpoints on disk: complete or absent, checked by their sums, readable without executing anything.
+"""Checkpoints on disk: complete or absent, checked by their sums, readable without executing anything, written by all processes.
 
-A checkpoint is the folder ``step_<step>`` holding one ``<part>.safetensors`` per part (predictor, observer, loss,
-optimizer, rng), ``meta.json`` and ``checksums.sha256`` (``sha256sum -c`` reads it). It is written under a hidden
-name, flushed to disk, and renamed: a kill at any instant leaves the folder whole or not there. Which one is the latest
-follows from the folders themselves; no pointer file can disagree with them.
+A checkpoint is the folder ``step_<step>`` with ``meta.json``, ``checksums.sha256`` (``sha256sum -c`` reads it) and the parts
+(predictor, observer, loss, optimizer, rng) as safetensors files. One process writes ``<part>.safetensors``. Of several, each
+writes ``<part>-<rank>-of-<processes>.safetensors`` with the pieces it holds, and the first adds ``index.json`` (``index.py``).
+The folder is written under a hidden name, flushed to disk, and renamed by the first process once all have said that theirs is
+done: a kill at any instant leaves the folder whole or not there. Which one is the latest follows from the folders themselves; no
+pointer file can disagree with them.
+
+Why not ``torch.distributed.checkpoint``: its own format is unpickled on reading. Its Hugging Face writer is not, but knows only
+DTensors: our tensor-parallel cuts are plain tensors, and the rows of a fused projection on one process are three boxes of the
+whole, which no placement describes. It keeps no sums either. Boxes in safetensors files need less code than bringing these to it.
 """
 
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import safetensors
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+from internlm.core.boxes import Share
+from internlm.core.collectives import ALONE, Group
+
+from .index import INDEX, SUFFIX, Checkpoint, key_of, parse_index, read_index
+from .sums import CHECKSUMS, CheckpointError, check_files, read_sums, sha256, write_sums
+from .tensor_file import NAMES, Entry, write_tensors
+
+Parts = Mapping[str, Mapping[str, Tensor | Share]]
+Result = TypeVar("Result")
 
 FORMAT = "egoagent-checkpoint"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)  # 1 had one generator state for all processes
 META = "meta.json"
-CHECKSUMS = "checksums.sha256"
 _NAME = re.compile(r"step_(\d{9})")
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or none that is intact could be read."""
-
-
 @dataclass(frozen=True)
-class Checkpoint:
-    """What was read: tensors by part and name, and the meta data given to ``save``."""
+class Written:
+    """What one process has written of a checkpoint; plain JSON, for the first one to put together."""
 
-    path: Path
-    step: int
-    parts: dict[str, dict[str, Tensor]]
-    meta: dict[str, Any]
+    sums: dict[str, str]  # of its files
+    pieces: dict[str, dict[str, dict[str, Any]]]  # as in ``index.json``
 
 
 class CheckpointManager:
     """Saves, prunes and loads the checkpoints of one folder.
 
     Args:
-        folder: where the ``step_*`` folders live; created by the first save.
+        folder: where the ``step_*`` folders live; created by the first save. All processes must see the same one.
         keep_last: how many of the newest stay.
         keep_every: checkpoints whose step is a multiple also stay; 0 = none.
+        group: the processes that save and load together, which exchange what lies in main memory. ``save`` and ``load`` are
+            collectives: all processes call them, and what fails on one raises on all.
     """
 
-    def __init__(self, folder: str | Path, *, keep_last: int = 2, keep_every: int = 0) -> None:
-        self.folder, self.keep_last, self.keep_every = Path(folder), keep_last, keep_every
+    def __init__(self, folder: str | Path, *, keep_last: int = 2, keep_every: int = 0, group: Group = ALONE) -> None:
+        self.folder, self.keep_last, self.keep_every, self.group = Path(folder), keep_last, keep_every, group
 
     def list(self) -> list[int]:
         """Steps of the checkpoints that are there, ascending."""
@@ -70,47 +76,92 @@ class CheckpointManager:
         """Folder of a step's checkpoint, whether or not it exists."""
         return self.folder / f"step_{step:09d}"
 
-    def save(self, step: int, parts: Mapping[str, Tensors], meta: Mapping[str, Any]) -> Path:
+    def save(self, step: int, parts: Parts, meta: Mapping[str, Any]) -> Path:
         """Write a checkpoint, then remove those that need not be kept.
 
-        ``meta`` must be JSON. Raises CheckpointError when the disk refuses; the earlier checkpoints are untouched then.
+        ``parts``: by part and name what this process holds; of a plain tensor, all of it. ``meta`` must be JSON and is taken
+        from the first process. Raises CheckpointError when a disk refuses; the earlier checkpoints are untouched then.
         """
         target = self.path(step)
         temporary = self.folder / f".writing_{target.name}"
+        first = self.group.rank == 0
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
-            temporary.mkdir()
-            _write(temporary, parts, {"format": FORMAT, "version": VERSION, "step": step} | dict(meta))
-            self._publish(temporary, target)
-        except (OSError, safetensors.SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self._together(lambda: self._open(temporary) if first else None)
+            reports = self._together(lambda: vars(write_share(temporary, parts, self.group.rank, self.group.size)))
+            full_meta = {"format": FORMAT, "version": VERSION, "step": step} | dict(meta)
+            self._together(lambda: self._complete(temporary, target, reports, full_meta) if first else None)
+        except CheckpointError as error:
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
             last = self.list()
             kept = f"the last good one is {self.path(last[-1])}" if last else "there is no earlier one"
             raise CheckpointError(f"checkpoint of step {step} could not be written to {self.folder}: {error}; {kept}") from error
-        self._prune(step)
+        if first:
+            try:
+                self._prune(step)
+            except OSError as error:  # what was saved is safe, and the other processes have gone on
+                log.warning("an old checkpoint in %s could not be removed: %s", self.folder, error)
         return target
 
     def load(self, step: int | None = None, *, parts: Iterable[str] | None = None) -> Checkpoint | None:
-        """Read the checkpoint of a step, or the newest intact one; None when the folder holds none.
+        """Open the checkpoint of a step, or the newest intact one; None when the folder holds none.
 
-        A damaged checkpoint is named loudly and the one before is read instead, unless a step was asked for.
-        ``parts`` limits what is read (and checked) to those. Raises CheckpointError when nothing intact is left.
+        A damaged checkpoint is named loudly and the one before is taken instead, unless a step was asked for. Several
+        processes share the reading of the sums and take the same checkpoint.
+        ``parts`` limits what is checked and can be read to those. Raises CheckpointError when nothing intact is left.
         """
         wanted = None if parts is None else tuple(parts)
         if step is not None:
-            return read_checkpoint(self.path(step), wanted)
-        steps = self.list()
+            return self._open_together(self.path(step), wanted)
+        steps = json.loads(self.group.texts(json.dumps(self.list()))[0])
+        self._check_shared(steps)
         for candidate in reversed(steps):
             try:
-                return read_checkpoint(self.path(candidate), wanted)
+                return self._open_together(self.path(candidate), wanted)
             except CheckpointError as error:
                 log.error("DAMAGED CHECKPOINT, falling back to the one before: %s", error)
         if steps:
             raise CheckpointError(f"none of the {len(steps)} checkpoints in {self.folder} is intact; see the messages above")
         return None
 
-    def _publish(self, temporary: Path, target: Path) -> None:
+    def _open_together(self, path: Path, parts: tuple[str, ...] | None) -> Checkpoint:
+        found: list[Checkpoint] = []
+        self._together(lambda: found.append(open_checkpoint(path, parts, turn=(self.group.rank, self.group.size))))
+        return found[0]
+
+    def _check_shared(self, steps: Sequence[int]) -> None:
+        """A folder that is not shared between machines must not look like damage."""
+        seen = not steps or self.path(steps[-1]).is_dir()
+        blind = [rank for rank, text in enumerate(self.group.texts(json.dumps(seen))) if text == "false"]
+        if blind:
+            raise CheckpointError(
+                f"{self.path(steps[-1])} is not there for process {', '.join(map(str, blind))}; "
+                "put run_dir on a file system that all machines share"
+            )
+
+    def _together(self, action: Callable[[], Result]) -> Sequence[Result]:
+        """Every process's (JSON) result of its own action, on all of them; CheckpointError on all when one process fails."""
+        result, failure = None, None
+        try:
+            result = action()
+        except Exception as error:  # the others wait to hear of it, whatever it is
+            failure = error
+        reports = [json.loads(text) for text in self.group.texts(json.dumps([result, failure and str(failure)]))]
+        if failure is not None and not isinstance(failure, (OSError, CheckpointError)):
+            raise failure
+        failed = [rank for rank, (_, message) in enumerate(reports) if message is not None]
+        if failed:
+            where = f"process {failed[0]}: " if self.group.size > 1 else ""
+            raise CheckpointError(where + reports[failed[0]][1]) from failure
+        return [result for result, _ in reports]
+
+    def _open(self, temporary: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        temporary.mkdir()
+
+    def _complete(self, temporary: Path, target: Path, reports: Sequence[dict], meta: Mapping[str, Any]) -> None:
+        complete_folder(temporary, [Written(**report) for report in reports], meta)
         replaced = self.folder / f".replaced_{target.name}"
         if target.exists():
             os.rename(target, replaced)
@@ -140,78 +191,98 @@ class CheckpointManager:
 
 
 def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
-    """Read one checkpoint folder, checking the sum of every file that is read.
+    """Open one checkpoint folder, checking the sum of every file of the wanted parts.
 
     Raises CheckpointError naming the folder and the file that is missing or damaged.
     """
-    path = Path(path)
-    sums = _checksums(path)
-    meta = json.loads(_checked(path, META, sums).read_bytes())
-    if meta.get("format") != FORMAT or meta.get("version") != VERSION:
+    return open_checkpoint(Path(path), None if parts is None else tuple(parts))
+
+
+def open_checkpoint(path: Path, parts: tuple[str, ...] | None, *, turn: tuple[int, int] = (0, 1)) -> Checkpoint:
+    """``read_checkpoint``, where this process checks only each n-th tensor file from the k-th: ``turn`` = (k, n)."""
+    sums = read_sums(path)
+    small = [name for name in (META, INDEX) if name in sums or name == META]
+    check_files(path, small, sums)
+    try:
+        meta = json.loads((path / META).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {META} cannot be read ({error})") from error
+    if meta.get("format") != FORMAT or meta.get("version") not in READABLE:
         found = f"{meta.get('format')} version {meta.get('version')}"
-        raise CheckpointError(f"{path} is {found}, expected {FORMAT} version {VERSION}")
-    names = [Path(name).stem for name in sums if name.endswith(".safetensors")] if parts is None else list(parts)
-    files = {name: _checked(path, f"{name}.safetensors", sums) for name in names}
-    tensors = {name: load_file(file) for name, file in files.items()}
-    return Checkpoint(path, meta["step"], tensors, meta)
+        raise CheckpointError(f"{path} is {found}, expected {FORMAT} version {' or '.join(map(str, READABLE))}")
+    # The headers of tensor files that are their own index are read before their sums; what they say is believed after.
+    index = read_index(path, sorted(sums))
+    for name in set(parts or ()) - index.keys():
+        raise CheckpointError(f"{path}: {name}{SUFFIX} is missing; the checkpoint has {', '.join(index) or 'no parts'}")
+    if parts is not None:
+        index = {name: index[name] for name in parts}
+    files = sorted(name for name in sums if name.endswith(SUFFIX) and (parts is None or _part_of(name) in parts))
+    check_files(path, files[turn[0] :: turn[1]], sums)
+    return Checkpoint(path, meta["step"], meta, index)
 
 
 def find_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
-    """Read a checkpoint given by a run folder, its ``checkpoints`` folder, or the ``step_*`` folder itself.
+    """Open a checkpoint given by a run folder, its ``checkpoints`` folder, or the ``step_*`` folder itself.
 
     Raises CheckpointError when there is none.
     """
     path = Path(path)
-    if (path / CHECKSUMS).exists() or _NAME.fullmatch(path.name):
+    if is_checkpoint(path):
         return read_checkpoint(path, parts)
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    found = CheckpointManager(folder).load(parts=parts)
+    found = CheckpointManager(checkpoints_of(path)).load(parts=parts)
     if found is None:
         raise CheckpointError(f"no checkpoint in {path}; expected a run folder, its 'checkpoints' folder or a 'step_*' folder")
     return found
 
 
-def _write(folder: Path, parts: Mapping[str, Tensors], meta: Mapping[str, Any]) -> None:
-    for name, tensors in parts.items():
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
-    (folder / META).write_text(json.dumps(meta, indent=1))
-    files = sorted(path for path in folder.iterdir())
-    (folder / CHECKSUMS).write_text("".join(f"{_sha256(path)}  {path.name}\n" for path in files))
-    for path in (*files, folder / CHECKSUMS, folder):
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a ``step_*`` folder rather than one that holds several."""
+    return (path / CHECKSUMS).exists() or _NAME.fullmatch(path.name) is not None
+
+
+def checkpoints_of(path: Path) -> Path:
+    """The folder of ``step_*`` folders of a run folder; any other folder itself."""
+    return path / "checkpoints" if (path / "checkpoints").is_dir() else path
+
+
+def write_share(folder: Path, parts: Parts, rank: int, size: int) -> Written:
+    """Write the files of one process of ``size`` into a folder that exists, flushed to the disk. Raises OSError."""
+    written = Written({}, {})
+    for part, tensors in parts.items():
+        file = f"{part}{SUFFIX}" if size == 1 else f"{part}-{rank:05d}-of-{size:05d}{SUFFIX}"
+        entries, found = [], written.pieces.setdefault(part, {})
+        for name, held in tensors.items():
+            share = held if isinstance(held, Share) else Share.whole(held)
+            for piece in share.pieces if share.saved else ():
+                shape = tuple(piece.tensor.shape)
+                entries.append(Entry.of(key_of(name, piece.offset, shape, share.shape), piece.tensor))
+                about = found.setdefault(name, {"dtype": NAMES[piece.tensor.dtype], "shape": list(share.shape), "pieces": []})
+                about["pieces"].append([file, list(piece.offset), list(shape)])
+        if entries or rank == 0:  # a part without tensors is there all the same
+            written.sums[file] = write_tensors(folder / file, entries)
+    return written
+
+
+def complete_folder(folder: Path, reports: list[Written], meta: Mapping[str, Any]) -> None:
+    """Add to the processes' files what makes them a checkpoint: index, meta data, sums. ValueError for gaps and overlaps."""
+    sums = {name: found for report in reports for name, found in report.sums.items()}
+    index: dict[str, dict[str, dict[str, Any]]] = {part: {} for report in reports for part in report.pieces}
+    for report in reports:
+        for part, tensors in report.pieces.items():
+            for name, about in tensors.items():
+                known = index[part].setdefault(name, about | {"pieces": []})
+                known["pieces"] += about["pieces"]
+    parse_index(index, set(sums))
+    small = {META: json.dumps(meta, indent=1)} | ({INDEX: json.dumps(index)} if len(reports) > 1 else {})
+    for name, text in small.items():
+        (folder / name).write_text(text)
+        sums[name] = sha256(folder / name)
+    for path in (write_sums(folder, sums), *(folder / name for name in small), folder):
         _sync(path)
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    try:
-        # Not splitlines: it takes other bytes for line ends, and a flipped one must not pass.
-        *lines, rest = (folder / CHECKSUMS).read_bytes().decode().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder}: {CHECKSUMS} is missing or unreadable ({error})") from error
-    matches = [_SUM_LINE.fullmatch(line) for line in lines]
-    if not matches or not all(matches) or rest:
-        raise CheckpointError(f"{folder}: {CHECKSUMS} is damaged")
-    sums = {match.group(2): match.group(1) for match in matches if match}
-    differing = sorted(sums.keys() ^ {file.name for file in folder.iterdir() if file.name != CHECKSUMS})
-    if differing:
-        raise CheckpointError(f"{folder}: its files and {CHECKSUMS} disagree about {', '.join(differing)}")
-    return sums
-
-
-def _checked(folder: Path, name: str, sums: Mapping[str, str]) -> Path:
-    path = folder / name
-    if name not in sums:
-        raise CheckpointError(f"{folder}: {name} is missing")
-    if _sha256(path) != sums[name]:
-        raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 differs from {CHECKSUMS})")
-    return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+def _part_of(file: str) -> str:
+    return re.sub(r"-\d{5}-of-\d{5}", "", file.removesuffix(SUFFIX))
 
 
 def _sync(path: Path) -> None:
@@ -220,3 +291,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+__all__ = ["Checkpoint", "CheckpointError", "CheckpointManager", "find_checkpoint", "read_checkpoint"]

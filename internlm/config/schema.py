@@ -188,6 +188,7 @@ class TrainConfig(Section):
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = torch's choice")
     log_every: Positive = 10
     checkpoint_every: Positive = 7_436
+    async_save: bool = Field(False, description="periodic saves wait for a copy to main memory only; a thread writes it")
     keep_last: Positive = 2
     keep_every: int = Field(0, ge=0, description="also keep each checkpoint whose step is a multiple; 0 = none")
     max_bad_steps: Positive = Field(10, description="consecutive non-finite steps that are skipped before the run stops")

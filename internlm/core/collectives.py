@@ -50,10 +50,10 @@ class Group:
         """All processes' texts, in rank order; through main memory, so that the group must have a backend for it."""
         if self.size == 1:
             return [text]
-        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)  # never empty
         sizes = self.gathered(torch.tensor([len(data)])).tolist()
         rows = self.gathered(torch.nn.functional.pad(data, (0, max(sizes) - len(data)))[None])
-        return [row[:size].numpy().tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+        return [row[: size - 1].numpy().tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
     def _reduced(self, tensor: Tensor, operation: str) -> Tensor:
         if self.size == 1:

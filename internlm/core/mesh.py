@@ -27,18 +27,26 @@ class MeshError(ValueError):
 class Mesh:
     """The processes of a run. ``data``: those that see different samples; ``tp``: those that share each layer; ``world``: all.
 
-    ``shards`` is the mesh that ``fully_shard`` takes; None where a process trains alone.
+    ``shards`` is the mesh that ``fully_shard`` takes; None where a process trains alone. ``saves``: all processes, for what
+    travels through main memory while training goes on: a background save must not share a group with it.
     """
 
     world: Group = ALONE
     data: Group = ALONE
     tp: Group = ALONE
     shards: DeviceMesh | None = None
+    saves: Group = ALONE
 
     @property
     def alone(self) -> bool:
         """True for a world of one."""
         return self.shards is None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Sizes of dp_replicate, dp_shard and tp."""
+        replicas = self.shards.size(0) if self.shards is not None and self.shards.ndim == 2 else 1
+        return replicas, self.data.size // replicas, self.tp.size
 
     @property
     def writes(self) -> bool:
@@ -135,7 +143,8 @@ def _mesh(shape: tuple[int, int, int], device: torch.device) -> Mesh:
     data = mesh["dp_replicate", "dp_shard"]._flatten("dp")
     shards = mesh["dp_replicate", "dp_shard"] if shape[0] > 1 else mesh["dp_shard"]
     world = Group(dist.group.WORLD, dist.get_world_size(), dist.get_rank())
-    return Mesh(world, _group(data), _group(mesh["tp"]), shards)
+    saves = Group(dist.new_group(backend="gloo"), world.size, world.rank)
+    return Mesh(world, _group(data), _group(mesh["tp"]), shards, saves)
 
 
 def _group(axis: DeviceMesh) -> Group:

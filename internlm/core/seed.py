@@ -14,19 +14,21 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng_state() -> dict[str, Tensor]:
-    """torch's generator states, by device: uint8 tensors, fit for a checkpoint."""
+def seed_process(seed: int, step: int, rank: int) -> None:
+    """Seed torch for what a process draws itself from a step on: apart by data-parallel rank, equal inside a tp group."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's generators that this process uses, "cpu" and its device's: uint8 tensors in main memory."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def set_rng_state(states: dict[str, Tensor]) -> None:
-    """Restore what ``rng_state`` returned; states of devices that this machine lacks are left out."""
-    if "cpu" in states:
-        torch.set_rng_state(states["cpu"].cpu())
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for index in range(devices):
-        if f"cuda{index}" in states:
-            torch.cuda.set_rng_state(states[f"cuda{index}"].cpu(), index)
+def set_rng_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Restore what ``rng_state`` returned."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -10,6 +10,7 @@ be padding, which nothing reads.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from internlm.core import regions
+from internlm.core.boxes import Piece
 from internlm.core.collectives import Group
 from internlm.model.block import Block
 from internlm.model.egoagent import EgoNetwork
@@ -38,10 +40,16 @@ class Cut:
         parts = tensor.unflatten(self.dim, (self.sections, -1))
         return parts.chunk(group.size, self.dim + 1)[group.rank].flatten(self.dim, self.dim + 1).contiguous()
 
-    def whole(self, share: Tensor, group: Group) -> Tensor:
-        """The whole tensor from every process's part; a collective."""
-        parts = group.gathered(share.unflatten(self.dim, (self.sections, -1)), self.dim + 1)
-        return parts.flatten(self.dim, self.dim + 1)
+    def pieces(self, local: Tensor, offset: Sequence[int], length: int, group: Group) -> Iterator[Piece]:
+        """Where the whole tensor has what lies here: ``local`` begins at ``offset`` of this process's part, which has a size of
+        ``length`` along ``dim``."""
+        width, begin = length // self.sections, offset[self.dim]
+        for section in range(self.sections):
+            start, stop = max(begin, section * width), min(begin + local.shape[self.dim], (section + 1) * width)
+            if start < stop:
+                place = list(offset)
+                place[self.dim] = start + (section * (group.size - 1) + group.rank) * width
+                yield Piece(tuple(place), local.narrow(self.dim, start - begin, stop - start))
 
 
 # Rows of the fused projection are queries, then keys, then values; each process takes its heads of all three.

@@ -1,7 +1,7 @@
 """AdamW: parameter groups, per-step learning rate and decay, and its state as named tensors."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,20 +52,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer,
-    tensors: dict[str, Tensor],
-    share: Callable[[str, Tensor, Tensor], Tensor] = lambda name, tensor, parameter: tensor,
-) -> None:
-    """Restore what ``optimizer_tensors`` returned. ``share`` makes of (name, whole tensor, parameter) what belongs here.
+def create_optimizer_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+    """Make the state tensors that ``optimizer_tensors`` then returns for filling, all zero, where nothing has stepped yet.
 
-    Raises KeyError when the tensors belong to another set of parameters.
+    ``stored``: shape and dtype of each whole tensor by ``<parameter name>/<quantity>``. A quantity has one value or lies as its
+    parameter does. Raises KeyError when they belong to another set of parameters.
     """
     known = {name for name, _ in _named(optimizer)}
-    states: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    states: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+    for key, about in stored.items():
         name, quantity = key.rsplit("/", 1)
-        states.setdefault(name, {})[quantity] = tensor
+        states.setdefault(name, {})[quantity] = about
     # An optimizer that has not stepped yet has no state at all; anything between none and all is a mismatch.
     if states and states.keys() != known:
         raise KeyError(
@@ -73,12 +70,13 @@ def load_optimizer_tensors(
             f"only in the state: {sorted(states.keys() - known)[:5]}, only in the model: {sorted(known - states.keys())[:5]}"
         )
     for name, parameter in _named(optimizer):
-        if name in states:
-            optimizer.state[parameter] = {
-                # AdamW keeps its fused step counter as float32 on the parameter's device, like its moments.
-                quantity: (share(name, tensor, parameter) if tensor.ndim else tensor).detach().clone().to(parameter.device)
-                for quantity, tensor in states[name].items()
-            }
+        # A fused step counter is on the parameter's device, like the moments.
+        optimizer.state[parameter] = {
+            quantity: torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+            if shape
+            else torch.zeros((), dtype=dtype, device=parameter.device)
+            for quantity, (shape, dtype) in states.get(name, {}).items()
+        }
 
 
 def _role(name: str, parameter: nn.Parameter, decay_one_dimensional: bool) -> str:

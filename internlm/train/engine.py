@@ -3,21 +3,20 @@
 ``TrainStep`` decides when; an engine knows how. ``TorchEngine`` works on what ``parallel/apply.py`` divided.
 """
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from internlm.checkpoint.index import Checkpoint
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
 from internlm.model.egoagent import EgoAgent
 from internlm.parallel.plan import cut_of, sum_partial
-from internlm.parallel.whole import load_whole, share_of
+from internlm.parallel.shares import shares
 from internlm.solver.clip import clip_grad_norm
 from internlm.solver.ema import MovingAverage
-from internlm.solver.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_step_values
+from internlm.solver.optim import build_optimizer, create_optimizer_state, optimizer_tensors, set_step_values
 from internlm.solver.schedule import StepValues
 
 
@@ -45,14 +44,11 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """The predictor's parameters and buffers as they lie here: whole, DTensors, or a tensor-parallel share. A collective."""
 
-    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the predictor's whole tensors over. RuntimeError for missing or foreign names and shapes."""
-
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's state as ``<parameter>/<quantity>``, lying as the weights do; none before a step. A collective."""
 
-    def load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take whole states over, after the weights. KeyError when they belong to other parameters."""
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the parts predictor and optimizer of a checkpoint over. CheckpointError or KeyError when they belong to others."""
 
     def close(self) -> None:
         """Give back what the engine holds beside its tensors."""
@@ -97,14 +93,14 @@ class TorchEngine:
     def weights(self) -> dict[str, Tensor]:
         return self.predictor.state_dict()
 
-    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        load_whole(self.predictor, tensors, self.mesh)
-
     def optimizer_tensors(self) -> dict[str, Tensor]:
         return optimizer_tensors(self.optimizer)
 
-    def load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
-        load_optimizer_tensors(self.optimizer, tensors, partial(share_of, mesh=self.mesh))
+    def restore(self, checkpoint: Checkpoint) -> None:
+        checkpoint.fill("predictor", shares(self.weights(), self.mesh))
+        stored = checkpoint.index["optimizer"]
+        create_optimizer_state(self.optimizer, {name: (about.shape, about.dtype) for name, about in stored.items()})
+        checkpoint.fill("optimizer", shares(self.optimizer_tensors(), self.mesh))
 
     def close(self) -> None:
         pass

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,6 +87,7 @@ def _train(
         if hasattr(source, "close"):
             stack.enter_context(closing(source))
         stack.enter_context(run.report)
+        stack.enter_context(run.saver)
         stopped_by = run.loop(source, signals)
     return run.result(stopped_by, began)
 
@@ -116,21 +118,27 @@ class _Run:
             outcome = self.step(images, clips, keep_outputs=self.report.wants_outputs(number))
             self.report.step_done(number, outcome)
             stopped_by = self._signal_of_any(signals)
+            self._note_failed_save()
             if number == train.steps or stopped_by:
-                self._save()
+                self.saver.save(self.state, self._beside())
+                self._note_failed_save()
                 break
             if number % train.checkpoint_every == 0:
                 self._save_and_go_on()
         return stopped_by if counters.step < train.steps else None
 
-    def _save(self) -> None:
-        self.saver.save(self.state, {"watch": self.report.watch.state()})
+    def _beside(self) -> dict[str, Any]:
+        return {"watch": self.report.watch.state()}
 
     def _save_and_go_on(self) -> None:
         """A periodic save that fails must not end days of training: say so and rely on the earlier checkpoint."""
         try:
-            self._save()
+            self.saver.begin(self.state, self._beside())
         except CheckpointError as error:
+            self._note_failed_save(error)
+
+    def _note_failed_save(self, error: CheckpointError | None = None) -> None:
+        if error := error or self.saver.failure():
             self.report.note(f"SAVE FAILED, training goes on: {error}")
 
     def _signal_of_any(self, signals: StopSignals) -> str | None:

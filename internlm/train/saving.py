@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
 from internlm.config.load import RESOLVED_NAME
 from internlm.config.schema import Config
@@ -23,17 +24,22 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Restores and saves a run's state. Every method is a collective: all processes call it, and all fail when one does."""
+    """Restores and saves a run's state. Every method is a collective: all processes call it, and all fail when one does.
+
+    As a context it waits for a save in the background before it ends.
+    """
 
     def __init__(self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh) -> None:
         self.config, self.device, self.mesh = config, device, mesh
         train = config.train
-        self.manager = CheckpointManager(run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every)
+        self.manager = CheckpointManager(
+            run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every, group=mesh.saves
+        )
+        self._background = BackgroundSaver(self.manager)
 
     def start(self) -> tuple[TrainState, dict[str, Any]]:
         """The state to train from (resumed, or with another run's weights, or fresh) and what ``save`` was given beside it."""
         checkpoint = self.manager.load()
-        self._check_same(-1 if checkpoint is None else checkpoint.step)
         other = self.config.train.init_from if checkpoint is None else None
         state = build_state(self.config, self.device, self.mesh, start_from=other)
         if checkpoint is None:
@@ -45,25 +51,26 @@ class Saver:
 
     def save(self, state: TrainState, beside: dict[str, Any]) -> None:
         """Write a checkpoint of the present state, with ``beside`` (JSON) in its meta data. CheckpointError when it fails."""
-        tensors = state.tensors()
-        failure: CheckpointError | None = None
-        if self.mesh.writes:
-            try:
-                self.manager.save(state.counters.step, tensors, state.meta(self.config) | beside)
-            except CheckpointError as error:
-                failure = error
-        if self.mesh.world.largest(failure is not None, self.device):
-            raise failure or CheckpointError("the process that writes could not save the checkpoint; its own message says why")
+        self._background.wait()
+        self.manager.save(state.counters.step, state.shares(), state.meta(self.config) | beside)
 
-    def _check_same(self, step: int) -> None:
-        """All processes must continue from the same checkpoint; a folder that is not shared between machines shows here."""
-        steps = sorted({int(found) for found in self.mesh.world.gathered(torch.tensor([step], device=self.device)).tolist()})
-        if len(steps) > 1:
-            text = " and ".join("none" if found < 0 else f"step {found}" for found in steps)
-            raise CheckpointError(
-                f"the processes see different checkpoints in {self.manager.folder} ({text}); "
-                "put run_dir on a file system that all machines share"
-            )
+    def begin(self, state: TrainState, beside: dict[str, Any]) -> None:
+        """``save``, or with ``train.async_save`` the start of it: ``failure`` tells later where it came to nothing."""
+        if self.config.train.async_save:
+            self._background.start(state.counters.step, state.shares(), state.meta(self.config) | beside)
+        else:
+            self.save(state, beside)
+
+    def failure(self) -> CheckpointError | None:
+        """A save in the background that failed since the last call."""
+        return self._background.failure()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not KeyboardInterrupt:  # who presses Ctrl-C twice does not want to wait
+            self._background.wait()
 
 
 def set_aside(run_dir: Path) -> None:

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from internlm.checkpoint.manager import Checkpoint
+from internlm.checkpoint.index import Checkpoint
 from internlm.checkpoint.weights import init_from
 from internlm.config.schema import Config
+from internlm.core.boxes import Share
 from internlm.core.init import choose_dtype
-from internlm.core.mesh import Mesh
-from internlm.core.seed import rng_state, seed_everything, set_rng_state
+from internlm.core.mesh import AXES, Mesh
+from internlm.core.seed import rng_state, seed_everything, seed_process, set_rng_state
 from internlm.loss.joint import JointLoss
 from internlm.model.egoagent import EgoAgent
 from internlm.parallel.apply import parallelise
-from internlm.parallel.whole import gathered, load_whole
+from internlm.parallel.shares import shares
 
 from .engine import Engine, TorchEngine
 
@@ -42,31 +42,49 @@ class TrainState:
     counters: Counters
     mesh: Mesh
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """All tensors, whole, by checkpoint part: the same whatever the mesh.
-
-        A collective; of several processes only the one that writes gets the values (``parallel.whole.gathered``).
-        """
+    def shares(self) -> dict[str, dict[str, Share]]:
+        """What this process holds of every tensor, by checkpoint part: views of the memory that is trained on. A collective."""
         parts = {
             "predictor": self.engine.weights(),
             "observer": self.agent.observer.state_dict(),
             "loss": self.loss.state_dict(),
             "optimizer": self.engine.optimizer_tensors(),
         }
-        return {name: dict(gathered(part, self.mesh)) for name, part in parts.items()} | {"rng": rng_state()}
+        return {name: shares(part, self.mesh) for name, part in parts.items()} | {"rng": self._rng()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint. Raises RuntimeError or KeyError when it belongs to another model."""
-        self.engine.load_weights(checkpoint.parts["predictor"])
+        """Continue from a checkpoint of any mesh, reading no more than this process's share.
+
+        On the mesh that wrote it, every process's generators continue; on another, they are seeded anew from the run's seed, the
+        step and the data-parallel rank. Raises CheckpointError or KeyError when it belongs to another model.
+        """
+        self.engine.restore(checkpoint)
         for name, module in {"observer": self.agent.observer, "loss": self.loss}.items():
-            load_whole(module, checkpoint.parts[name], self.mesh)
-        self.engine.load_optimizer_tensors(checkpoint.parts["optimizer"])
-        set_rng_state(checkpoint.parts["rng"])
+            checkpoint.fill(name, shares(module.state_dict(), self.mesh))
         self.counters = Counters(**checkpoint.meta["counters"])
+        own = self._rng()
+        if checkpoint.meta.get("mesh") == self._layout() and own.keys() <= checkpoint.index["rng"].keys():
+            checkpoint.fill("rng", own, exact=False)
+            states = {name.partition("/")[2]: share.pieces[0].tensor for name, share in own.items()}
+            set_rng_state(states, self.device)
+        else:
+            seed_process(checkpoint.meta["config"]["seed"], self.counters.step, self.mesh.data.rank)
 
     def meta(self, config: Config) -> dict[str, Any]:
-        """The counters and the resolved config, as JSON."""
-        return {"counters": vars(self.counters), "config": config.model_dump(mode="json")}
+        """The counters, the resolved config and the mesh, as JSON."""
+        return {"counters": dict(vars(self.counters)), "config": config.model_dump(mode="json"), "mesh": self._layout()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        return next(self.agent.parameters()).device
+
+    def _rng(self) -> dict[str, Share]:
+        states = rng_state(self.device)
+        return {f"rank{self.mesh.world.rank}/{name}": Share.whole(state) for name, state in states.items()}
+
+    def _layout(self) -> dict[str, int]:
+        return dict(zip(AXES, self.mesh.shape, strict=True))
 
 
 def build_state(
@@ -85,6 +103,7 @@ def build_state(
     if config.stage == "pretrain":
         freeze_action_parts(agent)
     parallelise(agent, loss, config.parallel, mesh, choose_dtype(config.train.dtype, device))
+    seed_process(config.seed, 0, mesh.data.rank)
     return TrainState(agent.train(), loss.train(), TorchEngine(agent, config, mesh), Counters(), mesh)
 
 

@@ -21,9 +21,9 @@ def make(tmp_path, **arguments):
 
 
 def snapshot(state):
-    parts = state.tensors()
+    parts = state.shares()
     del parts["rng"]
-    return {f"{part}.{name}": tensor.clone() for part, tensors in parts.items() for name, tensor in tensors.items()}
+    return {f"{part}.{name}": share.pieces[0].tensor.clone() for part, shares in parts.items() for name, share in shares.items()}
 
 
 def changed(before, after):
@@ -94,7 +94,7 @@ def test_stage_one_leaves_the_action_parts_alone(tmp_path):
 def test_an_image_step_still_gives_every_parameter_its_optimizer_state(tmp_path):
     state, step = make(tmp_path)
     step(image_batch(0), None)
-    states = {name.rsplit("/", 1)[0] for name in state.tensors()["optimizer"]}
+    states = {name.rsplit("/", 1)[0] for name in state.shares()["optimizer"]}
     assert states == {name for name, _ in state.agent.predictor.named_parameters()}
 
 
