@@ -209,13 +209,37 @@ class ParallelConfig(Section):
     dp_replicate: Positive = Field(1, description="copies of the sharded model (HSDP with dp_shard above 1)")
     dp_shard: Positive = Field(1, description="processes that share weights, gradients and optimizer states")
     tp: Positive = Field(1, description="processes that share each layer, the prototypes included; they see the same samples")
-    zero: Literal[2, 3] = Field(3, description="3: weights are freed after a layer's forward pass; 2: kept until its backward")
+    engine: Literal["torch", "deepspeed"] = Field("torch", description="who divides states and takes steps")
+    zero: Literal[1, 2, 3] = Field(
+        3,
+        description="3: weights are freed after a layer's forward pass; 2: kept until its backward; 1: gradients are not "
+        "divided either (DeepSpeed only)",
+    )
     sequence_parallel: bool = Field(True, description="with tp: tokens are divided where layers are not")
     activation_checkpointing: Literal["none", "selective", "full"] = Field(
         "none", description="of the predictor's blocks; selective keeps the outputs of products and attention"
     )
     compile: bool = Field(False, description="torch.compile, block by block")
     timeout_minutes: Positive = Field(10, description="longest wait for the other processes before the run is given up")
+
+    @model_validator(mode="after")
+    def _engine(self):
+        if self.engine == "torch":
+            if self.zero == 1:
+                raise ValueError(
+                    "zero 1 is DeepSpeed's: set engine=deepspeed, or zero=2, which sends as much and also divides gradients"
+                )
+            return self
+        if self.tp > 1:
+            raise ValueError(f"engine deepspeed has no tensor parallelism and tp is {self.tp}; set tp=1 or engine=torch")
+        if self.dp_replicate > 1:
+            raise ValueError(
+                f"engine deepspeed divides states over all processes and dp_replicate is {self.dp_replicate}; "
+                "count them all in dp_shard, or set engine=torch for HSDP"
+            )
+        if self.zero == 3:
+            raise ValueError("engine deepspeed divides states and gradients here, not weights: set zero=1 or 2, or engine=torch")
+        return self
 
 
 class Config(Section):

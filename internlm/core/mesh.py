@@ -77,25 +77,30 @@ def read_launch(environment: dict[str, str] | None = None) -> Launch:
 
 
 @contextmanager
-def open_mesh(shape: tuple[int, int, int], device: torch.device, timeout_minutes: float = 10) -> Iterator[Mesh]:
+def open_mesh(
+    shape: tuple[int, int, int], device: torch.device, timeout_minutes: float = 10, *, always: bool = False
+) -> Iterator[Mesh]:
     """Join the other processes of the launch and lay them out; leaves the process group when done.
 
     ``shape``: sizes of dp_replicate, dp_shard and tp. A process group that exists already is used and kept. Backend: NCCL on
     CUDA (gloo beside it for what lies in main memory), gloo on the CPU. Raises MeshError when the product of the sizes is not
-    the number of started processes.
+    the number of started processes. ``always``: a world of one opens a process group too, for a library that asks for one.
     """
     launch = read_launch()
     world = dist.get_world_size() if dist.is_initialized() else launch.world
     _check(shape, world)
-    if world == 1:
+    if world == 1 and not always:
         yield Mesh()
         return
     own = not dist.is_initialized()
     if own:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        join(launch, backend, timedelta(minutes=timeout_minutes))
+        if world > 1:
+            join(launch, backend, timedelta(minutes=timeout_minutes))
+        else:
+            dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     try:
-        yield _mesh(shape, device)
+        yield _mesh(shape, device) if world > 1 else Mesh()
     finally:
         if own:
             dist.destroy_process_group()

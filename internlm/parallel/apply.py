@@ -21,7 +21,7 @@ def parallelise(agent: EgoAgent, loss: JointLoss, config: ParallelConfig, mesh: 
 
     Every process holds the whole agent with equal weights before, and parameter names stay what they were. ``dtype`` is the
     compute dtype: weights travel between processes in it, gradients in float32. In a world of one only activation
-    checkpointing and compile have an effect.
+    checkpointing and compile have an effect. Engine deepspeed divides parameters itself, afterwards.
     """
     if not mesh.alone:
         loss.spread_over(mesh.data, mesh.tp)
@@ -35,7 +35,7 @@ def parallelise(agent: EgoAgent, loss: JointLoss, config: ParallelConfig, mesh: 
         if config.compile:
             for block in network.backbone.blocks:
                 block.compile()
-        if mesh.shards is not None:
+        if mesh.shards is not None and config.engine == "torch":
             # The observer runs without gradients: nothing would free its gathered weights, which would go stale.
             _shard(network, mesh.shards, dtype, keep=config.zero == 2 and network is agent.predictor)
 

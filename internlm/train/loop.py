@@ -64,7 +64,8 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
     set_threads(config.train.threads)
     device = local_device(choose_device(config.train.device))
     parallel = config.parallel
-    with open_mesh((parallel.dp_replicate, parallel.dp_shard, parallel.tp), device, parallel.timeout_minutes) as mesh:
+    shape, always = (parallel.dp_replicate, parallel.dp_shard, parallel.tp), parallel.engine == "deepspeed"
+    with open_mesh(shape, device, parallel.timeout_minutes, always=always) as mesh:
         return _train(config, device, mesh, resume, batches, began)
 
 
@@ -78,10 +79,11 @@ def _train(
             set_aside(run_dir)
         mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
     run = _Run(config, run_dir, device, mesh)
-    if run.state.counters.step >= config.train.steps:
-        log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
-        return run.result(None, began)
     with ExitStack() as stack:
+        stack.enter_context(closing(run.state.engine))
+        if run.state.counters.step >= config.train.steps:
+            log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
+            return run.result(None, began)
         signals = stack.enter_context(StopSignals())
         source = (batches or _batches_of(config, device, mesh))(run.state.counters.step)
         if hasattr(source, "close"):

@@ -104,7 +104,15 @@ def build_state(
         freeze_action_parts(agent)
     parallelise(agent, loss, config.parallel, mesh, choose_dtype(config.train.dtype, device))
     seed_process(config.seed, 0, mesh.data.rank)
-    return TrainState(agent.train(), loss.train(), TorchEngine(agent, config, mesh), Counters(), mesh)
+    return TrainState(agent.train(), loss.train(), _engine(agent, config, mesh), Counters(), mesh)
+
+
+def _engine(agent: EgoAgent, config: Config, mesh: Mesh) -> Engine:
+    if config.parallel.engine == "torch":
+        return TorchEngine(agent, config, mesh)
+    from .deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(agent, config, mesh)
 
 
 def freeze_action_parts(agent: EgoAgent) -> None:
