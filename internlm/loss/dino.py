@@ -136,11 +136,13 @@ def multicrop_cross_entropy(
 def koleo(features: Tensor, groups: Tensor, floor: float = 0.05, data: Group = ALONE) -> Tensor:
     """KoLeo spread of L2-normalised ``features [N, d]`` (arXiv 1806.03198): mean of -log distance to the nearest neighbour.
 
-    Neighbours of the same ``groups`` int64 ``[N]`` (frames of one clip) are excluded and the distance has a floor, because the
-    gradient grows as 1/distance and adjacent frames are near-duplicates. Zero where a row has no neighbour left.
+    Neighbours are looked for among the rows of all processes of ``data``. Those of the same ``groups`` int64 ``[N]`` (frames of
+    one clip) are excluded and the distance has a floor, because the gradient grows as 1/distance and adjacent frames are
+    near-duplicates. Zero where a row has no neighbour left.
     """
-    similarity = features @ features.T
-    similarity = similarity.masked_fill(groups[:, None] == groups[None], -torch.inf)
+    everyone = regions.gather(features, data, 0)
+    similarity = features @ everyone.T
+    similarity = similarity.masked_fill(groups[:, None] == data.gathered(groups)[None], -torch.inf)
     nearest, index = similarity.max(1)
-    distance = (features - features[index]).norm(dim=1).clamp(min=floor)
+    distance = (features - everyone[index]).norm(dim=1).clamp(min=floor)
     return torch.where(torch.isfinite(nearest), -distance.log(), 0.0).mean()
