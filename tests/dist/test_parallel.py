@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from train_samples import clip_batch, image_batch, tiny_config
 
-from internlm.checkpoint.manager import CheckpointManager
+from internlm.checkpoint.manager import CheckpointManager, read_checkpoint
 from internlm.core.mesh import MeshError, open_mesh, read_launch
 from internlm.monitor.metrics import read_metrics
 from internlm.parallel.plan import local
@@ -31,6 +31,7 @@ CPU = torch.device("cpu")
 STEPS, SAVED = 5, 3  # optimizer steps, and how many come before the checkpoint
 GLOBAL = 4  # images and clips of a step over all processes
 TOLERANCE = 1e-5
+PARTS = ("predictor", "observer", "loss", "optimizer")  # what is the same on every mesh
 
 # What is trained: the one process's figures that each mesh must repeat.
 RUNS = {
@@ -127,18 +128,17 @@ def train(run: str, parallel: dict, folder: Path, resume_from: str | None = None
         step = TrainStep(config, state, folder, torch.float32)
         losses, norms = [], []
         if resume_from:
-            state.restore(CheckpointManager(folder / resume_from).load())
+            state.restore(CheckpointManager(folder / resume_from, group=mesh.saves).load())
         for number in range(state.counters.step, STEPS):
             outcome = step(*inputs(run, number, mesh.data.rank, mesh.data.size), keep_outputs=True)
             assert outcome.finite and all(teacher.shape[-1] == config.model.prototypes for teacher in outcome.teacher)
             losses.append({name: float(value) for name, value in outcome.losses.items()})
             norms.append(float(outcome.grad_norm))
             if number + 1 == SAVED:
-                parts = state.tensors()
-                if mesh.writes:
-                    CheckpointManager(folder / f"{mesh.world.size} {run} {shape}").save(SAVED, parts, state.meta(config))
-                mesh.world.max(torch.zeros(()))
-        tensors = state.tensors()
+                manager = CheckpointManager(folder / f"{mesh.world.size} {run} {shape}", group=mesh.saves)
+                manager.save(SAVED, state.shares(), state.meta(config))
+        end = CheckpointManager(folder / "end", group=mesh.saves).save(STEPS, state.shares(), state.meta(config))
+        tensors = dict(read_checkpoint(end, PARTS).parts) if mesh.writes else {}
         counters = dict(vars(state.counters))
     return {"losses": losses, "norms": norms, "tensors": tensors, "counters": counters}
 
