@@ -58,7 +58,9 @@ class ModelConfig(Section):
     head_hidden: Positive = 2048
     head_bottleneck: Positive = 256
     prototypes: Positive = 65_536
-    attention: Literal["sdpa"] = "sdpa"
+    attention: Literal["sdpa", "flex", "flash"] = Field(
+        "sdpa", description="kernel in training: PyTorch's own, FlexAttention (CUDA), or flash-attn (CUDA, causal, bfloat16)"
+    )
 
     @model_validator(mode="after")
     def _shapes(self):
@@ -73,6 +75,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by {stem_width_divisor}, the first stem width's divisor"
             )
+        if self.attention == "flash" and self.sequence != "causal":
+            raise ValueError(f"attention 'flash' is strictly causal, sequence is {self.sequence!r}; set attention=flex or sdpa")
         for name in ("image_size", "local_image_size"):
             if getattr(self, name) % self.patch_size:
                 raise ValueError(f"{name} {getattr(self, name)} is not a multiple of patch_size {self.patch_size}")
@@ -282,6 +286,11 @@ class Config(Section):
             size = getattr(train, name)
             if size % train.accumulation:
                 raise ValueError(f"train.{name} {size} is not a multiple of train.accumulation {train.accumulation}")
+        if model.attention == "flex" and self.parallel.activation_checkpointing == "selective":
+            raise ValueError(
+                "model.attention 'flex' would be recomputed without its kernel under parallel.activation_checkpointing "
+                "'selective'; set it to full or none"
+            )
         for name in ("num_heads", "hidden_size", "head_hidden", "prototypes", "mlp_multiple_of"):
             if getattr(model, name) % self.parallel.tp:
                 raise ValueError(f"model.{name} {getattr(model, name)} is not divisible by parallel.tp {self.parallel.tp}")

@@ -20,6 +20,7 @@ class Backbone(nn.Module):
         self.rotary = RotaryEmbedding(hidden // heads, rope_base)
         self.blocks = nn.ModuleList(Block(hidden, heads, inner, eps) for _ in range(layers))
         self.norm = nn.RMSNorm(hidden, eps=eps)
+        self.mask_of = Layout.mask  # in the form that the blocks' attention takes
         for index, block in enumerate(self.blocks):
             block.init_weights(index, init_std)
 
@@ -27,7 +28,7 @@ class Backbone(nn.Module):
         if tokens.shape[1] != len(layout):
             raise ValueError(f"{tokens.shape[1]} tokens do not fit a layout of {len(layout)}")
         rotary = self.rotary(len(layout), tokens.device)
-        mask = layout.mask(tokens.device)
+        mask = self.mask_of(layout, tokens.device)
         for block in self.blocks:
             tokens = block(tokens, rotary, mask)
         return self.norm(tokens)

@@ -1,5 +1,7 @@
 """One pre-norm transformer block: RMSNorm, attention, RMSNorm, SwiGLU."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """``[B, L, h] -> [B, L, h]``."""
+    """``[B, L, h] -> [B, L, h]``; ``mask`` as in ``SelfAttention``."""
 
     def __init__(self, hidden: int, heads: int, inner: int, eps: float):
         super().__init__()
@@ -29,7 +31,7 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(hidden, eps=eps)
         self.mlp = SwiGLU(hidden, inner)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, mask: Any) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotary, mask)
         return x + self.mlp(self.mlp_norm(x))
 

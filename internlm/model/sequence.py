@@ -9,10 +9,10 @@ A layout whose (step, rank) pairs strictly increase and whose tokens are all rea
 takes the ``is_causal`` fast path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,26 +49,54 @@ class Layout:
         later = (self.step[1:] > self.step[:-1]) | ((self.step[1:] == self.step[:-1]) & (self.rank[1:] > self.rank[:-1]))
         return bool(self.readable.all() and later.all())
 
+    def rule(self, device: torch.device) -> Callable[..., Tensor]:
+        """The rule as a function of (batch, head, query position, key position), FlexAttention's ``mask_mod``.
+
+        Positions are int tensors of shapes that broadcast; batch and head do not matter.
+        """
+        labels = [label.to(device) for label in (self.step, self.rank, self.group, self.readable)]
+
+        def allow(batch: Any, head: Any, q: Tensor, k: Tensor) -> Tensor:
+            return _allowed([label[q] for label in labels], [label[k] for label in labels])
+
+        return allow
+
     def allow(self) -> Tensor:
         """The rule as a dense mask, bool [L, L] (query, key)."""
-        step_q, step_k = self.step[:, None], self.step[None]
-        rank_q, rank_k = self.rank[:, None], self.rank[None]
-        earlier = (step_k < step_q) | ((step_k == step_q) & (rank_k < rank_q))
-        together = (step_k == step_q) & (rank_k == rank_q) & (self.group[:, None] == self.group[None])
-        return (self.readable[None] & earlier) | together
+        labels = (self.step, self.rank, self.group, self.readable)
+        return _allowed([label[:, None] for label in labels], [label[None] for label in labels])
 
     def mask(self, device: torch.device) -> Tensor | None:
-        """The mask that attention needs on ``device``: None where ``is_causal`` says it all. Built once per device."""
+        """The mask that ``sdpa`` needs on ``device``: None where ``is_causal`` says it all. Built once per device."""
         if self.is_causal:
             return None
-        key = str(device)
+        return self._built(f"dense {device}", lambda: self.allow().to(device))
+
+    def block_mask(self, device: torch.device) -> Any:
+        """The rule as FlexAttention's ``BlockMask``, which leaves out blocks that nobody may see. Built once per device."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        length = len(self)
+        return self._built(
+            f"blocks {device}", lambda: create_block_mask(self.rule(device), None, None, length, length, device=device)
+        )
+
+    def _built(self, key: str, build: Callable[[], Any]) -> Any:
         if key not in self._masks:
-            self._masks[key] = self.allow().to(device)
+            self._masks[key] = build()
         return self._masks[key]
 
     @cached_property
-    def _masks(self) -> dict[str, Tensor]:
+    def _masks(self) -> dict[str, Any]:
         return {}
+
+
+def _allowed(query: Sequence[Tensor], key: Sequence[Tensor]) -> Tensor:
+    """The rule on labels (step, rank, group, readable) of queries and keys, whose shapes broadcast."""
+    (step_q, rank_q, group_q, _), (step_k, rank_k, group_k, readable_k) = query, key
+    earlier = (step_k < step_q) | ((step_k == step_q) & (rank_k < rank_q))
+    together = (step_k == step_q) & (rank_k == rank_q) & (group_k == group_q)
+    return (readable_k & earlier) | together
 
 
 def interleave(steps: Sequence[tuple[Part, ...]], kind: SequenceKind) -> Layout:

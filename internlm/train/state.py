@@ -15,6 +15,7 @@ from internlm.core.mesh import AXES, Mesh
 from internlm.core.seed import rng_state, seed_everything, seed_process, set_rng_state
 from internlm.loss.joint import JointLoss
 from internlm.model.egoagent import EgoAgent
+from internlm.model.kernels import use_attention
 from internlm.parallel.apply import parallelise
 from internlm.parallel.shares import shares
 
@@ -102,7 +103,10 @@ def build_state(
         init_from(agent, loss, start_from)
     if config.stage == "pretrain":
         freeze_action_parts(agent)
-    parallelise(agent, loss, config.parallel, mesh, choose_dtype(config.train.dtype, device))
+    dtype = choose_dtype(config.train.dtype, device)
+    for network in (agent.predictor, agent.observer):
+        use_attention(network, config.model.attention, device, dtype)
+    parallelise(agent, loss, config.parallel, mesh, dtype)
     seed_process(config.seed, 0, mesh.data.rank)
     return TrainState(agent.train(), loss.train(), _engine(agent, config, mesh), Counters(), mesh)
 
