@@ -195,16 +195,34 @@ class TrainConfig(Section):
     async_save: bool = Field(False, description="periodic saves wait for a copy to main memory only; a thread writes it")
     keep_last: Positive = 2
     keep_every: int = Field(0, ge=0, description="also keep each checkpoint whose step is a multiple; 0 = none")
-    max_bad_steps: Positive = Field(10, description="consecutive non-finite steps that are skipped before the run stops")
+    max_bad_steps: Positive = Field(10, description="consecutive bad steps that are skipped before on_bad holds")
+    spike_factor: float | None = Field(
+        None, gt=0, description="a loss or gradient norm above median + factor x spread of the last steps is bad; try 10"
+    )
+    on_bad: Literal["stop", "rewind"] = Field(
+        "stop", description="rewind: go on from the last checkpoint with the data after the bad steps"
+    )
+    max_rewinds: Positive = Field(3, description="of a run, before it stops after all")
 
 
 class MonitorConfig(Section):
     """What is watched while training."""
 
     tensorboard: bool = True
+    wandb: str | None = Field(None, description="Weights & Biases project; needs wandb installed")
     progress: bool = True
+    peak_tflops: float | None = Field(None, gt=0, description="of one device, for the MFU; None = the data sheet's where known")
+    profile_steps: tuple[Positive, Positive] | None = Field(None, description="first and last step that are profiled")
+    straggler_share: float = Field(0.5, gt=0, description="a process this much slower than the others' median is named")
+    data_wait_share: Share = Field(0.25, description="waiting for data longer than this share of a step is named")
     health_every: Positive = 50
     collapse_patience: Positive = Field(5, description="consecutive bad health readings that make the collapse verdict")
+
+    @model_validator(mode="after")
+    def _profile(self):
+        if self.profile_steps is not None and not 0 <= self.profile_steps[1] - self.profile_steps[0] < 50:
+            raise ValueError(f"profile_steps {self.profile_steps} is not (first, last) of 1 to 50 steps; a step is MBs")
+        return self
 
 
 class ParallelConfig(Section):
@@ -224,7 +242,7 @@ class ParallelConfig(Section):
         "none", description="of the predictor's blocks; selective keeps the outputs of products and attention"
     )
     compile: bool = Field(False, description="torch.compile, block by block")
-    timeout_minutes: Positive = Field(10, description="longest wait for the other processes before the run is given up")
+    timeout_minutes: float = Field(10, gt=0, description="a run that finishes no step and no save for so long ends with code 4")
 
     @model_validator(mode="after")
     def _engine(self):

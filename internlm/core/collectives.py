@@ -66,6 +66,11 @@ class Group:
 ALONE = Group()
 
 
+def is_lost_process(error: BaseException) -> bool:
+    """Whether a collective failed because another process has ended or does not answer: torch has no class of its own for it."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def world_size() -> int:
     """Number of processes that were started together."""
     return dist.get_world_size() if _is_distributed() else 1

@@ -173,9 +173,16 @@ class TrainingBatches:
 
 
 def training_batches(
-    config: Config, start_step: int = 0, *, rank: int = 0, world: int = 1, timeout: float = 600, pin_memory: bool = False
+    config: Config,
+    start_step: int = 0,
+    *,
+    stop_step: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    timeout: float = 600,
+    pin_memory: bool = False,
 ) -> TrainingBatches:
-    """Batches of the optimizer steps from start_step to config.train.steps.
+    """Batches of the optimizer steps from start_step to stop_step (config.train.steps).
 
     The sample at position n of a stream is a pure function of (seed, epoch, n): batches depend neither on data.workers nor on
     where a run was resumed, and ranks share one global order. timeout: seconds to wait for a batch of the workers.
@@ -188,9 +195,8 @@ def training_batches(
     total = (len(images) if images is not None else 0) + (clips.frame_count if clips is not None else 0)
     plan = StepPlan(train.image_batch, train.clip_batch, train.mixing, rank, world)
     dataset = _StepDataset(config, images, clips, plan)
-    return TrainingBatches(
-        dataset, range(start_step, train.steps), BrokenCounts(data.max_broken_share, total), timeout, pin_memory
-    )
+    steps = range(start_step, train.steps if stop_step is None else stop_step)
+    return TrainingBatches(dataset, steps, BrokenCounts(data.max_broken_share, total), timeout, pin_memory)
 
 
 class EvaluationImages(NamedTuple):

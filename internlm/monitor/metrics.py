@@ -1,4 +1,4 @@
-"""The run's figures on disk: one JSON object a line, always; TensorBoard beside it when it is wanted and installed."""
+"""The run's figures on disk: one JSON object a line, always; other displays (``boards.py``) beside it."""
 
 import json
 import logging
@@ -8,44 +8,62 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .boards import Boards
+
 METRICS_NAME = "metrics.jsonl"
 
 log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends records to ``metrics.jsonl`` in a run folder.
+    """Appends records to ``metrics.jsonl`` in a run folder and hands their numbers to ``boards``.
 
     ``resume_step`` is the step the run continues from: records of later steps, which a killed run wrote after its last
     checkpoint and will be written again, are dropped.
     """
 
-    def __init__(self, folder: str | Path, *, resume_step: int = 0, tensorboard: bool = False) -> None:
+    def __init__(self, folder: str | Path, *, resume_step: int = 0, boards: Boards | None = None) -> None:
         self.path = Path(folder) / METRICS_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(self.path, resume_step)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = _summary_writer(self.path.parent / "tensorboard", resume_step) if tensorboard else None
+        self.boards = boards or Boards([])
+        self._torn = False
+        self.rewind(resume_step)
+
+    def rewind(self, step: int) -> None:
+        """Drop the records of the steps after ``step``."""
+        self._drop_after(step)
+        # Unbuffered: what a full disk refuses is lost, and does not come back as an error when the file is closed.
+        self._file = self.path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write one record; non-finite numbers become null, which JSON has no other word for."""
         record = {"step": step} | {name: _plain(value) for name, value in values.items()}
+        line = ("\n" if self._torn else "") + json.dumps(record) + "\n"
         try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            self._torn = self._file.write(line.encode()) < len(line.encode())
         except OSError as error:
             # A full disk must not end a run that could still be saved once there is room again.
+            self._torn = True
             log.error("figures of step %d could not be written to %s: %s", step, self.path, error)
-        if self._board:
-            for name, value in record.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+        self.boards.write(step, {n: v for n, v in record.items() if n != "step" and isinstance(v, int | float)})
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Close the file and the boards."""
         self._file.close()
-        if self._board:
-            self._board.close()
+        self.boards.close()
+
+    def _drop_after(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        records = list(_records(self.path))
+        kept = [record for record in records if record["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            os.replace(temporary, self.path)
+        except OSError as error:
+            log.error("figures after step %d stay in %s and come twice: %s", step, self.path, error)
+            temporary.unlink(missing_ok=True)
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -64,23 +82,5 @@ def _records(path: Path):
             yield record
 
 
-def _drop_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    temporary = path.with_suffix(".tmp")
-    kept = [record for record in _records(path) if record["step"] <= step]
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _summary_writer(folder: Path, resume_step: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        log.warning("TensorBoard is not installed (pip install tensorboard); %s is written all the same", METRICS_NAME)
-        return None
-    return SummaryWriter(str(folder), purge_step=resume_step + 1)

@@ -1,11 +1,12 @@
 """What a person sees while training: a live bar on a terminal, one plain line per logged step otherwise."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
 from typing import TextIO
 
-SHOWN = ("loss", "rep_kl", "pred_kl", "act", "grad_norm")
+SHOWN = ("loss", "rep_kl", "pred_kl", "act", "grad_norm", "mfu")
 
 
 class Progress:
@@ -56,7 +57,9 @@ class Progress:
             self._bar.stop()
 
     def _line(self, message: str) -> None:
-        print(message, file=self.stream, flush=True)
+        # Standard error may be a file on a full disk, or a terminal that is gone: no reason to stop training.
+        with contextlib.suppress(OSError):
+            print(message, file=self.stream, flush=True)
 
 
 class _Bar:

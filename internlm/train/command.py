@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-resume", action="store_true", help="start anew; an earlier run there is moved to previous-<n>")
     parser.epilog = (
         "exit codes: 0 complete; 75 stopped by SIGTERM, SIGINT or SIGUSR1 with a checkpoint saved (the same command continues); "
-        "3 too many non-finite steps; 2 config, data or checkpoint to mend"
+        "3 too many bad steps; 4 stood still or lost another process, the same command continues; "
+        "2 config, data or checkpoint to mend"
     )
 
 
@@ -27,16 +28,18 @@ def run(args: argparse.Namespace) -> int:
 
     from internlm.core.mesh import read_launch
 
-    from .loop import NonFiniteError, train
-    from .signals import EXIT_NON_FINITE, EXIT_STOPPED
+    from .bad_steps import BadStepsError
+    from .loop import LostProcessError, train
+    from .signals import EXIT_BAD_STEPS, EXIT_STOPPED, EXIT_STUCK
 
-    first = read_launch().rank == 0
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    rank = read_launch().rank
+    first = rank == 0
+    _log_to_console(rank)
     try:
         result = train(config, resume=not args.no_resume)
-    except NonFiniteError as error:
+    except (BadStepsError, LostProcessError) as error:
         print(f"egoagent train: {error}", file=sys.stderr)
-        return EXIT_NON_FINITE
+        return EXIT_BAD_STEPS if isinstance(error, BadStepsError) else EXIT_STUCK
     if not first:
         return 0 if result.finished else EXIT_STOPPED
     if not result.finished:
@@ -45,3 +48,12 @@ def run(args: argparse.Namespace) -> int:
     verdict = f"; standing verdict: collapse ({result.verdict})" if result.verdict else ""
     print(f"{result.run_dir}: {result.step} steps, {result.seconds:.0f} s, {result.bad_steps} skipped{verdict}", file=sys.stderr)
     return 0
+
+
+def _log_to_console(rank: int) -> None:
+    """Everything of the first process; of the others warnings, named, of which their own logs hold the rest."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s"))
+    handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("internlm").setLevel(logging.INFO)

@@ -13,22 +13,32 @@ import torch
 from internlm.checkpoint.manager import CheckpointError
 from internlm.config.load import RESOLVED_NAME, save_config
 from internlm.config.schema import Config
+from internlm.core.collectives import is_lost_process
 from internlm.core.init import choose_device, choose_dtype, set_threads
-from internlm.core.mesh import Mesh, local_device, open_mesh
+from internlm.core.mesh import Mesh, local_device, open_mesh, read_launch
 from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.data.loader import training_batches
+from internlm.monitor.clock import Clock
+from internlm.monitor.rank_log import rank_log_path
+from internlm.monitor.watchdog import Watchdog
 
+from .bad_steps import BadStepsError
 from .reporting import Report
 from .saving import Saver, set_aside
-from .signals import STOPPING, StopSignals
+from .signals import EXIT_STUCK, STOPPING, StopSignals
 from .state import TrainState
-from .step import NonFiniteError, TrainStep
+from .step import TrainStep
 
 RUNS = "runs"
+COLLECTIVE_MARGIN = 1  # minutes: a collective gives up later than the watchdog, whose account says more
 
 Batches = Iterator[tuple[ImageBatch | None, ClipBatch | None]]
 
 log = logging.getLogger(__name__)
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run ended or no longer answers."""
 
 
 @dataclass(frozen=True)
@@ -58,90 +68,169 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
         batches: step → iterator of this process's batches from that step on; None reads the config's data.
 
     Under a launcher of several processes (torchrun, srun) all of them call this, and the first writes the run folder.
-    Raises NonFiniteError after too many bad steps, CheckpointError, DataError, DeviceError, MeshError and ConfigError.
+    Raises BadStepsError after too many bad steps, LostProcessError where another process is gone, CheckpointError, DataError,
+    DeviceError, MeshError and ConfigError. A run that stands still for ``parallel.timeout_minutes`` ends the process.
     """
     began = time.monotonic()
     set_threads(config.train.threads)
     device = local_device(choose_device(config.train.device))
-    parallel = config.parallel
+    parallel, run_dir, rank = config.parallel, run_folder(config), read_launch().rank
+    watchdog = Watchdog(60 * parallel.timeout_minutes, rank_log_path(run_dir, rank), rank=rank, exit_code=EXIT_STUCK)
     shape, always = (parallel.dp_replicate, parallel.dp_shard, parallel.tp), parallel.engine == "deepspeed"
-    with open_mesh(shape, device, parallel.timeout_minutes, always=always) as mesh:
-        return _train(config, device, mesh, resume, batches, began)
+    try:
+        with watchdog, open_mesh(shape, device, parallel.timeout_minutes + COLLECTIVE_MARGIN, always=always) as mesh:
+            return _train(config, run_dir, device, mesh, resume, batches, watchdog, began)
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise LostProcessError(
+            f"rank {rank} lost the others: one of them has ended, and its own messages say why. The same command continues "
+            f"from the last checkpoint ({error})"
+        ) from error
 
 
 def _train(
-    config: Config, device: torch.device, mesh: Mesh, resume: bool, batches: Callable[[int], Batches] | None, began: float
+    config: Config,
+    run_dir: Path,
+    device: torch.device,
+    mesh: Mesh,
+    resume: bool,
+    batches: Callable[[int], Batches] | None,
+    watchdog: Watchdog,
+    began: float,
 ) -> TrainResult:
-    run_dir = run_folder(config)
     run_dir.mkdir(parents=True, exist_ok=True)
     if not resume:
         if mesh.writes:
             set_aside(run_dir)
         mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
-    run = _Run(config, run_dir, device, mesh)
-    with ExitStack() as stack:
-        stack.enter_context(closing(run.state.engine))
+    run = _Run(config, run_dir, device, mesh, batches, watchdog)
+    with closing(run.state.engine):
         if run.state.counters.step >= config.train.steps:
             log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
             return run.result(None, began)
-        signals = stack.enter_context(StopSignals())
-        source = (batches or _batches_of(config, device, mesh))(run.state.counters.step)
-        if hasattr(source, "close"):
-            stack.enter_context(closing(source))
-        stack.enter_context(run.report)
-        stack.enter_context(run.saver)
-        stopped_by = run.loop(source, signals)
+        with StopSignals() as signals, run:
+            stopped_by = run.loop(signals)
     return run.result(stopped_by, began)
 
 
 class _Run:
     """The parts of one run in this process."""
 
-    def __init__(self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        device: torch.device,
+        mesh: Mesh,
+        batches: Callable[[int], Batches] | None,
+        watchdog: Watchdog,
+    ) -> None:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
         self.saver = Saver(config, run_dir, device, mesh)
         self.state, saved = self.saver.start()
         if mesh.writes:
             save_config(config, run_dir / RESOLVED_NAME)
-        self.step = TrainStep(config, self.state, run_dir, choose_dtype(config.train.dtype, device))
-        self.report = Report(config, run_dir, self.state.counters, writes=mesh.writes)
-        if "watch" in saved:
-            self.report.watch.load_state(saved["watch"])
+        self.clock, dtype = Clock(device), choose_dtype(config.train.dtype, device)
+        self.step = TrainStep(config, self.state, run_dir, dtype, self.clock)
+        self.report = Report(config, run_dir, self.state, self.clock, dtype)
+        self._take_over(saved)
+        self._open_batches, self._watchdog = batches, watchdog
 
-    def loop(self, batches: Batches, signals: StopSignals) -> str | None:
+    def __enter__(self) -> "_Run":
+        with ExitStack() as stack:
+            stack.enter_context(self.report)
+            stack.enter_context(self.saver)
+            self._batches = self._batches_from_here()
+            stack.callback(lambda: _close(self._batches))
+            self._closing = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._closing.__exit__(*error)
+
+    def loop(self, signals: StopSignals) -> str | None:
         """Step to the end or to a signal; returns the signal's name. The state is saved either way."""
-        counters, train = self.state.counters, self.config.train
-        stopped_by = None
-        while counters.step < train.steps:
-            waiting = time.monotonic()
-            images, clips = next(batches)
-            self.report.waited(time.monotonic() - waiting)
-            number = counters.step + 1
-            outcome = self.step(images, clips, keep_outputs=self.report.wants_outputs(number))
+        train, stopped_by, due = self.config.train, None, False
+        while self.state.counters.step < train.steps and not stopped_by:
+            number = self.state.counters.step + 1
+            healthy = self.report.step_begins(number)
+            with self.clock.phase("data"):
+                images, clips = next(self._batches)
+            try:
+                outcome = self.step(images, clips, keep_outputs=healthy)
+            except BadStepsError as error:
+                self._rewind(error)
+                continue
+            self._watchdog.beat(f"step {number}")
             self.report.step_done(number, outcome)
             stopped_by = self._signal_of_any(signals)
             self._note_failed_save()
+            due = due or number % train.checkpoint_every == 0
             if number == train.steps or stopped_by:
-                self.saver.save(self.state, self._beside())
+                self._save(self.saver.save)
                 self._note_failed_save()
-                break
-            if number % train.checkpoint_every == 0:
+            elif due and not outcome.bad:  # amid bad steps there is nothing to go back to
                 self._save_and_go_on()
-        return stopped_by if counters.step < train.steps else None
+                due = False
+        return stopped_by if self.state.counters.step < train.steps else None
+
+    def _batches_from_here(self) -> Batches:
+        """This process's batches for the next step on."""
+        counters, data = self.state.counters, self.mesh.data
+        start, stop = (step + counters.skipped_batches for step in (counters.step, self.config.train.steps))
+        if self._open_batches:
+            return self._open_batches(start)
+        # torch's loader draws a seed that no sample uses; the draw must not set a resumed run's generator apart.
+        with torch.random.fork_rng(devices=[]):
+            options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda"}
+            return training_batches(self.config, start, stop_step=stop, **options)
+
+    def _rewind(self, error: BadStepsError) -> None:
+        """Go back to the last checkpoint and on with the batches after the bad ones; raise ``error`` where that must not be."""
+        train, bad = self.config.train, self.state.counters
+        if train.on_bad == "stop" or bad.rewinds >= train.max_rewinds or not self.saver.restore(self.state):
+            raise error
+        now = self.state.counters
+        now.skipped_batches = bad.step + bad.skipped_batches - now.step
+        now.rewinds, now.bad_steps, now.bad_streak = bad.rewinds + 1, bad.bad_steps, 0
+        _close(self._batches)
+        self._batches = self._batches_from_here()
+        self.report.rewound()
+        self.report.note(
+            f"REWIND {now.rewinds} of at most {train.max_rewinds}: back from step {bad.step} to step {now.step}, "
+            f"on with the batches after the bad ones. {error}",
+            logging.WARNING,
+        )
+        self._save_and_go_on()  # whoever is killed now must not meet the same batches again, and again
 
     def _beside(self) -> dict[str, Any]:
-        return {"watch": self.report.watch.state()}
+        """What a checkpoint holds beside the state."""
+        spikes = self.step.bad_steps.spikes
+        return {"watch": self.report.watch.state(), "spikes": spikes.state() if spikes else {}}
+
+    def _take_over(self, beside: dict[str, Any]) -> None:
+        if "watch" in beside:
+            self.report.watch.load_state(beside["watch"])
+        if self.step.bad_steps.spikes:
+            self.step.bad_steps.spikes.load_state(beside.get("spikes", {}))
+
+    def _save(self, save: Callable[[TrainState, dict[str, Any]], None]) -> None:
+        self._watchdog.beat(f"saving step {self.state.counters.step}")
+        with self.clock.phase("save"):
+            save(self.state, self._beside())
+        self._watchdog.beat(f"saved step {self.state.counters.step}")
 
     def _save_and_go_on(self) -> None:
         """A periodic save that fails must not end days of training: say so and rely on the earlier checkpoint."""
         try:
-            self.saver.begin(self.state, self._beside())
+            self._save(self.saver.begin)
         except CheckpointError as error:
             self._note_failed_save(error)
 
     def _note_failed_save(self, error: CheckpointError | None = None) -> None:
         if error := error or self.saver.failure():
-            self.report.note(f"SAVE FAILED, training goes on: {error}")
+            self.report.note(f"SAVE FAILED, training goes on: {error}", logging.ERROR)
 
     def _signal_of_any(self, signals: StopSignals) -> str | None:
         """The stopping signal that some process received: all stop after the same step."""
@@ -164,14 +253,6 @@ class _Run:
         )
 
 
-def _batches_of(config: Config, device: torch.device, mesh: Mesh) -> Callable[[int], Batches]:
-    def open_at(step: int) -> Batches:
-        # torch's loader draws a seed that no sample uses; the draw must not set a resumed run's generator apart.
-        with torch.random.fork_rng(devices=[]):
-            share = {"rank": mesh.data.rank, "world": mesh.data.size}
-            return training_batches(config, step, **share, pin_memory=device.type == "cuda")
-
-    return open_at
-
-
-__all__ = ["NonFiniteError", "TrainResult", "run_folder", "train"]
+def _close(batches: Batches) -> None:
+    if hasattr(batches, "close"):
+        batches.close()

@@ -1,93 +1,144 @@
-"""What a run tells while it trains: figures to the log files, lines to the console, the collapse verdict."""
+"""What a run tells while it trains: figures to the log files, lines to the console, verdicts and warnings."""
 
+import logging
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from internlm.config.schema import Config
+from internlm.monitor.boards import Boards, tensorboard, weights_and_biases
+from internlm.monitor.clock import PHASES, Clock, Probe
 from internlm.monitor.health import CollapseWatch, explain, read_health
 from internlm.monitor.metrics import MetricsWriter
+from internlm.monitor.profile import StepProfiler
 from internlm.monitor.progress import Progress
+from internlm.monitor.rank_log import RankLog, rank_log_path
+from internlm.monitor.ranks import Ranks, RankWatch, extremes
+from internlm.monitor.speed import Speed, memory_gib, peak_tflops
 
-from .state import Counters
+from .state import TrainState
 from .step import StepOutcome
 
 
 class Report:
-    """Follows a run on the process that writes; on the others (``writes`` False) it takes everything and does nothing.
+    """Follows a run in this process; the process that writes (``mesh.writes``) keeps the figures and shows them.
 
-    ``watch`` is the collapse watch, whose state goes into checkpoints.
+    ``watch`` is the collapse watch, whose state goes into checkpoints. As a context it opens and closes the files and the
+    display. All processes call ``step_done`` alike: at logged steps they exchange their figures.
     """
 
-    def __init__(self, config: Config, run_dir: Path, counters: Counters, *, writes: bool) -> None:
-        self.config, self.run_dir, self.counters, self.writes = config, run_dir, counters, writes
+    def __init__(self, config: Config, run_dir: Path, state: TrainState, clock: Clock, dtype: torch.dtype) -> None:
+        self.config, self.run_dir, self.state, self.clock = config, run_dir, state, clock
+        self.mesh, self.device, self.dtype = state.mesh, next(state.agent.predictor.parameters()).device, dtype
         grace = int(max(config.optim.warmup_share, 0.1) * config.train.steps)
         self.watch = CollapseWatch(patience=config.monitor.collapse_patience, grace_steps=grace)
-        self._data_seconds = 0.0
+        rank = self.mesh.world.rank
+        self._rank_log = RankLog(rank_log_path(run_dir, rank), rank=rank, world=self.mesh.world.size)
+        self._profiler = StepProfiler(run_dir, rank, config.monitor.profile_steps, self.device)
 
     def __enter__(self) -> "Report":
-        """Open the log files and the display."""
-        if self.writes:
-            done, monitor = self.counters.step, self.config.monitor
-            self.metrics = MetricsWriter(self.run_dir, resume_step=done, tensorboard=monitor.tensorboard)
-            self.progress = Progress(total=self.config.train.steps, start=done, bar=monitor.progress)
-        self._since = (time.monotonic(), self._images_seen(), self.counters.step)
+        with ExitStack() as stack:
+            self._open(stack)
+            self._closing = stack.pop_all()
+        self._restart()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self.writes:
-            self.metrics.close()
-            self.progress.close()
+    def __exit__(self, *error: Any) -> None:
+        self._closing.__exit__(*error)
 
-    def waited(self, seconds: float) -> None:
-        """Take note of time spent waiting for a batch."""
-        self._data_seconds += seconds
+    def _open(self, stack: ExitStack) -> None:
+        stack.enter_context(self._rank_log)
+        stack.callback(self._profiler.close)
+        monitor, done = self.config.monitor, self.state.counters.step
+        ranks = Ranks(self.mesh.world, self.device)
+        self._ranks = RankWatch(ranks, straggler_share=monitor.straggler_share, data_wait_share=monitor.data_wait_share)
+        blocks = self.state.agent.predictor.backbone.blocks
+        self._probe = None if self.config.parallel.compile else Probe(blocks[len(blocks) // 2].mlp, self.device)
+        if self._probe:
+            stack.callback(self._probe.close)
+        if self.mesh.writes:
+            peak = peak_tflops(self.config, self.device, self.dtype)
+            self._speed = Speed(self.config, peak and peak * 1e12 * self.mesh.world.size)
+            writer = MetricsWriter(self.run_dir, resume_step=done, boards=self._boards(done))
+            self._metrics = stack.enter_context(closing(writer))
+            shown = Progress(total=self.config.train.steps, start=done, bar=monitor.progress)
+            self._progress = stack.enter_context(closing(shown))
 
-    def wants_outputs(self, number: int) -> bool:
-        """Whether the health of this step is read, for which the step must keep its outputs."""
+    def step_begins(self, number: int) -> bool:
+        """Step ``number`` (from 1) begins; True where its health is read, for which it must keep its outputs."""
+        self._profiler.step(number)
         return number % self.config.monitor.health_every == 0
 
     def step_done(self, number: int, outcome: StepOutcome) -> None:
         """Show a finished step, and log it where it is due."""
-        if not outcome.finite:
-            self.note(f"step {number}: loss or gradient not finite, skipped ({self.counters.bad_steps} so far)")
-        if self.writes:
-            train = self.config.train
-            if self.wants_outputs(number) or number == train.steps or number % train.log_every == 0:
-                self._log(number, outcome)
-            self.progress.advance(number)
+        if outcome.bad:
+            self.note(f"step {number}: {outcome.bad}, skipped ({self.state.counters.bad_steps} so far)", logging.WARNING)
+        train, healthy = self.config.train, number % self.config.monitor.health_every == 0
+        if healthy or number == train.steps or number % train.log_every == 0:
+            self._log(number, outcome)
+        if self.mesh.writes:
+            self._progress.advance(number)
 
-    def note(self, message: str) -> None:
-        """Say something to the person who watches."""
-        if self.writes:
-            self.progress.note(message)
+    def rewound(self) -> None:
+        """The run has gone back to an earlier step: forget the figures after it."""
+        if self.mesh.writes:
+            self._metrics.rewind(self.state.counters.step)
+        self._restart()
+
+    def note(self, message: str, level: int = logging.INFO) -> None:
+        """Say something to the person who watches, and to this process's log."""
+        self._rank_log.write(message, level)
+        if self.mesh.writes:
+            self._progress.note(message)
+
+    def _restart(self) -> None:
+        """Begin a new interval of figures."""
+        self.clock.read()
+        counters = self.state.counters
+        self._since = (time.monotonic(), counters.step, counters.images_seen, counters.clips_seen)
 
     def _log(self, number: int, outcome: StepOutcome) -> None:
-        began, images, step = self._since
-        now, seen = time.monotonic(), self._images_seen()
-        elapsed = max(now - began, 1e-9)
-        record = {name: float(value) for name, value in outcome.losses.items()}
-        record |= {"grad_norm": float(outcome.grad_norm), **vars(outcome.values)}
-        record |= {
-            "images_per_s": (seen - images) / elapsed,
-            "seconds_per_step": elapsed / max(number - step, 1),
-            "data_share": self._data_seconds / elapsed,
-            "bad_steps": self.counters.bad_steps,
-        }
-        if outcome.teacher and outcome.finite:
-            record |= self._health(number, outcome)
-        self.metrics.write(number, record)
-        self.progress.report(number, record)
-        self._since, self._data_seconds = (now, seen, number), 0.0
+        began, step, images, clips = self._since
+        counters, steps = self.state.counters, max(number - step, 1)
+        elapsed = max(time.monotonic() - began, 1e-9)
+        seconds = {name: value / steps for name, value in self.clock.read().items()}
+        own = {"step_seconds": elapsed / steps, "data_seconds": seconds.get("data", 0.0)}
+        own |= {"probe_seconds": self._probe.read() if self._probe else 0.0}
+        own |= {f"{name}_gib": value for name, value in memory_gib(self.device).items()}
+        all_ranks = self._ranks.ranks.gathered(own)
+        for message in self._ranks.update(all_ranks["probe_seconds"], all_ranks["data_seconds"], own["step_seconds"]):
+            self.note(message, logging.WARNING)
+        if self.mesh.writes:
+            record = {name: float(value) for name, value in outcome.losses.items()}
+            record |= {"grad_norm": float(outcome.grad_norm), **vars(outcome.values)}
+            record |= self._speed.figures(counters.images_seen - images, counters.clips_seen - clips, elapsed)
+            record |= {"seconds_per_step": own["step_seconds"], "data_share": own["data_seconds"] / own["step_seconds"]}
+            record |= {f"time/{name}": seconds.get(name, 0.0) for name in PHASES}
+            record |= {f"memory/{name}": value for name, value in own.items() if name.endswith("_gib")}
+            record |= {} if self.mesh.alone else extremes(all_ranks)
+            record |= {"bad_steps": counters.bad_steps, "rewinds": counters.rewinds}
+            if outcome.teacher and outcome.finite:
+                record |= self._health(number, outcome)
+            self._metrics.write(number, record)
+            self._progress.report(number, record)
+        self._restart()
 
     def _health(self, number: int, outcome: StepOutcome) -> dict[str, float | str | None]:
         before = self.watch.verdict
         reading = read_health(torch.cat(outcome.teacher), torch.cat(outcome.features))
         verdict = self.watch.update(number, reading)
         if verdict != before:
-            self.note(explain(verdict, reading) if verdict else f"step {number}: the {before} collapse has passed")
+            message = explain(verdict, reading) if verdict else f"step {number}: the {before} collapse has passed"
+            self.note(message, logging.WARNING)
         return reading.named() | {"health/verdict": verdict}
 
-    def _images_seen(self) -> int:
-        return self.counters.images_seen + self.counters.clips_seen * (self.config.data.clip.steps + 1)
+    def _boards(self, done: int) -> Boards:
+        config, boards = self.config, []
+        if config.monitor.tensorboard:
+            boards += tensorboard(self.run_dir, done)
+        if config.monitor.wandb:
+            boards += weights_and_biases(self.run_dir, config.monitor.wandb, config.job_name, config.model_dump(mode="json"))
+        return Boards(boards)

@@ -13,10 +13,13 @@ from internlm.checkpoint.manager import CheckpointError, CheckpointManager
 from internlm.config.load import RESOLVED_NAME
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
+from internlm.monitor.boards import TENSORBOARD, WANDB_ID
 from internlm.monitor.metrics import METRICS_NAME
+from internlm.monitor.profile import PROFILES
+from internlm.monitor.rank_log import LOGS
 
+from .bad_steps import BAD_STEPS_NAME
 from .state import TrainState, build_state
-from .step import BAD_STEPS_NAME
 
 CHECKPOINTS = "checkpoints"
 
@@ -49,6 +52,14 @@ class Saver:
         log.info("resumed from %s", checkpoint.path)
         return state, checkpoint.meta
 
+    def restore(self, state: TrainState) -> bool:
+        """Take a running state back to the newest checkpoint; False where there is none."""
+        self._background.wait()
+        checkpoint = self.manager.load()
+        if checkpoint is not None:
+            state.restore(checkpoint)
+        return checkpoint is not None
+
     def save(self, state: TrainState, beside: dict[str, Any]) -> None:
         """Write a checkpoint of the present state, with ``beside`` (JSON) in its meta data. CheckpointError when it fails."""
         self._background.wait()
@@ -75,7 +86,7 @@ class Saver:
 
 def set_aside(run_dir: Path) -> None:
     """Move an earlier run's files out of the way, keeping them."""
-    names = (CHECKPOINTS, METRICS_NAME, BAD_STEPS_NAME, "tensorboard", RESOLVED_NAME)
+    names = (CHECKPOINTS, METRICS_NAME, BAD_STEPS_NAME, TENSORBOARD, WANDB_ID, LOGS, PROFILES, RESOLVED_NAME)
     found = [run_dir / name for name in names if (run_dir / name).exists()]
     if not found:
         return

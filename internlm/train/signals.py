@@ -1,8 +1,9 @@
 """Being told to stop: finish the step, save, leave with a documented code.
 
 Exit codes of ``egoagent train``: 0 = the run is complete; 75 (EX_TEMPFAIL) = stopped by SIGTERM, SIGINT or SIGUSR1 with a
-checkpoint saved, the same command continues; 3 = too many non-finite steps; 2 = something else that the message tells how to
-mend (config, data, checkpoint); 1 = a defect, with its traceback.
+checkpoint saved, the same command continues; 3 = too many bad steps; 4 = stood still, or another process was lost: the same
+command continues from the last checkpoint; 2 = something else that the message tells how to mend (config, data, checkpoint);
+1 = a defect, with its traceback.
 """
 
 import signal
@@ -10,7 +11,8 @@ import threading
 from types import FrameType
 
 EXIT_STOPPED = 75
-EXIT_NON_FINITE = 3
+EXIT_BAD_STEPS = 3
+EXIT_STUCK = 4
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

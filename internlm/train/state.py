@@ -29,8 +29,10 @@ class Counters:
     step: int = 0
     images_seen: int = 0  # by all processes together, like clips_seen
     clips_seen: int = 0
-    bad_steps: int = 0  # non-finite steps, skipped
+    bad_steps: int = 0  # skipped for what ``BadSteps`` found
     bad_streak: int = 0  # of these, in a row until now
+    rewinds: int = 0  # returns to an earlier checkpoint after too many of them
+    skipped_batches: int = 0  # of these returns: the data of step s are those at s + skipped_batches
 
 
 @dataclass

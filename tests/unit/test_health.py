@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from internlm.monitor.boards import Boards, tensorboard
 from internlm.monitor.health import CollapseWatch, effective_rank, explain, read_health
 from internlm.monitor.metrics import MetricsWriter, read_metrics
 from internlm.monitor.progress import Progress
@@ -107,7 +108,7 @@ def test_metrics_are_json_lines_and_a_resumed_run_drops_what_it_will_write_again
 
 def test_tensorboard_gets_the_same_scalars(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    writer = MetricsWriter(tmp_path, tensorboard=True)
+    writer = MetricsWriter(tmp_path, boards=Boards(tensorboard(tmp_path, 0)))
     writer.write(3, {"loss": 0.5})
     writer.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))

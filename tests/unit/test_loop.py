@@ -17,7 +17,7 @@ from internlm.core.mesh import MeshError
 from internlm.monitor.metrics import read_metrics
 from internlm.train import loop
 from internlm.train.loop import train
-from internlm.train.signals import EXIT_NON_FINITE
+from internlm.train.signals import EXIT_BAD_STEPS
 
 PARTS = ("predictor", "observer", "loss", "optimizer", "rng")
 
@@ -201,5 +201,5 @@ def test_the_command_leaves_with_3_after_too_many_bad_steps(tmp_path, monkeypatc
     monkeypatch.setattr(loop, "training_batches", source)
     train_options = tiny_config().train.model_dump() | {"max_bad_steps": 2}
     save_config(tiny_config(tmp_path / "run", train=train_options), tmp_path / "config.yaml")
-    assert cli.main(["train", str(tmp_path / "config.yaml")]) == EXIT_NON_FINITE
+    assert cli.main(["train", str(tmp_path / "config.yaml")]) == EXIT_BAD_STEPS
     assert "2 steps in a row" in capsys.readouterr().err

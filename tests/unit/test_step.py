@@ -8,8 +8,9 @@ import pytest
 import torch
 from train_samples import clip_batch, image_batch, tiny_config
 
+from internlm.train.bad_steps import BAD_STEPS_NAME, BadStepsError
 from internlm.train.state import build_state
-from internlm.train.step import BAD_STEPS_NAME, NonFiniteError, TrainStep
+from internlm.train.step import TrainStep
 
 CPU = torch.device("cpu")
 
@@ -125,7 +126,7 @@ def test_too_many_in_a_row_stop_the_run_naming_the_samples_file(tmp_path):
     train = tiny_config().train.model_dump() | {"max_bad_steps": 2}
     _, step = make(tmp_path, train=train)
     step(image_batch(0), broken(clip_batch(0)))
-    with pytest.raises(NonFiniteError, match=r"2 steps in a row.*step 2 .*bad_steps\.jsonl"):
+    with pytest.raises(BadStepsError, match=r"2 steps in a row.*step 2: .*bad_steps\.jsonl"):
         step(image_batch(1), broken(clip_batch(1)))
     assert len((tmp_path / BAD_STEPS_NAME).read_text().splitlines()) == 2
 
