@@ -1,8 +1,9 @@
-"""Saving while training goes on: only the copy to main memory waits, a thread does the rest."""
+"""Saving while training goes on: a thread copies to main memory during the next forward and backward pass, then writes."""
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from internlm.core.boxes import Piece, Share
 
 from .manager import CheckpointManager, Parts
 from .sums import CheckpointError
+
+Copy = tuple[Tensor, Tensor]  # target, source
 
 
 class BackgroundSaver:
@@ -24,15 +27,42 @@ class BackgroundSaver:
     def __init__(self, manager: CheckpointManager) -> None:
         self.manager = manager
         self._thread: threading.Thread | None = None
+        self._copied = threading.Event()
+        self._copied.set()
         self._failures: list[Exception] = []
-        self._copies: dict[tuple[str, str, int], Tensor] = {}
+        self._memory: dict[tuple[str, str, int], Tensor] = {}
 
-    def start(self, step: int, parts: Parts, meta: Mapping[str, Any]) -> None:
-        """Copy what this process saves and return; the tensors may change from then on. Waits for an earlier save to end."""
+    def start(
+        self, step: int, parts: Parts, meta: Mapping[str, Any], *, moving: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        """Begin to save what the tensors are now. Waits for an earlier save to end.
+
+        ``moving``: by part, the tensors that may change at once and are copied before this returns; None are all. Nobody changes
+        the others before calling ``before_change``.
+        """
         self.wait()
-        copies, meta = self._copied(parts), copy.deepcopy(dict(meta))
-        self._thread = threading.Thread(target=self._save, args=(step, copies, meta), name="checkpoint", daemon=True)
+        copies: dict[str, dict[str, Share]] = {}
+        later: list[Copy] = []
+        for part, tensors in parts.items():
+            copies[part] = {}
+            for name, held in tensors.items():
+                share = held if isinstance(held, Share) else Share.whole(held)
+                if share.saved:
+                    pairs = [(self._place((part, name, i), piece.tensor), piece.tensor) for i, piece in enumerate(share.pieces)]
+                    if moving is None or name in moving.get(part, ()):
+                        _copy(pairs)
+                    else:
+                        later += pairs
+                    targets = zip(share.pieces, pairs, strict=True)
+                    copies[part][name] = Share(share.shape, tuple(Piece(piece.offset, pair[0]) for piece, pair in targets))
+        self._copied.clear()
+        arguments = (later, _now(later), step, copies, copy.deepcopy(dict(meta)))
+        self._thread = threading.Thread(target=self._run, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
+
+    def before_change(self) -> None:
+        """Return when everything is copied and may change."""
+        self._copied.wait()
 
     def wait(self) -> None:
         """Return when no save is under way."""
@@ -49,33 +79,36 @@ class BackgroundSaver:
             return error
         raise error
 
-    def _save(self, step: int, parts: Parts, meta: Mapping[str, Any]) -> None:
+    def _run(self, later: list[Copy], ready: "torch.cuda.Event | None", step: int, parts: Parts, meta: Mapping[str, Any]) -> None:
         try:
+            try:
+                _copy(later, after=ready)
+            finally:
+                self._copied.set()
             self.manager.save(step, parts, meta)
         except Exception as error:
             self._failures.append(error)
 
-    def _copied(self, parts: Parts) -> Parts:
-        copied: dict[str, dict[str, Share]] = {}
-        devices: set[torch.device] = set()
-        for part, tensors in parts.items():
-            copied[part] = {}
-            for name, held in tensors.items():
-                share = held if isinstance(held, Share) else Share.whole(held)
-                if share.saved:
-                    pieces = tuple(
-                        Piece(piece.offset, self._copy((part, name, number), piece.tensor))
-                        for number, piece in enumerate(share.pieces)
-                    )
-                    copied[part][name] = Share(share.shape, pieces)
-                    devices |= {piece.tensor.device for piece in share.pieces}
-        for device in devices:
-            if device.type == "cuda":
-                torch.cuda.current_stream(device).synchronize()
-        return copied
-
-    def _copy(self, key: tuple[str, str, int], tensor: Tensor) -> Tensor:
-        held = self._copies.get(key)
+    def _place(self, key: tuple[str, str, int], tensor: Tensor) -> Tensor:
+        held = self._memory.get(key)
         if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
-            held = self._copies[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return held.copy_(tensor, non_blocking=True)
+            held = self._memory[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return held
+
+
+def _copy(pairs: list[Copy], *, after: "torch.cuda.Event | None" = None) -> None:
+    """Copy to main memory and wait for it. ``after``: on a stream of its own, when the device has come that far."""
+    stream = None
+    if after is not None:
+        stream = torch.cuda.Stream(pairs[0][1].device)
+        stream.wait_event(after)
+    with torch.cuda.stream(stream) if stream else nullcontext():
+        for target, source in pairs:
+            target.copy_(source, non_blocking=stream is not None)
+    if stream:
+        stream.synchronize()
+
+
+def _now(pairs: list[Copy]) -> "torch.cuda.Event | None":
+    """How far the device has come that the sources lie on; None where it is the CPU."""
+    return torch.cuda.current_stream(pairs[0][1].device).record_event() if pairs and pairs[0][1].is_cuda else None

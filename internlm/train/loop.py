@@ -132,7 +132,7 @@ class _Run:
         if mesh.writes:
             save_config(config, run_dir / RESOLVED_NAME)
         self.clock, dtype = Clock(device), choose_dtype(config.train.dtype, device)
-        self.step = TrainStep(config, self.state, run_dir, dtype, self.clock)
+        self.step = TrainStep(config, self.state, run_dir, dtype, self.clock, self.saver.before_step)
         self.report = Report(config, run_dir, self.state, self.clock, dtype)
         self._take_over(saved)
         self._open_batches, self._watchdog = batches, watchdog

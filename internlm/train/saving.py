@@ -68,9 +68,18 @@ class Saver:
     def begin(self, state: TrainState, beside: dict[str, Any]) -> None:
         """``save``, or with ``train.async_save`` the start of it: ``failure`` tells later where it came to nothing."""
         if self.config.train.async_save:
-            self._background.start(state.counters.step, state.shares(), state.meta(self.config) | beside)
+            meta = state.meta(self.config) | beside
+            self._background.start(state.counters.step, state.shares(), meta, moving=state.moving())
         else:
             self.save(state, beside)
+
+    def finish(self) -> None:
+        """Return when no save is under way."""
+        self._background.wait()
+
+    def before_step(self) -> None:
+        """Return when weights and optimizer states may change: a save in the background has copied them."""
+        self._background.before_change()
 
     def failure(self) -> CheckpointError | None:
         """A save in the background that failed since the last call."""
@@ -81,7 +90,7 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not KeyboardInterrupt:  # who presses Ctrl-C twice does not want to wait
-            self._background.wait()
+            self.finish()
 
 
 def set_aside(run_dir: Path) -> None:

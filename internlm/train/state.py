@@ -55,6 +55,11 @@ class TrainState:
         }
         return {name: shares(part, self.mesh) for name, part in parts.items()} | {"rng": self._rng()}
 
+    def moving(self) -> dict[str, set[str]]:
+        """Names by part of the tensors that forward passes change; all others change in optimizer steps only."""
+        modules = {"predictor": self.agent.predictor, "observer": self.agent.observer, "loss": self.loss}
+        return {part: {name for name, _ in module.named_buffers()} for part, module in modules.items()}
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of any mesh, reading no more than this process's share.
 

@@ -1,6 +1,6 @@
 """One optimizer step: accumulate over pieces, backward, clip, step, move the observer; or skip what is not finite."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -42,11 +42,20 @@ class TrainStep:
     """Advances a state by one optimizer step per call.
 
     A bad step (``BadSteps``) is skipped on all processes together: weights, optimizer, centres and running statistics stay as
-    they were. Raises BadStepsError after ``train.max_bad_steps`` of them in a row. ``clock`` takes the time of the phases.
+    they were. Raises BadStepsError after ``train.max_bad_steps`` of them in a row. ``clock`` takes the time of the phases;
+    ``before_change`` is called before weights and optimizer states change.
     """
 
-    def __init__(self, config: Config, state: TrainState, run_dir: Path, dtype: torch.dtype, clock: Clock | None = None) -> None:
-        self.config, self.state, self.dtype = config, state, dtype
+    def __init__(
+        self,
+        config: Config,
+        state: TrainState,
+        run_dir: Path,
+        dtype: torch.dtype,
+        clock: Clock | None = None,
+        before_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config, self.state, self.dtype, self._before_change = config, state, dtype, before_change
         self.bad_steps = BadSteps(config, state, run_dir)
         self.device = next(state.agent.predictor.parameters()).device
         self.clock = clock or Clock(self.device)
@@ -69,6 +78,7 @@ class TrainStep:
                 for saved, buffer in zip(self._saved, self._buffers, strict=True):
                     buffer.copy_(saved)
             else:
+                self._before_change()
                 self.state.engine.step(counters.step, values)
         counters.step += 1
         processes = self.state.mesh.data.size
