@@ -206,12 +206,16 @@ def _optimizer(flat: dict[str, Any], result: Translation, origin: str) -> None:
         share = flat["loss.warmup_teacher_temp_epochs"] / epochs
         result.put("loss.warmup_teacher_temp_epochs, loss.epochs", "loss.warmup_teacher_temp_share", share)
     zero = flat.get("parallel.zero1", 1)
+    whole = not (isinstance(zero, dict) and zero.get("fsdp"))  # weights stay whole on every process
     zero = zero.get("size", 1) if isinstance(zero, dict) else zero
     _require(origin, "parallel.zero1", isinstance(zero, int), zero, "it is the number of processes that share the states")
     if zero > 1:
         result.put("parallel.zero1", "parallel.dp_shard", zero)
+        result.put("parallel.zero1", "parallel.zero", 2 if whole else 3)
     elif "parallel.zero1" in flat:
-        result.ignored.append(("parallel.zero1", "1 or less is plain data parallelism"))
+        result.ignored.append(
+            ("parallel.zero1", "1 is plain data parallelism; 0 or less means all processes: `egoagent launch` sets dp_shard")
+        )
     stages = flat.get("parallel.pipeline.size", 1)
     _require(origin, "parallel.pipeline.size", stages == 1, stages, "there is no pipeline parallelism")
     for key in ("parallel.pipeline.size", "parallel.pipeline.interleaved_overlap"):

@@ -39,8 +39,8 @@ _NO_FP16 = "mixed precision is bfloat16, which needs no loss scale"
 _FROM_DISK = "follows from the data on disk"
 _EVALUATION = "evaluation is a command of its own"
 _NO_CODEBOOK = "the convolutional stem replaces the VQGAN codebook"
-_PYTORCH = "PyTorch's attention chooses its kernel"
-_OVERLAP = "communication is PyTorch's"
+_PYTORCH = "PyTorch's attention takes its flash kernel where there is one; model.attention=flash asks for the flash-attn package"
+_OVERLAP = "the engine decides when it communicates"
 _ALERT = "no alert service"
 _CHECKED = "checked against the model section"
 
@@ -68,7 +68,6 @@ TRUNK: dict[str, Rule] = {
     "use_tracking": Only((False,), "there is no DoRA tracking variant"),
     "return_track": Only((False,), "there is no DoRA tracking variant"),
     "head_type": Only(("dino",), "the DINO head is the only head"),
-    "checkpoint": Ignore("activation checkpointing changes memory, not results"),
     "parallel_output": Ignore("logits of one row chunk are never gathered"),
     "apply_post_layer_norm": Only((False,), "blocks are pre-norm"),
     "dtype": Ignore("train.dtype: bfloat16 autocast on CUDA, float32 on a CPU; float16 is not offered"),
@@ -88,6 +87,9 @@ RULES: dict[str, Rule] = {
     "cudnn_deterministic": Ignore("set through PyTorch"),
     "cudnn_benchmark": Ignore("set through PyTorch"),
     **{f"model.{key}": rule for key, rule in TRUNK.items()},
+    # Upstream's number is the share of the blocks; here it is all or none. The teacher has no backward pass.
+    "model.checkpoint": Map("parallel.activation_checkpointing", lambda share: "full" if share else "none"),
+    "teacher.checkpoint": Ignore("the observer has no backward pass"),
     **{f"teacher.{key}": Ignore(_CHECKED) if isinstance(rule, Map) else rule for key, rule in TRUNK.items()},
     "kd_config.type": Ignore("loss.name tells the stage"),
     "kd_config.temperature": Ignore("holds the observer's momentum, which momentum_scheduler sets"),
@@ -145,7 +147,7 @@ RULES: dict[str, Rule] = {
     "beta2_scheduler.c": Only((0,), "beta2 is constant"),
     "beta2_scheduler.cur_iter": Ignore("beta2 is constant"),
     "parallel.tensor": Map("parallel.tp", lambda value: value["size"] if isinstance(value, dict) else value),
-    "parallel.sequence_parallel": Ignore("part of tensor parallelism"),
+    "parallel.sequence_parallel": Map("parallel.sequence_parallel"),
     "monitor.alert": Ignore(_ALERT),
     "monitor.tensorboard.queue_max_length": Ignore("TensorBoard keeps its own queue"),
 }
