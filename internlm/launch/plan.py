@@ -100,7 +100,11 @@ def plan(config, gpu: Gpu, gpus: int, *, per_node: int = 8, efficiency: float = 
 
 
 def meshes(base, gpus: int) -> list:
-    """All factorisations of ``gpus`` with every checkpointing; ZeRO's level matters only where something is sharded."""
+    """All factorisations of ``gpus`` with every checkpointing; ZeRO's level matters only where something is sharded.
+
+    Of the torch engine: DeepSpeed's memory and traffic are its own.
+    """
+    base = base.model_copy(update={"engine": "torch", "zero": max(base.zero, 2)})
     found = []
     for tp in _divisors(gpus):
         for shard in _divisors(gpus // tp):
