@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from internlm.checkpoint.weights import init_from
-from internlm.config.schema import Config
+from internlm.config.schema import Config, ParallelConfig
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import ImageSource, open_images
 from internlm.data.loader import evaluation_clips
@@ -54,7 +54,7 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     retrieval, gallery = retrieval_report(outputs, dataset)
     motion = motion_report(outputs, dataset)
     actions = prediction_kl(agent, loss, batches, actions=ACTIONS, device=device)
-    start = build_state(config, device)
+    start = build_state(config.model_copy(update={"parallel": ParallelConfig()}), device)  # of one process, whatever trained it
     init_from(start.agent, start.loss, config.train.init_from)
     first = prediction_kl(start.agent, start.loss, batches, actions=("true",), fit_center=True, device=device)
     kl = {"first": first["true"], "last": actions["true"], "unit": "nats", "uniform_entropy": actions["uniform_entropy"]}

@@ -2,13 +2,18 @@
 
 The optimizer maths stays this project's: the same AdamW over the same groups, only that DeepSpeed lets it step on flat pieces
 of each group. Names and shapes that go out and come in are those of one process, so that either engine continues the other's
-checkpoints. Weights and the observer are whole on every process (ZeRO 1 and 2). Tested with DeepSpeed 0.19.
+checkpoints. The observer is whole on every process, as are weights under ZeRO 1 and 2. Tested with DeepSpeed 0.19, some of whose
+inner names are used here; each is a line with its reason.
 """
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from internlm.checkpoint.index import Checkpoint
 from internlm.config.errors import ConfigError
@@ -22,38 +27,47 @@ from internlm.solver.schedule import StepValues
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"
-BUCKET = 50_000_000  # elements that are reduced at once
+BUCKET = 50_000_000  # elements that are sent at once
+
+
+def open_deepspeed(agent: EgoAgent, config: Config, mesh: Mesh) -> "DeepSpeedEngine":
+    """The engine of the config's ZeRO level. Raises ConfigError where DeepSpeed is not installed."""
+    return (DividedWeightsEngine if config.parallel.zero == 3 else DeepSpeedEngine)(agent, config, mesh)
 
 
 class DeepSpeedEngine:
-    """An ``Engine`` (see ``engine.py``) around ``deepspeed.initialize``."""
+    """An ``Engine`` (see ``engine.py``) around ``deepspeed.initialize``: ZeRO 1 and 2."""
 
     def __init__(self, agent: EgoAgent, config: Config, mesh: Mesh) -> None:
-        deepspeed = _import()
+        self._deepspeed = _import()
+        if not dist.is_initialized():
+            raise RuntimeError("DeepSpeed needs a process group even for one process: open_mesh(..., always=True)")
         os.environ.setdefault("LOCAL_RANK", str(read_launch().local_rank))  # srun does not set it, DeepSpeed demands it
-        self.predictor, self.mesh = agent.predictor, mesh
+        self.predictor, self.observer, self.mesh = agent.predictor, agent.observer, mesh
         self.base = build_optimizer(agent.predictor, config.optim)
         self._named = {
             name: parameter
             for group in self.base.param_groups
             for name, parameter in zip(group["param_names"], group["params"], strict=True)
         }
-        self._engine, self._zero, _, _ = deepspeed.initialize(
+        self._engine, self._zero, _, _ = self._deepspeed.initialize(
             model=agent.predictor, optimizer=self.base, config=_settings(config, self._named.values())
         )
-        self._open_states()
-        self.average = MovingAverage(agent.predictor, agent.observer)
-        # DeepSpeed measures the norm inside its step, and leaves a step with a norm that is not finite. Here the norm comes
-        # first, and whether the step is taken is decided with the loss of all processes: it is measured once and handed over.
-        self._measure, self._norm = self._zero.scaled_global_norm, torch.zeros(())
-        self._zero.scaled_global_norm = lambda: self._norm
+        # Now, because DeepSpeed looks for the states of all groups when the first one has stepped.
+        for piece in self._pieces():
+            zero = torch.zeros((), dtype=torch.float32, device=piece.device)
+            self.base.state[piece] = {STEP: zero} | {moment: torch.zeros_like(piece) for moment in MOMENTS}
+        # DeepSpeed measures the norm inside its step, and leaves out a step whose norm is not finite. Here the norm comes first,
+        # and whether the step is taken is decided with the losses of all processes: it is measured once and handed over.
+        self._norm = torch.zeros(())
+        self._measure = self._take_over()
 
     def zero_grad(self) -> None:
         self._zero.zero_grad()
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
-        self._zero.clear_backward_seen_flag()
+        self._zero.clear_backward_seen_flag()  # the network is called directly, and not through DeepSpeed, which would do it
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def clipped_norm(self) -> Tensor:
@@ -63,7 +77,7 @@ class DeepSpeedEngine:
     def step(self, number: int, values: StepValues) -> None:
         set_step_values(self.base, step=number, lr=values.lr, weight_decay=values.weight_decay)
         self._engine.step()
-        self.average.update(values.momentum)
+        self._follow(values.momentum)
 
     def drop(self) -> None:
         self._norm = torch.full_like(self._norm, torch.inf)
@@ -72,47 +86,14 @@ class DeepSpeedEngine:
     def weights(self) -> dict[str, Tensor]:
         return self.predictor.state_dict()
 
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        return self._states() if self._step_counter() else {}
+
     def restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.fill("predictor", shares(self.weights(), self.mesh))
+        self._restore_weights(checkpoint)
         self._zero.refresh_fp32_params()
         if checkpoint.index["optimizer"]:  # of a run that has stepped
             self._restore_states(checkpoint)
-
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        stepped = any(state[STEP] for state in self.base.state.values())
-        return self._states() if stepped else {}
-
-    def _states(self) -> dict[str, Tensor]:
-        """Step and moments of every parameter, whole; a collective."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        found = {}
-        for group in self.base.param_groups:
-            step = self.base.state[group["params"][0]][STEP]
-            for name in group["param_names"]:
-                moments = {f"{name}/{kind}": safe_get_full_optimizer_state(self._named[name], kind) for kind in MOMENTS}
-                found |= {f"{name}/{STEP}": step.clone(), **moments}
-        return found
-
-    def _restore_states(self, checkpoint: Checkpoint) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
-        checkpoint.check("optimizer", shares(self._states(), self.mesh))
-        for group in self.base.param_groups:
-            step = checkpoint.tensor("optimizer", f"{group['param_names'][0]}/{STEP}")
-            self.base.state[group["params"][0]][STEP].copy_(step)
-        for name, parameter in self._named.items():
-            for moment in MOMENTS:
-                value = checkpoint.tensor("optimizer", f"{name}/{moment}")
-                safe_set_full_optimizer_state(parameter, value.to(parameter.device), moment)
-
-    def _open_states(self) -> None:
-        """Give every piece its state now: DeepSpeed looks for the states of all groups after the first one's first step."""
-        for group in self.base.param_groups:
-            piece = group["params"][0]  # of this process, all of the group's parameters in one
-            zero = torch.zeros((), dtype=torch.float32, device=piece.device)
-            self.base.state[piece] = {STEP: zero} | {moment: torch.zeros_like(piece) for moment in MOMENTS}
-        self._zero._lazy_init_hp_params_optimizer_state()
 
     def close(self) -> None:
         from deepspeed.utils import groups
@@ -120,8 +101,137 @@ class DeepSpeedEngine:
         self._engine.destroy()
         groups._release_process_group_references()  # or the next run of this process would use this one's
 
+    def _pieces(self) -> list[Tensor]:
+        """The flat float32 tensors that the optimizer steps on here."""
+        return self._zero.single_partition_of_fp32_groups
 
-def _import():
+    def _take_over(self) -> Callable[[], Tensor]:
+        """Hand DeepSpeed ``self._norm`` for the norm that it would measure; returns what measures it."""
+        self._zero._lazy_init_hp_params_optimizer_state()
+        self._average = MovingAverage(self.predictor, self.observer)  # of the memory that DeepSpeed gave the weights
+        measure, self._zero.scaled_global_norm = self._zero.scaled_global_norm, lambda: self._norm
+        return measure
+
+    def _follow(self, momentum: float) -> None:
+        self._average.update(momentum)
+
+    def _step_counter(self) -> Tensor:
+        return self.base.state[self._pieces()[0]][STEP]
+
+    def _states(self) -> dict[str, Tensor]:
+        """Step and moments of every parameter, whole; a collective."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        found = {}
+        for name, parameter in self._named.items():
+            moments = {f"{name}/{moment}": safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
+            found |= {f"{name}/{STEP}": self._step_counter().clone(), **moments}
+        return found
+
+    def _restore_weights(self, checkpoint: Checkpoint) -> None:
+        checkpoint.fill("predictor", shares(self.weights(), self.mesh))
+
+    def _restore_states(self, checkpoint: Checkpoint) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        checkpoint.check("optimizer", shares(self._states(), self.mesh))
+        step = checkpoint.tensor("optimizer", f"{next(iter(self._named))}/{STEP}")  # all parameters step together
+        for piece in self._pieces():
+            self.base.state[piece][STEP].copy_(step)
+        for name, parameter in self._named.items():
+            for moment in MOMENTS:
+                value = checkpoint.tensor("optimizer", f"{name}/{moment}")
+                safe_set_full_optimizer_state(parameter, value.to(parameter.device), moment)
+
+
+class DividedWeightsEngine(DeepSpeedEngine):
+    """ZeRO 3: DeepSpeed's hooks gather a module's weights when it is called and free them after."""
+
+    def zero_grad(self) -> None:
+        super().zero_grad()
+        # A parameter without a gradient in a step's first backward pass would otherwise add to the step before.
+        for gradient in self._gradients:
+            gradient.zero_()
+
+    def clipped_norm(self) -> Tensor:
+        self._gradients = [gradient for group in self._zero.averaged_gradients.values() for gradient in group]
+        return super().clipped_norm()
+
+    def weights(self) -> dict[str, Tensor]:
+        found = self.predictor.state_dict()
+        for batch in _batches(self.predictor.named_parameters()):
+            with self._whole([parameter for _, parameter in batch]):
+                found |= {name: parameter.detach().clone() for name, parameter in batch}
+        return found
+
+    def close(self) -> None:
+        # Of several processes one may be gone already, and a collective would wait for it.
+        whole = self.weights() if self.mesh.alone else {}
+        super().close()
+        for name, parameter in self.predictor.named_parameters():
+            if name in whole:
+                parameter.data = whole[name]
+
+    def _pieces(self) -> list[Tensor]:
+        return self._zero.fp32_partitioned_groups_flat
+
+    def _take_over(self) -> Callable[[], Tensor]:
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        _call_as_module(self.predictor.head, "bottleneck", "similarity")
+        sources, self._gradients = dict(self.predictor.named_parameters()), []
+        self._pairs = [
+            ([sources[name] for name, _ in batch], [target for _, target in batch])
+            for batch in _batches(self.observer.named_parameters())
+        ]
+        measure, self._zero._get_norm_groups = self._zero._get_norm_groups, lambda: [self._norm]
+        return lambda: combine_grad_norm_groups(measure())
+
+    @torch.no_grad()
+    def _follow(self, momentum: float) -> None:
+        for sources, targets in self._pairs:
+            with self._whole(sources):
+                torch._foreach_lerp_(targets, [source.detach() for source in sources], 1.0 - momentum)
+
+    @torch.no_grad()
+    def _restore_weights(self, checkpoint: Checkpoint) -> None:
+        found = self.weights()
+        checkpoint.fill("predictor", shares(found, self.mesh))
+        for batch in _batches(self.predictor.named_parameters()):
+            with self._whole([parameter for _, parameter in batch], modifier_rank=0):
+                for name, parameter in batch:
+                    parameter.copy_(found[name])
+
+    def _whole(self, parameters: list[nn.Parameter], **options: Any) -> Any:
+        return self._deepspeed.zero.GatheredParameters(parameters, **options)
+
+
+def _batches(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Parameters in runs of about ``BUCKET`` elements, so that no more are whole at a time."""
+    batch, elements = [], 0
+    for name, parameter in named:
+        batch.append((name, parameter))
+        elements += getattr(parameter, "ds_numel", parameter.numel())
+        if elements >= BUCKET:
+            yield batch
+            batch, elements = [], 0
+    if batch:
+        yield batch
+
+
+def _call_as_module(module: nn.Module, *methods: str) -> None:
+    """Let methods of a module run as its forward pass does, with the hooks that gather its weights."""
+    forward, kind = module.forward, type(module)
+
+    def dispatch(*arguments: Tensor, method: str | None = None) -> Tensor:
+        return forward(*arguments) if method is None else getattr(kind, method)(module, *arguments)
+
+    module.forward = dispatch
+    for method in methods:
+        setattr(module, method, partial(module, method=method))
+
+
+def _import() -> Any:
     try:
         import deepspeed
     except ImportError as error:
@@ -132,7 +242,7 @@ def _import():
     return deepspeed
 
 
-def _settings(config: Config, parameters) -> dict:
+def _settings(config: Config, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
     """DeepSpeed's own configuration. Batches are counted here, not there: every backward pass is one of its micro-steps."""
     elements = sum(parameter.numel() for parameter in parameters)
     return {
@@ -140,5 +250,9 @@ def _settings(config: Config, parameters) -> dict:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optim.grad_clip,
         "steps_per_print": 2**62,
-        "zero_optimization": {"stage": config.parallel.zero, "reduce_bucket_size": min(elements, BUCKET)},
+        "zero_optimization": {
+            "stage": config.parallel.zero,
+            "reduce_bucket_size": min(elements, BUCKET),
+            "stage3_param_persistence_threshold": 0,  # no weight stays whole
+        },
     }

@@ -121,9 +121,9 @@ def build_state(
 def _engine(agent: EgoAgent, config: Config, mesh: Mesh) -> Engine:
     if config.parallel.engine == "torch":
         return TorchEngine(agent, config, mesh)
-    from .deepspeed_engine import DeepSpeedEngine
+    from .deepspeed_engine import open_deepspeed
 
-    return DeepSpeedEngine(agent, config, mesh)
+    return open_deepspeed(agent, config, mesh)
 
 
 def freeze_action_parts(agent: EgoAgent) -> None:
