@@ -150,6 +150,7 @@ def same(folder: Path, name: str, expected: str) -> None:
 
 
 @needs_deepspeed
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # of which the first test's fixture takes nearly all
 @pytest.mark.parametrize(("world", "run", "stage"), [(world, *case) for world, cases in CASES.items() for case in cases])
 def test_same_training_as_the_torch_engine(folder, world, run, stage):
@@ -160,6 +161,7 @@ def test_same_training_as_the_torch_engine(folder, world, run, stage):
 
 
 @needs_deepspeed
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("way", ["again", "then torch", "after torch"])
 @pytest.mark.parametrize(("world", "stage"), [(world, stage) for world in CASES for stage in STAGES])
@@ -168,6 +170,7 @@ def test_either_engine_continues_the_others_checkpoint(folder, world, stage, way
 
 
 @needs_deepspeed
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_training_loop_runs_twice_in_one_process(tmp_path):
     """Two runs of one process, as the demo has them; the second resumes under the torch engine."""
