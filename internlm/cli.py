@@ -21,6 +21,7 @@ COMMANDS = {
     "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),
     "plan": ("internlm.launch.plan", "memory, bytes sent and step time of a config by mesh, before GPUs are asked for"),
     "eval": ("internlm.eval.command", "evaluate a checkpoint or stored features: knn, linear, retrieval or motion"),
+    "ckpt": ("internlm.launch.ckpt", "inspect, verify or convert checkpoints"),
     "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),
     "import": ("internlm.launch.import_upstream", "a checkpoint in the published project's layout becomes one of ours"),
     "bench": ("internlm.eval.motion.bench_command", "train and compare forecasters of recorded body motion"),

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from internlm.core.boxes import Piece, Share
 
-from .manager import CheckpointManager, Parts
+from .manager import CheckpointManager
 from .sums import CheckpointError
+from .writing import Parts
 
 Copy = tuple[Tensor, Tensor]  # target, source
 

@@ -23,6 +23,7 @@ from .sums import CheckpointError
 from .tensor_file import DTYPES
 
 INDEX = "index.json"
+META = "meta.json"
 SUFFIX = ".safetensors"
 Place = tuple[int, ...]
 
@@ -80,10 +81,11 @@ class Checkpoint:
                 for piece in share.pieces:
                     reader.fill(name, self.index[part][name], piece.offset, piece.tensor)
 
-    def tensor(self, part: str, name: str) -> Tensor:
-        """One whole tensor."""
+    def box(self, part: str, name: str, offset: Place, shape: Place) -> Tensor:
+        """A box of one tensor."""
+        stored = self.index[part][name]
         with _Reader(self.path) as reader:
-            return reader.whole(name, self.index[part][name])
+            return reader.box(name, stored, offset, shape)
 
 
 class _Parts(Mapping):
@@ -109,10 +111,13 @@ class _Reader(ExitStack):
         self.folder = folder
         self._files: dict[str, Any] = {}
 
-    def whole(self, name: str, stored: Stored) -> Tensor:
-        tensor = torch.empty(stored.shape, dtype=stored.dtype)
-        self.fill(name, stored, (0,) * len(stored.shape), tensor)
+    def box(self, name: str, stored: Stored, offset: Place, shape: Place) -> Tensor:
+        tensor = torch.empty(shape, dtype=stored.dtype)
+        self.fill(name, stored, offset, tensor)
         return tensor
+
+    def whole(self, name: str, stored: Stored) -> Tensor:
+        return self.box(name, stored, (0,) * len(stored.shape), stored.shape)
 
     def fill(self, name: str, stored: Stored, offset: Place, target: Tensor) -> None:
         for file, start, shape in stored.pieces:

@@ -18,37 +18,23 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
-
-from internlm.core.boxes import Share
 from internlm.core.collectives import ALONE, Group
 
-from .index import INDEX, SUFFIX, Checkpoint, key_of, parse_index, read_index
-from .sums import CHECKSUMS, CheckpointError, check_files, read_sums, sha256, write_sums
-from .tensor_file import NAMES, Entry, write_tensors
+from .index import INDEX, META, SUFFIX, Checkpoint, read_index
+from .sums import CHECKSUMS, CheckpointError, check_files, read_sums
+from .writing import Parts, Written, complete_folder, sync, write_share
 
-Parts = Mapping[str, Mapping[str, Tensor | Share]]
 Result = TypeVar("Result")
 
 FORMAT = "egoagent-checkpoint"
 VERSION = 2
 READABLE = (1, 2)  # 1 had one generator state for all processes
-META = "meta.json"
 _NAME = re.compile(r"step_(\d{9})")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Written:
-    """What one process has written of a checkpoint; plain JSON, for the first one to put together."""
-
-    sums: dict[str, str]  # of its files
-    pieces: dict[str, dict[str, dict[str, Any]]]  # as in ``index.json``
 
 
 class CheckpointManager:
@@ -82,14 +68,18 @@ class CheckpointManager:
         ``parts``: by part and name what this process holds; of a plain tensor, all of it. ``meta`` must be JSON and is taken
         from the first process. Raises CheckpointError when a disk refuses; the earlier checkpoints are untouched then.
         """
+        return self.save_with(step, lambda folder: [write_share(folder, parts, self.group.rank, self.group.size)], meta)
+
+    def save_with(self, step: int, write: Callable[[Path], Sequence[Written]], meta: Mapping[str, Any]) -> Path:
+        """``save`` where ``write`` puts this process's files into a folder."""
         target = self.path(step)
         temporary = self.folder / f".writing_{target.name}"
         first = self.group.rank == 0
         try:
             self._together(lambda: self._open(temporary) if first else None)
-            reports = self._together(lambda: vars(write_share(temporary, parts, self.group.rank, self.group.size)))
-            full_meta = {"format": FORMAT, "version": VERSION, "step": step} | dict(meta)
-            self._together(lambda: self._complete(temporary, target, reports, full_meta) if first else None)
+            reports = self._together(lambda: [vars(written) for written in write(temporary)])
+            about = {"format": FORMAT, "version": VERSION, "step": step}
+            self._together(lambda: self._complete(temporary, target, reports, about | dict(meta) | about) if first else None)
         except CheckpointError as error:
             if first:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -126,7 +116,7 @@ class CheckpointManager:
 
     def _open_together(self, path: Path, parts: tuple[str, ...] | None) -> Checkpoint:
         found: list[Checkpoint] = []
-        self._together(lambda: found.append(open_checkpoint(path, parts, turn=(self.group.rank, self.group.size))))
+        self._together(lambda: found.append(open_checkpoint(path, parts, slice(self.group.rank, None, self.group.size))))
         return found[0]
 
     def _check_shared(self, steps: Sequence[int]) -> None:
@@ -160,13 +150,13 @@ class CheckpointManager:
         self._remove_leftovers()
         temporary.mkdir()
 
-    def _complete(self, temporary: Path, target: Path, reports: Sequence[dict], meta: Mapping[str, Any]) -> None:
-        complete_folder(temporary, [Written(**report) for report in reports], meta)
+    def _complete(self, temporary: Path, target: Path, reports: Sequence[Sequence[dict]], meta: Mapping[str, Any]) -> None:
+        complete_folder(temporary, [Written(**written) for report in reports for written in report], meta)
         replaced = self.folder / f".replaced_{target.name}"
         if target.exists():
             os.rename(target, replaced)
         os.rename(temporary, target)
-        _sync(self.folder)
+        sync(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
@@ -198,8 +188,8 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Che
     return open_checkpoint(Path(path), None if parts is None else tuple(parts))
 
 
-def open_checkpoint(path: Path, parts: tuple[str, ...] | None, *, turn: tuple[int, int] = (0, 1)) -> Checkpoint:
-    """``read_checkpoint``, where this process checks only each n-th tensor file from the k-th: ``turn`` = (k, n)."""
+def open_checkpoint(path: Path, parts: tuple[str, ...] | None, checked: slice = slice(None)) -> Checkpoint:
+    """``read_checkpoint`` that checks the sums of only some of the tensor files, in the order of their names."""
     sums = read_sums(path)
     small = [name for name in (META, INDEX) if name in sums or name == META]
     check_files(path, small, sums)
@@ -217,7 +207,7 @@ def open_checkpoint(path: Path, parts: tuple[str, ...] | None, *, turn: tuple[in
     if parts is not None:
         index = {name: index[name] for name in parts}
     files = sorted(name for name in sums if name.endswith(SUFFIX) and (parts is None or _part_of(name) in parts))
-    check_files(path, files[turn[0] :: turn[1]], sums)
+    check_files(path, files[checked], sums)
     return Checkpoint(path, meta["step"], meta, index)
 
 
@@ -245,52 +235,8 @@ def checkpoints_of(path: Path) -> Path:
     return path / "checkpoints" if (path / "checkpoints").is_dir() else path
 
 
-def write_share(folder: Path, parts: Parts, rank: int, size: int) -> Written:
-    """Write the files of one process of ``size`` into a folder that exists, flushed to the disk. Raises OSError."""
-    written = Written({}, {})
-    for part, tensors in parts.items():
-        file = f"{part}{SUFFIX}" if size == 1 else f"{part}-{rank:05d}-of-{size:05d}{SUFFIX}"
-        entries, found = [], written.pieces.setdefault(part, {})
-        for name, held in tensors.items():
-            share = held if isinstance(held, Share) else Share.whole(held)
-            for piece in share.pieces if share.saved else ():
-                shape = tuple(piece.tensor.shape)
-                entries.append(Entry.of(key_of(name, piece.offset, shape, share.shape), piece.tensor))
-                about = found.setdefault(name, {"dtype": NAMES[piece.tensor.dtype], "shape": list(share.shape), "pieces": []})
-                about["pieces"].append([file, list(piece.offset), list(shape)])
-        if entries or rank == 0:  # a part without tensors is there all the same
-            written.sums[file] = write_tensors(folder / file, entries)
-    return written
-
-
-def complete_folder(folder: Path, reports: list[Written], meta: Mapping[str, Any]) -> None:
-    """Add to the processes' files what makes them a checkpoint: index, meta data, sums. ValueError for gaps and overlaps."""
-    sums = {name: found for report in reports for name, found in report.sums.items()}
-    index: dict[str, dict[str, dict[str, Any]]] = {part: {} for report in reports for part in report.pieces}
-    for report in reports:
-        for part, tensors in report.pieces.items():
-            for name, about in tensors.items():
-                known = index[part].setdefault(name, about | {"pieces": []})
-                known["pieces"] += about["pieces"]
-    parse_index(index, set(sums))
-    small = {META: json.dumps(meta, indent=1)} | ({INDEX: json.dumps(index)} if len(reports) > 1 else {})
-    for name, text in small.items():
-        (folder / name).write_text(text)
-        sums[name] = sha256(folder / name)
-    for path in (write_sums(folder, sums), *(folder / name for name in small), folder):
-        _sync(path)
-
-
 def _part_of(file: str) -> str:
     return re.sub(r"-\d{5}-of-\d{5}", "", file.removesuffix(SUFFIX))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = ["Checkpoint", "CheckpointError", "CheckpointManager", "find_checkpoint", "read_checkpoint"]

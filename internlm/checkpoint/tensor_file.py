@@ -32,10 +32,6 @@ class Entry:
     shape: tuple[int, ...]
     fetch: Callable[[], Tensor]
 
-    @classmethod
-    def of(cls, key: str, tensor: Tensor) -> "Entry":
-        return cls(key, tensor.dtype, tuple(tensor.shape), lambda: tensor)
-
     @property
     def size(self) -> int:
         """Bytes."""

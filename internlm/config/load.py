@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def save_config(config: Config, path: str | Path) -> None:
     """Write the resolved config, every key included, as YAML; ``load_config`` reads it back as an equal Config."""
     Path(path).write_text(yaml12.dump(config.model_dump(mode="json")))
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(section.key, value) of nested sections, as ``Config.model_dump`` gives them."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:

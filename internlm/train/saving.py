@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
-from internlm.config.load import RESOLVED_NAME
+from internlm.config.load import RESOLVED_NAME, dotted
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
 from internlm.monitor.boards import TENSORBOARD, WANDB_ID
@@ -112,15 +111,7 @@ def set_aside(run_dir: Path) -> None:
 def _warn_of_changes(config: Config, saved: dict) -> None:
     """Name the keys in which a resumed run's config differs from the checkpoint's; the loss will not continue as it was."""
     ignored = ("run_dir", "job_name")
-    now, then = dict(_flat(config.model_dump(mode="json"))), dict(_flat(saved))
+    now, then = dict(dotted(config.model_dump(mode="json"))), dict(dotted(saved))
     for key in sorted(now.keys() | then.keys()):
         if key not in ignored and now.get(key) != then.get(key):
             log.warning("config changed since the checkpoint: %s was %r, is %r", key, then.get(key), now.get(key))
-
-
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
