@@ -4,7 +4,6 @@
 """
 
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .collectives import ALONE, Group
+from .rendezvous import step_rendezvous
 
 AXES = ("dp_replicate", "dp_shard", "tp")
 
@@ -129,18 +129,11 @@ def _check(shape: tuple[int, int, int], world: int) -> None:
 
 def join(launch: Launch, backend: str, timeout: timedelta) -> None:
     """Open the process group of a launch of several processes."""
-    if launch.by == "srun":
-        os.environ.setdefault("MASTER_ADDR", _first_host(os.environ["SLURM_STEP_NODELIST"]))
-        # Every process of the job finds the same port without talking; ids are consecutive, so jobs on one node differ.
-        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+    if launch.by == "srun" and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        host, port = step_rendezvous(os.environ)
+        os.environ.setdefault("MASTER_ADDR", host)
+        os.environ.setdefault("MASTER_PORT", str(port))
     dist.init_process_group(backend, rank=launch.rank, world_size=launch.world, timeout=timeout)
-
-
-def _first_host(nodes: str) -> str:
-    if "[" not in nodes:
-        return nodes.split(",")[0]
-    found = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    return found.stdout.split()[0]
 
 
 def _mesh(shape: tuple[int, int, int], device: torch.device) -> Mesh:

@@ -17,20 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from internlm.train.signals import EXIT_STOPPED
+from internlm.train.signals import EXIT_BAD_STEPS, EXIT_STOPPED, STOPPING
 
 from .local import run_command
 
-FINAL_CODES = (0, 2, 3)  # complete; config or data to mend; too many non-finite steps: starting again would not help
+FINAL_CODES = (0, 2, EXIT_BAD_STEPS)  # complete; config or data to mend; bad steps: starting again would not help
 RESTARTS_NAME = "restarts.log"
-
-# srun starts the processes, and these tell them where rank 0 is. Its address as Slurm knows it, since a node's name need not
-# be a host name; a port of the job's own, so that two jobs on one node do not meet.
-RENDEZVOUS = (
-    'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-    "MASTER_ADDR=$(scontrol show node \"$first\" --oneliner | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')",
-    'export MASTER_ADDR="${MASTER_ADDR:-$first}" MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))',
-)
+# Of whatever the job was submitted from: in the job, srun's variables say who is who.
+LAUNCHED_ELSEWHERE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class SlurmError(Exception):
@@ -82,6 +76,8 @@ class TrainTask:
             code = run_command(self.words)
         except EarlyStop:
             code = EXIT_STOPPED
+        for number in (*STOPPING, signal.SIGUSR2):  # nothing is left to save; a late one would only change the exit code
+            signal.signal(number, signal.SIG_IGN)
         if code == EXIT_STOPPED and os.environ.get("SLURM_PROCID", "0") != "0":
             return  # rank 0 says it for all: any other code of another would have srun kill those that are still closing files
         if code:
@@ -124,7 +120,7 @@ def make_executor(options: JobOptions) -> Any:
         time=options.minutes,
         signal_delay_s=options.signal_ahead,
         stderr_to_stdout=True,
-        setup=list(RENDEZVOUS),
+        setup=[f"unset {' '.join(LAUNCHED_ELSEWHERE)}"],
         teardown=teardown(options),
         # A process that dies must not leave the others waiting for it in a collective.
         srun_args=["--kill-on-bad-exit=1", "--open-mode=append"],

@@ -1,10 +1,13 @@
-"""A training run through a real two-node Slurm: submit, preempt, queue again, finish; cancel; warn ahead of the limit."""
+"""A training run of two nodes through a real Slurm: submitted as a user does, disturbed in every way, finished bit for bit."""
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,136 +15,167 @@ import pytest
 E2E = Path(__file__).resolve().parent.parent / "e2e"
 sys.path.insert(0, str(E2E))
 
-from test_resume import folder  # noqa: E402, F401 - a fixture
+from test_resume import folder  # noqa: E402, F401 - a fixture: the working folder with a store and run.py
 
-from internlm.launch.slurm import JobOptions, TrainTask, submit  # noqa: E402
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-LONG = ["train.steps=100000", "train.checkpoint_every=1000000", "train.log_every=20", "monitor.tensorboard=false"]
-
-
-@pytest.fixture
-def slurm(cluster, folder, monkeypatch):  # noqa: F811
-    """Call a Slurm program; the working folder holds the store and run.py."""
-    monkeypatch.setenv("SLURM_CONF", str(cluster))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")  # tasks unpickle
-    monkeypatch.chdir(folder)
-
-    def call(*words: str) -> str:
-        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
-
-    yield call
-    call("scancel", "--user=root")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+STAGE1 = "source_slurm_train_stage1_contrastive_w_tokenizer.sh"
+STAGE2 = "slurm_train_stage2_contrastive_joint.sh"
+TOTAL = 16
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+VALUES = (
+    *("train.device=cpu", f"train.steps={TOTAL}", "train.accumulation=1", "train.checkpoint_every=3", "train.log_every=1"),
+    *("seed=5", "monitor.tensorboard=false", "monitor.health_every=1000"),
+)
 
 
-def launch(*words) -> str:
-    """``egoagent launch`` as a user types it; returns the job's number."""
-    command = [sys.executable, "-m", "internlm.cli", "launch", "run.py", "--slurm", "train.device=cpu", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture(scope="module")
+def work(cluster, folder, root):  # noqa: F811
+    """The environment that jobs are submitted in is that of this process; Slurm programs find the cluster through it."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"SLURM_CONF": cluster, "OMP_NUM_THREADS": "1", "PATH": path, "GPUS_PER_NODE": "1"}.items():
+            patch.setenv(name, str(value))
+        patch.chdir(folder)
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(work):
+    yield
+    ask("scancel", "--user=root")
+
+
+def ask(*words) -> str:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()[1].rstrip(";")
+    return done.stdout
 
 
-def until(condition, what: str, seconds: float = 600):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.3)
-    return found
+class Job:
+    """A submitted job and its run folder."""
+
+    def __init__(self, run_dir: Path, *command):
+        said = ask(*command, "--run-dir", run_dir, "--signal-ahead", "60", "--time", "30")
+        self.number, self.run_dir = re.match(r"job (\d+);", said)[1], run_dir
+
+    def field(self, name: str) -> str:
+        words = ask("scontrol", "show", "job", self.number, "-o").split()
+        return dict(word.split("=", 1) for word in words if "=" in word)[name]
+
+    @property
+    def restarts(self) -> int:
+        return int(self.field("Restarts"))
+
+    @property
+    def steps(self) -> list[int]:
+        return [record["step"] for record in self.records()]
+
+    def records(self) -> list[dict]:
+        path = self.run_dir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def logs(self) -> str:
+        return "".join(path.read_text() for path in sorted((self.run_dir / "launch").glob("*.out")))
+
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in self.run_dir.glob("checkpoints/step_*"))
+
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+        """Wait; fails at once when the job has ended and ``condition`` does not hold."""
+        deadline = time.monotonic() + seconds
+        while True:
+            ended = (state := self.field("JobState")) in ENDED  # before the condition, so that its last word counts
+            if condition():
+                return
+            if ended or time.monotonic() > deadline:
+                pytest.fail(f"job is {state}, not {what}, after {seconds - deadline + time.monotonic():.0f} s:\n{self.logs()}")
+            time.sleep(0.2)
+
+    def until_started(self, times: int) -> None:
+        """Wait for the first steps after so many restarts."""
+
+        def goes_on() -> bool:
+            resumed = [int(step) for step in re.findall(r"resumed from .*step_(\d+)", self.logs())]
+            return len(resumed) == times and len(self.steps) > 0 and self.steps[-1] >= [0, *resumed][-1] + 2
+
+        self.until(goes_on, f"training after {times} restarts")
+
+    def processes(self) -> dict[int, int]:
+        """Process ids on this machine, which is all nodes, by rank."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (path / "environ").read_bytes().split(b"\0")
+                words = (path / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            rank = [int(value[len(b"SLURM_PROCID=") :]) for value in variables if value.startswith(b"SLURM_PROCID=")]
+            ours = {f"SLURM_JOB_ID={self.number}".encode(), f"SLURM_CONF={os.environ['SLURM_CONF']}".encode()} <= {*variables}
+            if ours and rank and b"submitit.core._submit" in words:
+                found[rank[0]] = int(path.name)
+        return found
 
 
-def job_field(slurm, job: str, name: str) -> str:
-    fields = dict(word.split("=", 1) for word in slurm("scontrol", "show", "job", job, "-o").split() if "=" in word)
-    return fields[name]
+def final_bytes(job: Job) -> dict[str, bytes]:
+    tensors = (job.run_dir / "checkpoints" / f"step_{TOTAL:09d}").glob("*.safetensors")
+    return {path.name: path.read_bytes() for path in tensors}
 
 
-def steps(run_dir: Path) -> list[int]:
-    path = run_dir / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+def losses(job: Job) -> list[list]:
+    names = ("step", "loss", "rep", "pred", "act", "visibility", "grad_norm", "lr")
+    return [[record.get(name) for name in names] for record in job.records()]
 
 
-def checkpoints(run_dir: Path) -> list[str]:
-    return sorted(path.name for path in (run_dir / "checkpoints").glob("*") if any(c.isdigit() for c in path.name))
+@pytest.fixture(scope="module")
+def undisturbed(work, root, tmp_path_factory):
+    """The stage 2 script: two "GPUs", one a node."""
+    job = Job(tmp_path_factory.mktemp("undisturbed") / "run", root / "scripts_train" / STAGE2, "run.py", "2", "5", *VALUES)
+    job.until(lambda: job.field("JobState") == "COMPLETED", "complete")
+    return job
 
 
-class OneRunPerNode:
-    """Each task of the job trains a run of its own, in the folder of its node."""
-
-    def __init__(self, config: str, run_dir: Path, *overrides: str):
-        self.config, self.run_dir, self.overrides = config, run_dir, overrides
-
-    def __call__(self) -> None:
-        for name in ("MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS"):
-            assert os.environ[name]
-        assert os.environ["MASTER_ADDR"] == "127.0.0.1" and os.environ["SLURM_NTASKS"] == "2"
-        run = f"run_dir={self.run_dir / os.environ['SLURM_NODEID']}"
-        for name in ("SLURM_NTASKS", "SLURM_NPROCS", "WORLD_SIZE"):
-            os.environ.pop(name, None)  # a world of one on each node
-        TrainTask(("train", self.config, run, *self.overrides))()
-
-
-def test_job_runs_to_the_end(slurm, tmp_path):
-    job = launch("--run-dir", tmp_path / "run", "--time", "10", "--signal-ahead", "60")
-    until(lambda: job_field(slurm, job, "JobState") not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), "the job's end")
-    log = "".join(path.read_text() for path in (tmp_path / "run" / "launch").glob("*.out"))
-    assert job_field(slurm, job, "JobState") == "COMPLETED", log
-    assert steps(tmp_path / "run")[-1] == 12
-    code = json.loads((tmp_path / "run" / "launch" / "code.json").read_text())
+def test_two_nodes_train_together_to_the_end(undisturbed):
+    assert undisturbed.steps == list(range(1, TOTAL + 1)) and undisturbed.restarts == 0
+    assert undisturbed.field("NumNodes") == "2" and undisturbed.field("NumTasks") == "2"
+    code = json.loads((undisturbed.run_dir / "launch" / "code.json").read_text())
     assert code["version"] and code["command"][1] == "launch"
 
 
-def test_preempted_on_two_nodes_queued_again_and_finished(slurm, tmp_path):
-    """A job of an urgent partition takes both nodes: SIGTERM, save, exit 75, queued again, resumed, finished."""
-    total = 60
-    values = ("train.device=cpu", f"train.steps={total}", "train.checkpoint_every=100000", "train.log_every=5")
-    task = OneRunPerNode("run.py", tmp_path, *values)
-    options = JobOptions(tmp_path / "logs", nodes=2, gpus=False, minutes=20, partition="train", signal_ahead=60)
-    job = str(submit(task, options).job_id)
-    runs = [tmp_path / "0", tmp_path / "1"]
-    until(lambda: all(steps(run) and steps(run)[-1] >= 10 for run in runs), "both nodes to train")
-    before = int(job_field(slurm, job, "Restarts"))
-    slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 3")
-    until(lambda: int(job_field(slurm, job, "Restarts")) > before, "the preempted job to be queued again")
-    stopped_at = [steps(run)[-1] for run in runs]
-    assert all(checkpoints(run) for run in runs) and all(step < total for step in stopped_at)
-    # Slurm lets a job that was queued again wait for up to two minutes.
-    slurm("scontrol", "update", f"jobid={job}", "starttime=now")
-    until(lambda: job_field(slurm, job, "JobState") == "COMPLETED", "the job's end")
-    logs = "".join(path.read_text() for path in (tmp_path / "logs").glob("*.out"))
-    assert "resumed from" in logs
-    assert all(steps(run) == sorted(set(steps(run))) and steps(run)[-1] == total for run in runs)
-    # Stopped at steps of their own and resumed, both end with the same bits.
-    first, second = (sorted((run / "checkpoints" / checkpoints(run)[-1]).glob("*.safetensors")) for run in runs)
-    assert [path.name for path in first] == [path.name for path in second] and first
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second))
+def test_preempted_and_killed_it_ends_with_the_same_bits(undisturbed, tmp_path):
+    """Queued again under the same number each time; being stopped is no crash, of which one is allowed."""
+    launch = (sys.executable, "-m", "internlm.cli", "launch", "run.py", "--slurm", "--nodes", "2", "--max-restarts", "1")
+    job = Job(tmp_path / "run", *launch, *VALUES)
+
+    job.until_started(0)
+    for process in job.processes().values():
+        os.kill(process, signal.SIGSTOP)  # however fast the machine, it is not done before Slurm decides; Slurm wakes them
+    ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    job.until(lambda: job.restarts == 1, "queued again after the preemption")
+    stopped_at = job.steps[-1]
+    assert stopped_at < TOTAL and job.checkpoints()[-1] == f"step_{stopped_at:09d}", "what was trained is saved"
+
+    job.until_started(1)
+    os.kill(job.processes()[1], signal.SIGKILL)
+    job.until(lambda: job.restarts == 2, "queued again after the loss of a process")
+    assert (job.run_dir / "launch" / "restarts.log").read_text().count("\n") == 1
+
+    job.until(lambda: job.field("JobState") == "COMPLETED", "complete")
+    assert final_bytes(job) == final_bytes(undisturbed) and len(final_bytes(job)) >= 5
+    assert losses(job) == losses(undisturbed)
 
 
-def test_cancelled_job_stays_cancelled(slurm, tmp_path):
-    job = launch("--run-dir", tmp_path / "run", "--signal-ahead", "60", *LONG)
-    until(lambda: steps(tmp_path / "run"), "training")
-    slurm("scancel", job)
-    until(lambda: job_field(slurm, job, "JobState") == "CANCELLED", "the end")
-    assert int(job_field(slurm, job, "Restarts")) == 0
+def test_warned_run_goes_on_and_a_cancelled_one_stays_cancelled(work, root, tmp_path):
+    """The stage 1 script, on one node."""
+    values = ("stage=pretrain", *VALUES, "train.clip_batch=0", "train.steps=100000", "train.checkpoint_every=1000000")
+    job = Job(tmp_path / "run", root / "scripts_train" / STAGE1, "1", "run.py", "0", *values)
+    job.until_started(0)
+    ask("scancel", "--signal=USR2", job.number)  # what Slurm sends ahead of the time limit
+    job.until(lambda: job.restarts == 1, "queued again after the warning")
+    assert job.checkpoints() == [f"step_{job.steps[-1]:09d}"]
 
-
-def test_warned_run_saves_and_goes_on(slurm, tmp_path):
-    """SIGUSR2 is what Slurm sends ahead of the limit."""
-    job, run = launch("--run-dir", tmp_path / "run", "--signal-ahead", "60", *LONG), tmp_path / "run"
-    until(lambda: steps(run), "training")
-    slurm("scancel", "--signal=USR2", job)
-    until(lambda: int(job_field(slurm, job, "Restarts")) == 1, "the job to be queued again")
-    assert checkpoints(run)
-
-
-def test_crash_starts_again_a_limited_number_of_times(slurm, tmp_path):
-    job, run = launch("--run-dir", tmp_path / "run", "--max-restarts", "1", *LONG), tmp_path / "run"
-    until(lambda: steps(run), "training")
-    slurm("scancel", "--signal=KILL", f"{job}.0")
-    until(lambda: int(job_field(slurm, job, "Restarts")) == 1, "the second start")
-    slurm("scontrol", "update", f"jobid={job}", "starttime=now")
-    until(lambda: job_field(slurm, job, "JobState") == "RUNNING", "the second start")
-    time.sleep(5)
-    slurm("scancel", "--signal=KILL", f"{job}.0")
-    until(lambda: job_field(slurm, job, "JobState") == "FAILED", "the end")
+    job.until_started(1)
+    assert job.processes().keys() == {0}
+    ask("scancel", job.number)
+    job.until(lambda: job.field("JobState") == "CANCELLED" and not job.processes(), "cancelled")
+    assert job.restarts == 1

@@ -17,6 +17,7 @@ from internlm.launch import slurm
 from internlm.launch.command import fit_mesh
 from internlm.launch.local import run_local, torchrun_words
 from internlm.launch.snapshot import code_version, write_snapshot
+from internlm.train.signals import STOPPING
 
 DEMO = "configs/dino_pretrain/demo.py"
 STAGE1 = "scripts_train/source_slurm_train_stage1_contrastive_w_tokenizer.sh"
@@ -89,7 +90,8 @@ def test_which_ends_queue_the_job_again(tmp_path, code, state, restarts, queued)
 def test_final_codes_are_those_of_training():
     from internlm.train import signals
 
-    assert slurm.EXIT_STOPPED == signals.EXIT_STOPPED == 75 and signals.EXIT_NON_FINITE in slurm.FINAL_CODES
+    assert slurm.EXIT_STOPPED == signals.EXIT_STOPPED == 75 and signals.EXIT_BAD_STEPS in slurm.FINAL_CODES
+    assert signals.EXIT_STUCK not in slurm.FINAL_CODES  # starting again helps
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_code_version_without_git(monkeypatch):
 
 
 def test_task_hands_on_the_code_and_only_rank_0_says_stopped(monkeypatch):
-    keep = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    keep = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR2)}
     try:
         monkeypatch.setattr(slurm, "run_command", lambda words: {"train": 75, "bad": 2}[words[0]])
         for rank, words, code in [("0", "train", 75), ("1", "train", None), ("1", "bad", 2)]:
@@ -159,6 +161,7 @@ def test_task_hands_on_the_code_and_only_rank_0_says_stopped(monkeypatch):
             except SystemExit as end:
                 ended = end.code
             assert ended == code
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # a late signal leaves the code alone
 
         def warned(words):  # Slurm's warning before the run has its own handlers
             os.kill(os.getpid(), signal.SIGUSR2)

@@ -1,0 +1,55 @@
+"""Where rank 0 of a Slurm job step listens: every process works it out by itself, from srun's variables."""
+
+import re
+import socket
+import subprocess
+from collections.abc import Mapping
+
+FIRST_PORT, PORTS = 20_000, 12_000  # below the ports that Linux gives to outgoing connections (32,768 on)
+STEPS = 10
+
+
+class RendezvousError(RuntimeError):
+    """The address of rank 0 cannot be found; the message says how to give it."""
+
+
+def step_rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port of rank 0 of the step that srun described in ``environment``.
+
+    The port is the same on all processes, and another for each job and step, since two of them may share a node.
+    Raises RendezvousError.
+    """
+    job, step = int(environment.get("SLURM_JOB_ID", "0")), int(environment.get("SLURM_STEP_ID", "0"))
+    return _address(_first_node(environment["SLURM_STEP_NODELIST"])), FIRST_PORT + (STEPS * job + step) % PORTS
+
+
+def _first_node(nodes: str) -> str:
+    if "[" not in nodes:
+        return nodes.split(",")[0]
+    names = _scontrol("hostnames", nodes).split()
+    if not names:
+        raise RendezvousError(f"scontrol names no node of {nodes}; {_WAY_OUT}")
+    return names[0]
+
+
+def _address(node: str) -> str:
+    """The node's name where it is a host name, which it need not be; else its address as Slurm knows it."""
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except OSError:
+        found = re.search(r"\bNodeAddr=(\S+)", _scontrol("node", node))
+    if not found:
+        raise RendezvousError(f"node {node} has no host name and no address that scontrol knows; {_WAY_OUT}")
+    return found[1]
+
+
+def _scontrol(*words: str) -> str:
+    command = ["scontrol", "show", *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RendezvousError(f"{' '.join(command)} does not answer: {error}; {_WAY_OUT}") from None
+
+
+_WAY_OUT = "export MASTER_ADDR and MASTER_PORT (a host name of the first node, a free port of it) before srun"
