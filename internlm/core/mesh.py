@@ -133,7 +133,19 @@ def join(launch: Launch, backend: str, timeout: timedelta) -> None:
         host, port = step_rendezvous(os.environ)
         os.environ.setdefault("MASTER_ADDR", host)
         os.environ.setdefault("MASTER_PORT", str(port))
-    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world, timeout=timeout)
+    dist.init_process_group(backend, store=_store(timeout), rank=launch.rank, world_size=launch.world, timeout=timeout)
+
+
+def _store(timeout: timedelta) -> "dist.Store | None":
+    """Where the processes of one torchrun find each other; None leaves it to torch.
+
+    torchrun keeps its store when it starts the processes again, and torch would find the addresses of the dead there
+    (pytorch#135712). The number of the attempt tells them apart; agents of several machines count differently, though.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return None
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    return dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def _mesh(shape: tuple[int, int, int], device: torch.device) -> Mesh:

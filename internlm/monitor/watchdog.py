@@ -21,8 +21,9 @@ class Watchdog:
     Time in which the whole process is stopped (a suspended machine, Ctrl-Z) does not count.
     """
 
-    def __init__(self, seconds: float, path: Path, *, rank: int, exit_code: int, grace: float = 5.0) -> None:
-        self.seconds, self.path, self.rank, self.exit_code, self.grace = seconds, path, rank, exit_code, grace
+    def __init__(self, seconds: float, path: Path, *, rank: int, exit_code: int, grace: float | None = None) -> None:
+        self.seconds, self.path, self.rank, self.exit_code = seconds, path, rank, exit_code
+        self.grace = min(5.0, seconds / 4) if grace is None else grace
         self._doing = "starting"
         self._idle = 0.0
         self._done = threading.Event()

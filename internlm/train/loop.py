@@ -136,6 +136,7 @@ class _Run:
         self.report = Report(config, run_dir, self.state, self.clock, dtype)
         self._take_over(saved)
         self._open_batches, self._watchdog = batches, watchdog
+        watchdog.beat("the first step")
 
     def __enter__(self) -> "_Run":
         with ExitStack() as stack:
