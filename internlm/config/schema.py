@@ -259,9 +259,10 @@ class ParallelConfig(Section):
                 f"engine deepspeed divides states over all processes and dp_replicate is {self.dp_replicate}; "
                 "count them all in dp_shard, or set engine=torch for HSDP"
             )
-        if self.zero == 3 and self.compile:
+        if self.zero == 3 and (self.compile or self.activation_checkpointing == "selective"):
             raise ValueError(
-                "engine deepspeed with zero 3 gathers weights in hooks, which compile does not see; set compile=false or zero=2"
+                "engine deepspeed with zero 3 gathers weights in the midst of a block, which neither compile nor selective "
+                "activation_checkpointing follows: leave both, or set zero=2 or engine=torch"
             )
         return self
 

@@ -42,7 +42,8 @@ def configured(run: str, world: int, **parallel):
     # Adam's step is the gradient's sign where eps is far below it, rounding's sign where the gradient is zero.
     optim = {"lr": 1e-3, "momentum": 0.9, "eps": 1e-5, "freeze_prototypes_steps": 2}
     stage = "pretrain" if run == "pretrain" else "joint"
-    return tiny_config(stage=stage, model={"init_std": 0.1}, optim=optim, train=train, parallel={"dp_shard": world, **parallel})
+    parallel = {"dp_shard": world, "activation_checkpointing": "full" if run == "pieces" else "none", **parallel}
+    return tiny_config(stage=stage, model={"init_std": 0.1}, optim=optim, train=train, parallel=parallel)
 
 
 def inputs(run: str, step: int, rank: int, world: int):

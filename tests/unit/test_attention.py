@@ -107,6 +107,8 @@ def test_combinations_that_cannot_work_are_refused_before_anything_is_built():
         ({"zero": 1}, "zero 1 is DeepSpeed's"),
         ({"engine": "deepspeed", "zero": 1, "tp": 2}, "no tensor parallelism and tp is 2"),
         ({"engine": "deepspeed", "zero": 2, "dp_replicate": 2}, "dp_replicate is 2"),
+        ({"engine": "deepspeed", "zero": 3, "compile": True}, "neither compile nor selective"),
+        ({"engine": "deepspeed", "zero": 3, "activation_checkpointing": "selective"}, "neither compile nor selective"),
     ):
         with pytest.raises(ValidationError, match=message):
             Config(parallel=parallel)
