@@ -102,7 +102,17 @@ def test_no_resume_starts_anew_and_keeps_the_earlier_run(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
 
 
-def test_a_periodic_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+def test_saving_in_the_background_changes_nothing(tmp_path, whole_run):
+    config = tiny_config(tmp_path, train={"async_save": True, "checkpoint_every": 1, "keep_last": 3})
+    stopped = train(config, batches=stopping(at=4))
+    assert (stopped.step, CheckpointManager(tmp_path / "checkpoints").list()) == (5, [3, 4, 5])
+    assert train(config, batches=batches).finished
+    assert same_weights(tmp_path, whole_run.run_dir)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_periodic_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys, asynchronous):
     real = CheckpointManager.save
 
     def full(self, step, parts, meta):
@@ -111,7 +121,7 @@ def test_a_periodic_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, 
         return real(self, step, parts, meta)
 
     monkeypatch.setattr(CheckpointManager, "save", full)
-    assert train(tiny_config(tmp_path), batches=batches).finished
+    assert train(tiny_config(tmp_path, train={"async_save": asynchronous}), batches=batches).finished
     assert "SAVE FAILED, training goes on: no space left" in capsys.readouterr().err
 
 
