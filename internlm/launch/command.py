@@ -87,8 +87,8 @@ def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, .
     from .slurm import JobOptions, SlurmError, TrainTask, batch_script, minutes_of, submit
 
     minutes = minutes_of(args.time)
-    if args.signal_ahead >= 60 * minutes:
-        raise SlurmError(f"--signal-ahead {args.signal_ahead} s leaves nothing of --time {args.time}")
+    if args.signal_ahead + 60 >= 60 * minutes:  # Slurm may warn up to a minute early
+        raise SlurmError(f"--signal-ahead {args.signal_ahead} s, and Slurm may be a minute early, leaves nothing of --time {args.time}")
     options = JobOptions(
         folder=run_dir / "launch",
         name=config.job_name,

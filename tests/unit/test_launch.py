@@ -122,7 +122,7 @@ def test_mesh_fits_the_processes():
     [
         (["--nodes", "2"], "--slurm"),
         (["--slurm", "--gpus", "2", "parallel.tp=4"], "tp 4"),
-        (["--slurm", "--time", "1", "--signal-ahead", "60"], "--signal-ahead 60"),
+        (["--slurm", "--time", "2", "--signal-ahead", "60"], "--signal-ahead 60"),
         (["--slurm"], "sbatch is missing"),
     ],
 )
