@@ -88,7 +88,8 @@ def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, .
 
     minutes = minutes_of(args.time)
     if args.signal_ahead + 60 >= 60 * minutes:  # Slurm may warn up to a minute early
-        raise SlurmError(f"--signal-ahead {args.signal_ahead} s, and Slurm may be a minute early, leaves nothing of --time {args.time}")
+        early = f"--signal-ahead {args.signal_ahead} s, and up to a minute earlier by Slurm"
+        raise SlurmError(f"{early}, leaves nothing of --time {args.time}")
     options = JobOptions(
         folder=run_dir / "launch",
         name=config.job_name,
