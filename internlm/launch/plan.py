@@ -1,6 +1,6 @@
 """``egoagent plan CONFIG --gpus N --gpu h100``: what each mesh would cost before a GPU is asked for, the fastest that fits first.
 
-Memory and bytes on the wire are counted (``plan_cost.py``). Seconds are an estimate from three assumptions that are printed with
+Memory and bytes on the wire are counted (``planning/``). Seconds are an estimate from three assumptions that are printed with
 them: the share of the GPU's peak that computing reaches, the bandwidths of the table below (data sheets), and that what
 ``fully_shard`` sends is hidden behind four fifths of the computing, while tensor parallelism waits for every collective.
 """
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(config, gpu: Gpu, gpus: int, *, per_node: int = 8, efficiency: float = 0.4) -> list[Row]:
     """Every mesh of so many GPUs with every ZeRO level and checkpointing: those that fit by speed, then the others."""
-    from .plan_cost import read_workload
+    from .planning.workload import read_workload
 
     work = read_workload(config)
     rows = [_row(work, mesh, gpu, per_node, efficiency) for mesh in meshes(config.parallel, gpus)]
@@ -124,7 +124,8 @@ def _row(work, mesh, gpu: Gpu, per_node: int, efficiency: float) -> Row:
     refused = _indivisible(work.config.model, mesh, per_node)
     if refused:
         return Row(shown, {}, {}, 0, 0, 0, 0, 0, refused)
-    from .plan_cost import memory_of, traffic_of
+    from .planning.memory import memory_of
+    from .planning.traffic import traffic_of
 
     memory, traffic = memory_of(work, mesh), traffic_of(work, mesh)
     train, data = work.config.train, mesh.dp_replicate * mesh.dp_shard
@@ -135,7 +136,7 @@ def _row(work, mesh, gpu: Gpu, per_node: int, efficiency: float) -> Row:
     slow = {axis: gpu.link if fits else gpu.network for axis, fits in _inside_a_node(mesh, per_node).items()}
     waits = traffic.of("tp") / (slow["tp"] * 1e9)
     hidden = sum(traffic.of(axis) / (slow[axis] * 1e9) for axis in ("dp_shard", "dp_replicate"))
-    hidden += traffic.of("dp statistics") / (slow["dp_replicate"] * 1e9)
+    hidden += traffic.of("data") / (slow["dp_replicate"] * 1e9)
     step = compute + waits + max(0.0, hidden - HIDDEN_SHARE * compute)
     usable, needed = gpu.memory * 1e9 * (1 - RESERVED), memory.as_dict()["total"]
     reason = None if needed <= usable else f"needs {needed / 1e9:.1f} GB of memory, {usable / 1e9:.1f} are usable"

@@ -3,8 +3,8 @@
     states       = (4 weights + 4 gradients + 8 Adam) bytes x trained parameters / (dp_shard x tp)
                  + 4 bytes x observer parameters / (dp_shard x tp)
     working copy = 2 bytes (bfloat16) x trained parameters / tp, or of two blocks where dp_shard > 1; none in float32
-    activations  = what autograd saves in one micro-step, attention matrices left out, since fused kernels do not store
-                   them; taken as if tensor parallelism did not divide them
+    activations  = what autograd saves in one micro-step, with attention as a fused kernel does it; taken as if tensor
+                   parallelism did not divide them
 
 Left out: the CUDA context, the allocator's slack and the communication buffers; plan for a fifth more.
 """
@@ -12,7 +12,9 @@ Left out: the CUDA context, the allocator's slack and the communication buffers;
 from dataclasses import asdict, dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from internlm.config.schema import Config, ModelConfig
 from internlm.loss.joint import JointLoss
@@ -110,18 +112,30 @@ def block_bytes(
 
 
 def _saved_bytes(agent: nn.Module, forward) -> int:
-    """Bytes of the distinct storages that autograd saves during ``forward``, weights and attention matrices excluded."""
+    """Bytes of the distinct storages that autograd saves during ``forward``, weights excluded."""
     weights = {parameter.untyped_storage()._cdata for parameter in agent.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}  # holding the storages keeps their ids from being reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        square = tensor.ndim >= 3 and tensor.shape[-1] == tensor.shape[-2] and tensor.shape[-1] > 3
-        if storage._cdata not in weights and not square:
+        if storage._cdata not in weights:
             saved[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _FusedAttention():
         result = forward()
     del result
     return sum(storage.nbytes() for storage in saved.values())
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as a fused kernel saves it; the meta device would take it apart into products of whole matrices."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        mask = kwargs.get("attn_mask")
+        if mask is not None:
+            mask = torch.empty(mask.shape, dtype=args[0].dtype, device=args[0].device)
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return flash(*args, is_causal=kwargs.get("is_causal", False), attn_mask=mask)[0]

@@ -1,0 +1,136 @@
+"""What ``egoagent plan`` says that a process needs, against the tensors that exist in a real step on the CPU, one by one.
+
+Not counted on either side: what kernels and collectives allocate for themselves.
+"""
+
+import os
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from train_samples import clip_batch, image_batch, tiny_config
+
+from internlm.core.mesh import open_mesh
+from internlm.launch.planning.memory import kept_of, memory_of
+from internlm.launch.planning.workload import read_workload
+from internlm.monitor.live_memory import LiveMemory
+from internlm.parallel.plan import local
+from internlm.train.state import build_state
+from internlm.train.step import TrainStep
+
+CPU = torch.device("cpu")
+TOLERANCE = 0.10
+MODEL = dict(
+    patch_size=4, hidden_size=64, num_layers=3, num_heads=4, mlp_multiple_of=32, head_hidden=64, head_bottleneck=32,
+    prototypes=256, image_size=32, local_image_size=16,
+)  # fmt: skip
+FULL, SELECTIVE = ({"activation_checkpointing": kind} for kind in ("full", "selective"))
+CASES = {
+    1: {
+        "stage 1": ("pretrain", {}, "float32"),
+        "joint, full": ("joint", FULL, "float32"),
+        "joint, half": ("joint", {}, "bfloat16"),
+    },
+    2: {
+        "zero 3": ("joint", dict(dp_shard=2), "float32"),
+        "zero 2, full": ("joint", dict(dp_shard=2, zero=2, **FULL), "float32"),
+        "replicate, half": ("pretrain", dict(dp_replicate=2), "bfloat16"),
+        "tp": ("joint", dict(tp=2), "float32"),
+        "tp, plain": ("joint", dict(tp=2, sequence_parallel=False), "float32"),
+        "tp, selective": ("joint", dict(tp=2, **SELECTIVE), "float32"),
+    },
+}
+
+
+def larger(batch):
+    """The toy's views at twice the size, so that tokens outweigh weights."""
+    pixels = ("images", "global_crops", "local_crops")
+    twice = {name: getattr(batch, name) for name in pixels if hasattr(batch, name)}
+    return replace(batch, **{name: t.repeat_interleave(2, -1).repeat_interleave(2, -2) for name, t in twice.items()})
+
+
+def measure(stage: str, parallel: dict, dtype: str, folder: Path) -> dict[str, tuple[float, float]]:
+    """Measured and predicted bytes of the second step."""
+    shape = tuple(parallel.get(axis, 1) for axis in ("dp_replicate", "dp_shard", "tp"))
+    train = {"dtype": dtype, "clip_batch": 4 * (stage == "joint")}
+    config = tiny_config(stage=stage, parallel=parallel, model=MODEL, train=train)
+    batches = larger(image_batch(0)), larger(clip_batch(0)) if stage == "joint" else None
+    with open_mesh(shape, CPU) as mesh:
+        state = build_state(config, CPU, mesh)
+        step = TrainStep(config, state, folder, getattr(torch, dtype))
+        step(*batches)
+        state.engine.zero_grad()
+        moments = [moment for moments in state.engine.optimizer.state.values() for moment in moments.values() if moment.ndim]
+        memory, grown = LiveMemory(), []
+        memory.watch([*state.agent.parameters(), *moments])
+        loss = state.loss.image_loss
+
+        def followed(*arguments):
+            before = memory.live
+            parts = loss(*arguments)
+            grown.append(memory.live - before)
+            return parts
+
+        state.loss.image_loss = followed
+        with memory:
+            step(*batches)
+        parameters = state.engine.parameters
+        sizes = {
+            "parameters": sum(local(p).nbytes for p in state.agent.predictor.parameters()),
+            "observer": sum(local(p).nbytes for p in state.agent.observer.parameters()),
+            "gradients": sum(local(p.grad).nbytes for p in parameters),
+            "optimizer": sum(local(moment).nbytes for moment in moments),
+        }
+    work = read_workload(config)
+    predicted = memory_of(work, config.parallel).as_dict()
+    # Weights that stay between forward and backward: ZeRO-2's, or one process's copies of autocast.
+    whole = sum(unit.elements(1, config.parallel.tp) for unit in [*work.blocks, work.head, work.rest])
+    stay = config.parallel.zero == 2 or (shape == (1, 1, 1) and work.half)
+    return {name: (size, predicted[name]) for name, size in sizes.items()} | {
+        "activations": (grown[0] - stay * work.weight_bytes * whole, kept_of(work, config.parallel)),
+        "total": (memory.peak, predicted["total"]),
+    }
+
+
+def work(rank: int, world: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if world > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+    found = {name: measure(*case, folder) for name, case in CASES[world].items()}
+    if rank == 0:
+        torch.save(found, folder / f"{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """(world, case) -> measured and predicted bytes of the first process."""
+    folder = tmp_path_factory.mktemp("memory")
+    results = {}
+    for world in CASES:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        mp.start_processes(work, (world, port, folder), nprocs=world, start_method="fork")
+        results |= {(world, name): result for name, result in torch.load(folder / f"{world}.pt").items()}
+    return results
+
+
+@pytest.mark.parametrize(("world", "name"), [(world, name) for world, cases in CASES.items() for name in cases])
+def test_measured_bytes_are_those_of_the_formulas(found, world, name):
+    for part, (measured, predicted) in found[world, name].items():
+        print(f"{world} {name:<16} {part:<12} measured {measured:>9} predicted {predicted:>9}  {predicted / measured:.3f}")
+    for part, (measured, predicted) in found[world, name].items():
+        if part in ("activations", "total"):
+            assert predicted == pytest.approx(measured, rel=TOLERANCE), part
+        else:
+            assert predicted == measured, part
