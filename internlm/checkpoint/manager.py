@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 FORMAT = "egoagent-checkpoint"
 VERSION = 2
 READABLE = (1, 2)  # 1 had one generator state for all processes
+_REPLACED = ".replaced_"
 _NAME = re.compile(r"step_(\d{9})")
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,17 @@ class CheckpointManager:
         """Steps of the checkpoints that are there, ascending."""
         if not self.folder.is_dir():
             return []
-        found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match.group(1)) for match in found if match)
+        found = (_NAME.fullmatch(path.name.removeprefix(_REPLACED)) for path in self.folder.iterdir())
+        return sorted({int(match.group(1)) for match in found if match})
 
     def path(self, step: int) -> Path:
         """Folder of a step's checkpoint, whether or not it exists."""
+        visible = self._visible(step)
+        replaced = visible.with_name(_REPLACED + visible.name)
+        # A kill between the two renames of a replacement leaves the old one hidden, and it is whole.
+        return replaced if replaced.is_dir() and not visible.is_dir() else visible
+
+    def _visible(self, step: int) -> Path:
         return self.folder / f"step_{step:09d}"
 
     def save(self, step: int, parts: Parts, meta: Mapping[str, Any]) -> Path:
@@ -72,7 +79,7 @@ class CheckpointManager:
 
     def save_with(self, step: int, write: Callable[[Path], Sequence[Written]], meta: Mapping[str, Any]) -> Path:
         """``save`` where ``write`` puts this process's files into a folder."""
-        target = self.path(step)
+        target = self._visible(step)
         temporary = self.folder / f".writing_{target.name}"
         first = self.group.rank == 0
         try:
@@ -152,7 +159,7 @@ class CheckpointManager:
 
     def _complete(self, temporary: Path, target: Path, reports: Sequence[Sequence[dict]], meta: Mapping[str, Any]) -> None:
         complete_folder(temporary, [Written(**written) for report in reports for written in report], meta)
-        replaced = self.folder / f".replaced_{target.name}"
+        replaced = self.folder / (_REPLACED + target.name)
         if target.exists():
             os.rename(target, replaced)
         os.rename(temporary, target)
@@ -160,11 +167,10 @@ class CheckpointManager:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
-        for pattern in (".writing_step_*", ".replaced_step_*", ".removed_step_*"):
+        for pattern in (".writing_step_*", f"{_REPLACED}step_*", ".removed_step_*"):
             for path in self.folder.glob(pattern):
-                # A kill between the two renames of a replacement leaves the old one hidden: bring it back.
-                target = self.folder / path.name.removeprefix(".replaced_")
-                if path.name.startswith(".replaced_") and not target.exists():
+                target = self.folder / path.name.removeprefix(_REPLACED)
+                if path.name.startswith(_REPLACED) and not target.exists():  # see ``path``
                     os.rename(path, target)
                 else:
                     shutil.rmtree(path)

@@ -81,6 +81,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
 def test_a_save_interrupted_between_its_renames_brings_the_old_one_back(tmp_path):
     manager = CheckpointManager(tmp_path)
     manager.save(3, parts(1.0), {}).rename(tmp_path / ".replaced_step_000000003")
+    assert manager.load().step == 3 and manager.list() == [3]
     manager.save(5, parts(2.0), {})
     assert manager.list() == [3, 5]
     read_checkpoint(manager.path(3))
