@@ -4,6 +4,7 @@ Prints, for one training state (predictor, observer, centres, both moments of ev
 - sync: until ``Saver.begin`` returns, the checkpoint on the disk, flushed;
 - async: with ``train.async_save``, until it returns, and the wait before the next optimizer step, where a fixed computation
   stands for the forward and backward pass in between; the first one also allocates the memory of the copy;
+- copied: what it would be if the copy had to be done before training goes on;
 - what the thread needs until the checkpoint is complete, and how much slower the computation runs beside it;
 - loading: checking every byte, and filling the state.
 Sync and async saves take turns, so that other work on the machine meets both alike; the medians are compared.
@@ -20,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from internlm.checkpoint.background import BackgroundSaver
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
 from internlm.train.saving import Saver
@@ -62,7 +64,10 @@ def report(state: TrainState, savers: dict[str, Saver], repeats: int) -> None:
     first = seconds(lambda: savers["async"].begin(state, {}))
     savers["async"].finish()
     alone = median(computation() for _ in range(3))
-    times: dict[str, list[float]] = {"sync": [], "async": [], "thread": [], "beside": []}
+    times: dict[str, list[float]] = {"sync": [], "async": [], "copied": [], "thread": [], "beside": []}
+    plain = BackgroundSaver(savers["async"].manager)
+    plain.start(0, state.shares(), {})
+    plain.wait()
     for repeat in range(repeats):
         state.counters.step = repeat + 1
         times["sync"].append(seconds(lambda: savers["sync"].begin(state, {})))
@@ -72,10 +77,13 @@ def report(state: TrainState, savers: dict[str, Saver], repeats: int) -> None:
         times["async"].append(blocked + seconds(savers["async"].before_step))
         savers["async"].finish()
         times["thread"].append(time.perf_counter() - began)
+        times["copied"].append(seconds(lambda: plain.start(state.counters.step, state.shares(), {})))
+        plain.wait()
     for name, values in times.items():
         print(f"{name}: median {median(values):.3f} s of {', '.join(f'{value:.3f}' for value in values)}")
     print(f"first async save: {first:.3f} s; the computation alone: {alone:.3f} s")
-    print(f"blocked, async / sync: {median(times['async']) / median(times['sync']):.4f}")
+    for name in ("async", "copied"):
+        print(f"blocked, {name} / sync: {median(times[name]) / median(times['sync']):.4f}")
     manager = savers["sync"].manager
     found = manager.load()
     print(f"load: check {seconds(manager.load):.3f} s, fill {seconds(lambda: state.restore(found)):.3f} s")
