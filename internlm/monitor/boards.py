@@ -100,7 +100,7 @@ def weights_and_biases(folder: Path, project: str, name: str, config: Mapping[st
     try:
         return [WeightsAndBiases(folder, project, name, config)]
     except ImportError:
-        log.warning("monitor.wandb is set and Weights & Biases is not installed (pip install wandb); the run goes on without it")
+        log.warning("monitor.wandb needs Weights & Biases (pip install egoagent[wandb]); the run goes on without it")
     except Exception as error:  # no account, no network, a full disk: none of them is the run's
         log.warning("Weights & Biases does not start and is left out (WANDB_MODE=offline needs no account): %s", error)
     return []

@@ -16,11 +16,16 @@ class StepProfiler:
     """Records the steps ``first`` to ``last``; between them ``step`` is called before each step, ``close`` at the end.
 
     The trace (``profile/rank_<n>.json``; chrome://tracing or ui.perfetto.dev open it) holds the host's and the device's work.
+    ``communication``: seconds of a profiled step in which a collective was under way in this process, None before it is known.
+    Only a profiler sees that: the collectives of ``fully_shard`` run beside the computing.
     """
+
+    communication: float | None = None
 
     def __init__(self, run_dir: Path, rank: int, steps: tuple[int, int] | None, device: torch.device) -> None:
         self.path, self.steps, self.device = run_dir / PROFILES / f"rank_{rank}.json", steps, device
         self._profile: torch.profiler.profile | None = None
+        self._count = 0  # steps in the profile
 
     def step(self, number: int) -> None:
         """Step ``number`` (from 1) begins."""
@@ -33,8 +38,9 @@ class StepProfiler:
             activities = [torch.profiler.ProfilerActivity.CPU]
             if self.device.type == "cuda":
                 activities.append(torch.profiler.ProfilerActivity.CUDA)
-            self._profile = torch.profiler.profile(activities=activities)
+            self._profile, self._count = torch.profiler.profile(activities=activities), 0
             self._profile.start()
+        self._count += self._profile is not None
 
     def close(self) -> None:
         """Stop and write the trace, where one was begun."""
@@ -42,6 +48,7 @@ class StepProfiler:
         if profile is None:
             return
         profile.stop()
+        self.communication = _union(_collectives(profile)) / self._count
         temporary = self.path.with_suffix(".tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,4 +59,23 @@ class StepProfiler:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         else:
-            log.info("profile of the steps %d to %d: %s", *self.steps, self.path)
+            log.info("profile of %d steps, communication in %.4f s of each: %s", self._count, self.communication, self.path)
+
+
+def _collectives(profile: torch.profiler.profile) -> list[tuple[float, float]]:
+    """(begin, end) in microseconds of every collective: NCCL's kernels on the device, gloo's work on the host."""
+    cuda = torch.autograd.DeviceType.CUDA
+    return [
+        (event.time_range.start, event.time_range.end)
+        for event in profile.events()
+        if event.name.startswith("gloo:") or (event.device_type == cuda and "nccl" in event.name.lower())
+    ]
+
+
+def _union(spans: list[tuple[float, float]]) -> float:
+    """Seconds that the spans (in microseconds) cover together."""
+    covered, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    return covered / 1e6

@@ -117,6 +117,8 @@ class Report:
             record |= self._speed.figures(counters.images_seen - images, counters.clips_seen - clips, elapsed)
             record |= {"seconds_per_step": own["step_seconds"], "data_share": own["data_seconds"] / own["step_seconds"]}
             record |= {f"time/{name}": seconds.get(name, 0.0) for name in PHASES}
+            if self._profiler.communication is not None:
+                record["time/communication"], self._profiler.communication = self._profiler.communication, None
             record |= {f"memory/{name}": value for name, value in own.items() if name.endswith("_gib")}
             record |= {} if self.mesh.alone else extremes(all_ranks)
             record |= {"bad_steps": counters.bad_steps, "rewinds": counters.rewinds}

@@ -124,7 +124,7 @@ def lagging(rank: int, folder: Path) -> None:
                 time.sleep(0.5)
             yield pair
 
-    train(config(folder / "lag", {"data_wait_share": 0.05}, steps=6), batches=source)
+    train(config(folder / "lag", {"data_wait_share": 0.05, "profile_steps": (2, 3)}, steps=6), batches=source)
 
 
 def child(rank: int, port: int, task, folder: Path) -> None:
@@ -217,8 +217,13 @@ def test_a_slow_process_and_one_without_data_are_named_once(tmp_path):
     host = socket.gethostname()
     assert errors[0].count("STRAGGLER") == 1 and f"STRAGGLER: rank 1 on {host}" in errors[0]
     assert errors[0].count("WAITING FOR DATA") == 1 and f"WAITING FOR DATA: rank 0 on {host}" in errors[0]
-    last = read_metrics(tmp_path / "lag")[-1]
+    records = read_metrics(tmp_path / "lag")
+    last = records[-1]
     assert last["ranks/probe_seconds_max_rank"] == 1 and last["ranks/data_seconds_max_rank"] == 0
     assert last["ranks/probe_seconds_max"] > 0.1 > last["ranks/probe_seconds_min"]
     assert last["ranks/data_seconds_max"] > 0.5 > last["ranks/data_seconds_min"]
+    # In the profiled steps rank 0 waits in collectives for rank 1, whose three calls take 0.1 s longer each.
+    communication = [record["step"] for record in records if "time/communication" in record]
+    assert communication == [4] and records[3]["time/communication"] > 0.2
+    assert {path.name for path in (tmp_path / "lag" / "profile").iterdir()} == {"rank_0.json", "rank_1.json"}
     assert last["time/data"] > 0.5 and last["ranks/host_gib_max"] >= last["ranks/host_gib_min"] > 0

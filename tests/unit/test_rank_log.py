@@ -12,6 +12,7 @@ import pytest
 import torch
 from train_samples import batches, tiny_config
 
+from internlm.monitor import profile
 from internlm.monitor.boards import Boards, weights_and_biases
 from internlm.monitor.metrics import MetricsWriter, read_metrics
 from internlm.monitor.profile import StepProfiler
@@ -136,7 +137,7 @@ def test_without_weights_and_biases_a_run_goes_on_and_says_what_to_install(tmp_p
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = tiny_config(tmp_path, monitor={"wandb": "a-project", "health_every": 100})
     assert train(config, batches=batches).finished
-    assert "pip install wandb" in caplog.text and len(read_metrics(tmp_path)) == 8
+    assert "pip install egoagent[wandb]" in caplog.text and len(read_metrics(tmp_path)) == 8
 
 
 def test_weights_and_biases_that_does_not_start_is_left_out(tmp_path, monkeypatch, caplog):
@@ -184,6 +185,11 @@ def test_the_profiler_leaves_one_trace_of_its_steps(tmp_path):
     assert seen == [(step, step > 4) for step in range(1, 9)]
     trace = (tmp_path / "profile" / "rank_0.json").read_text()
     assert "aten::addmm" in trace and "traceEvents" in trace and not list(tmp_path.glob("profile/*.tmp"))
+
+
+def test_the_time_of_collectives_is_what_they_cover_together():
+    assert profile._union([(5e6, 6e6), (0.0, 2e6), (1e6, 3e6), (1.5e6, 2e6)]) == 4
+    assert profile._union([]) == 0
 
 
 def test_a_profile_that_cannot_be_written_is_said(tmp_path, caplog):
