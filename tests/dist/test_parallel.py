@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # fully_shard needs it: imported once here and not in every forked process
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
