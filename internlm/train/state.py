@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from internlm.checkpoint.index import Checkpoint
+from internlm.checkpoint.sums import CheckpointError
 from internlm.checkpoint.weights import init_from
 from internlm.config.schema import Config
 from internlm.core.boxes import Share
@@ -66,6 +67,12 @@ class TrainState:
         On the mesh that wrote it, every process's generators continue; on another, they are seeded anew from the run's seed, the
         step and the data-parallel rank. Raises CheckpointError or KeyError when it belongs to another model.
         """
+        absent = sorted({"predictor", "observer", "loss", "optimizer", "rng"} - checkpoint.index.keys())
+        if absent:
+            raise CheckpointError(
+                f"{checkpoint.path} lacks {', '.join(absent)} and cannot be continued; start from its weights with "
+                f"train.init_from={checkpoint.path} and another run_dir"
+            )
         self.engine.restore(checkpoint)
         for name, module in {"observer": self.agent.observer, "loss": self.loss}.items():
             checkpoint.fill(name, shares(module.state_dict(), self.mesh))

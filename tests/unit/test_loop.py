@@ -86,6 +86,14 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(tmp_path, wh
     assert same_weights(tmp_path, whole_run.run_dir)
 
 
+def test_weights_alone_cannot_be_continued(tmp_path, whole_run):
+    found = CheckpointManager(whole_run.run_dir / "checkpoints").load()
+    parts = {part: found.parts[part] for part in ("predictor", "observer", "loss")}
+    CheckpointManager(tmp_path / "checkpoints").save(4, parts, found.meta)
+    with pytest.raises(CheckpointError, match=r"lacks optimizer, rng and cannot be continued; .*train\.init_from="):
+        train(tiny_config(tmp_path), batches=batches)
+
+
 def test_a_complete_run_is_left_as_it_is(tmp_path, whole_run):
     def none(start):
         raise AssertionError("no data is needed")
