@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from internlm import cli
+from internlm.checkpoint import index
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, read_checkpoint
 from internlm.checkpoint.sums import write_sums
@@ -67,6 +68,31 @@ def test_what_one_division_wrote_any_other_reads(tmp_path, data):
             found.fill("predictor", {"weight": share})
             for piece, right in zip(share.pieces, expected.pieces, strict=True):
                 assert piece.offset == right.offset and torch.equal(piece.tensor, right.tensor)
+
+
+def test_no_more_is_read_than_a_process_holds(tmp_path, monkeypatch):
+    tensor, cut, read = torch.arange(96.0).view(12, 8), Cut(1), []
+    path = save(tmp_path, [{"predictor": {"weight": share}} for share in divided(tensor, 3, 1, None)])
+    found = read_checkpoint(path)
+    reader = index._Reader._file
+
+    class Counting:
+        def __init__(self, file):
+            self.file = file
+
+        def get_slice(self, key):
+            self.slice = self.file.get_slice(key)
+            return self
+
+        def __getitem__(self, place):
+            read.append(self.slice[place].numel())
+            return self.slice[place]
+
+    monkeypatch.setattr(index._Reader, "_file", lambda self, name: Counting(reader(self, name)))
+    for share in divided(torch.zeros(12, 8), 2, 2, cut):
+        read.clear()
+        found.fill("predictor", {"weight": share})
+        assert sum(read) == tensor.numel() // 4
 
 
 def test_a_share_of_another_model_is_refused(tmp_path):
