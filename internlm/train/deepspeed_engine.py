@@ -134,14 +134,13 @@ class DeepSpeedEngine:
     def _restore_states(self, checkpoint: Checkpoint) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        checkpoint.check("optimizer", shares(self._states(), self.mesh))
-        step = checkpoint.tensor("optimizer", f"{next(iter(self._named))}/{STEP}")  # all parameters step together
+        states = self._states()
+        checkpoint.fill("optimizer", shares(states, self.mesh))
         for piece in self._pieces():
-            self.base.state[piece][STEP].copy_(step)
+            self.base.state[piece][STEP].copy_(states[f"{next(iter(self._named))}/{STEP}"])  # all parameters step together
         for name, parameter in self._named.items():
             for moment in MOMENTS:
-                value = checkpoint.tensor("optimizer", f"{name}/{moment}")
-                safe_set_full_optimizer_state(parameter, value.to(parameter.device), moment)
+                safe_set_full_optimizer_state(parameter, states[f"{name}/{moment}"], moment)
 
 
 class DividedWeightsEngine(DeepSpeedEngine):

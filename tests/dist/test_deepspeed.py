@@ -23,6 +23,7 @@ from internlm.config.errors import ConfigError
 from internlm.core.mesh import open_mesh
 from internlm.train import deepspeed_engine, loop
 from internlm.train.bad_steps import NON_FINITE
+from internlm.train.engine import Engine, TorchEngine
 from internlm.train.state import build_state
 from internlm.train.step import TrainStep
 
@@ -195,6 +196,13 @@ def test_deepspeed_that_is_not_there_is_said_plainly(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(ConfigError, match=r"pip install 'egoagent\[deepspeed\]', or set parallel.engine=torch"):
         loop.train(tiny_config(tmp_path, parallel={"engine": "deepspeed", "zero": 1}), batches=lambda step: iter(()))
+
+
+def test_every_engine_has_every_method_of_an_engine():
+    asked = {name for name, value in vars(Engine).items() if callable(value) and not name.startswith("_")}
+    assert {"backward", "step", "drop", "restore"} <= asked
+    for kind in (TorchEngine, deepspeed_engine.DeepSpeedEngine, deepspeed_engine.DividedWeightsEngine):
+        assert all(callable(getattr(kind, name, None)) for name in asked), kind
 
 
 def test_batches_of_parameters_are_bounded(monkeypatch):
