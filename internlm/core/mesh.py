@@ -153,7 +153,7 @@ def _mesh(shape: tuple[int, int, int], device: torch.device) -> Mesh:
     data = mesh["dp_replicate", "dp_shard"]._flatten("dp")
     shards = mesh["dp_replicate", "dp_shard"] if shape[0] > 1 else mesh["dp_shard"]
     world = Group(dist.group.WORLD, dist.get_world_size(), dist.get_rank())
-    saves = Group(dist.new_group(backend="gloo"), world.size, world.rank)
+    saves = Group(dist.new_group(backend="fake" if dist.get_backend() == "fake" else "gloo"), world.size, world.rank)
     return Mesh(world, _group(data), _group(mesh["tp"]), shards, saves)
 
 

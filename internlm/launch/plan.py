@@ -58,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=float, metavar="GB", help="memory of a GPU, where it is not the table's")
     parser.add_argument("--efficiency", type=float, default=0.4, help="share of the peak that computing reaches (0.4)")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="meshes shown (10)")
+    parser.add_argument("--dry-run", action="store_true", help="a step of the best mesh on fake tensors: what its first and last "
+                        "process really hold")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
@@ -69,15 +71,42 @@ def run(args: argparse.Namespace) -> int:
     if args.gpus < 1 or args.gpus_per_node < 1 or not 0 < args.efficiency <= 1:
         raise ConfigError("--gpus and --gpus-per-node are at least 1, --efficiency is between 0 and 1")
     config, gpu = load_config(args.config, args.overrides), GPUS[args.gpu]
+    if config.parallel.engine != "torch":
+        raise ConfigError(f"plan counts what engine torch does and parallel.engine is {config.parallel.engine}; set it to torch")
     if args.memory:
         gpu = Gpu(args.memory, gpu.tflops, gpu.link, gpu.network)
     rows = plan(config, gpu, args.gpus, per_node=args.gpus_per_node, efficiency=args.efficiency)
     if args.json:
         assumed = {"gpu": args.gpu, **asdict(gpu), "efficiency": args.efficiency, "hidden_share": HIDDEN_SHARE}
-        print(json.dumps({"job_name": config.job_name, "assumed": assumed, "meshes": [asdict(row) for row in rows]}, indent=2))
+        found = {"job_name": config.job_name, "assumed": assumed, "meshes": [asdict(row) for row in rows]}
     else:
-        print(as_text(config, rows, args))
-    return 0 if any(row.reason is None for row in rows) else 1
+        print(as_text(config, rows, args), flush=True)
+    fits = rows[0].reason is None
+    runs = _dry_runs(config, rows[0]) if args.dry_run and fits else []
+    if args.json:
+        print(json.dumps(found | {"dry_runs": [asdict(run) for run in runs]}, indent=2))
+    elif runs:
+        print("\n".join(["", *_dry_text(rows[0], runs)]))
+    return 0 if fits else 1
+
+
+def _dry_runs(config, row: Row) -> list:
+    """The first and the last process of a mesh."""
+    from .planning.dry_run import dry_run
+
+    chosen = config.model_copy(update={"parallel": config.parallel.model_copy(update=row.parallel)})
+    world = row.parallel["dp_replicate"] * row.parallel["dp_shard"] * row.parallel["tp"]
+    return [dry_run(chosen, rank) for rank in sorted({0, world - 1})]
+
+
+def _dry_text(row: Row, runs: list) -> list[str]:
+    lines = [f"dry run of {_shape(row.parallel)} on fake tensors, GB, predicted in brackets:"]
+    predicted = {**row.memory, "peak": sum(row.memory.values())}
+    for run in runs:
+        parts = ("parameters", "gradients", "optimizer", "observer", "peak")
+        figures = ", ".join(f"{part} {getattr(run, part) / 1e9:.2f} ({predicted[part] / 1e9:.2f})" for part in parts)
+        lines.append(f"  process {run.rank}: {figures}; {len(run.shapes)} shards of parameters")
+    return lines
 
 
 def plan(config, gpu: Gpu, gpus: int, *, per_node: int = 8, efficiency: float = 0.4) -> list[Row]:

@@ -7,8 +7,12 @@ what single operations allocate for themselves, buffers of the collectives, the 
 import torch
 
 from internlm.config.schema import ParallelConfig
+from internlm.core.collectives import ALONE
 from internlm.model.backbone import ffn_width
+from internlm.model.stem import ConvStem
 from internlm.monitor import memory
+from internlm.monitor.live_memory import LiveMemory
+from internlm.parallel.norm import SyncedBatchNorm, synchronise_batch_norms
 
 from .workload import GRADIENT_BYTES, Pass, Workload
 
@@ -49,11 +53,18 @@ def _gathered(work: Workload, mesh: ParallelConfig) -> int:
 
 
 def activations_of(work: Workload, mesh: ParallelConfig) -> int:
-    """Bytes of activations at the worst moment: what autograd kept, and of a block that is checkpointed the part it repeats."""
-    again = 0
-    if mesh.activation_checkpointing != "none":
-        again = max(_block_bytes(work, p, mesh) for passes in work.passes().values() for p in passes)
-    return kept_of(work, mesh) + again
+    """Bytes of activations at the worst moment, of two.
+
+    When the backward pass begins: what autograd kept, and of a block that is checkpointed the part it repeats. When it ends: what
+    the stem's backward pass makes, whose images are large and whose batch norms work in float32.
+    """
+    passes, again = [p for passes in work.passes().values() for p in passes], 0
+    if mesh.activation_checkpointing == "full":
+        again = max(_block_bytes(work, p, mesh) for p in passes)
+    elif mesh.activation_checkpointing == "selective":
+        layers = work.config.model.num_layers
+        again = max(_block_bytes(work, p, mesh) - _blocks_bytes(work, p, mesh) // layers for p in passes)
+    return max(kept_of(work, mesh) + again, *(_stem_bytes(work, mesh, kind)[1] for kind in work.passes()))
 
 
 def kept_of(work: Workload, mesh: ParallelConfig) -> int:
@@ -61,7 +72,8 @@ def kept_of(work: Workload, mesh: ParallelConfig) -> int:
     kinds = work.passes().values()
     plain = max(sum(_blocks_bytes(work, p, ParallelConfig()) for p in passes) for passes in kinds)
     divided = max(sum(_blocks_bytes(work, p, mesh) for p in passes) for passes in kinds)
-    return max(work.activations - plain, 0) + divided
+    stem = max(_stem_bytes(work, mesh, kind)[0] - _stem_bytes(work, ParallelConfig(), kind)[0] for kind in work.passes())
+    return max(work.activations - plain, 0) + stem + divided
 
 
 def _blocks_bytes(work: Workload, p: Pass, mesh: ParallelConfig) -> int:
@@ -87,4 +99,29 @@ def _block_bytes(work: Workload, p: Pass, mesh: ParallelConfig) -> int:
             work.config.model, p.sequences, p.length, tp=mesh.tp, sequence_parallel=work.sequence(mesh),
             dtype=torch.bfloat16 if work.half else torch.float32,
         )  # fmt: skip
+    return work.block_bytes[key]
+
+
+def _stem_bytes(work: Workload, mesh: ParallelConfig, kind: str) -> tuple[int, int]:
+    """What autograd keeps of the stem in the first pass of a kind, and what there is at most in its backward pass."""
+    model, together = work.config.model, mesh.dp_replicate * mesh.dp_shard * mesh.tp > 1
+    key = ("stem", kind, together)
+    if key not in work.block_bytes:
+        images = work.images * work.config.data.crops.global_crops
+        if kind == "clip":
+            images = work.clips * work.config.data.clip.steps
+        dtype = torch.bfloat16 if work.half else torch.float32
+        with torch.device("meta"):
+            stem = ConvStem(model.hidden_size, model.patch_size, model.stem_norm).to(dtype)
+            pixels = torch.empty(images, 3, model.image_size, model.image_size, dtype=dtype)
+        if together:
+            synchronise_batch_norms(stem, ALONE)
+            for module in stem.modules():
+                if isinstance(module, SyncedBatchNorm):
+                    module.float()  # like their statistics
+        with LiveMemory() as live:
+            tokens = stem(pixels)
+            kept = live.live
+            tokens.sum().backward()
+        work.block_bytes[key] = kept, live.peak
     return work.block_bytes[key]

@@ -5,6 +5,7 @@ before it is used, and its gradients are reduce-scattered once in a backward pas
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ class Workload:
     trunk_image: int  # what full checkpointing repeats
     trunk_clip: int
     activations: int
-    block_bytes: dict[tuple, int] = field(default_factory=dict)
+    block_bytes: dict[tuple, Any] = field(default_factory=dict)
 
     @property
     def half(self) -> bool:

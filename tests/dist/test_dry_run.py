@@ -1,0 +1,61 @@
+"""The published configs divided over 16 and 512 processes of which none exists: shapes by hand, bytes as planned.
+
+Two of the 22 layers, so that a step on fake tensors takes seconds.
+"""
+
+import resource
+
+import pytest
+import torch.distributed as dist
+
+from internlm.config.errors import ConfigError
+from internlm.config.load import load_config
+from internlm.launch.planning.dry_run import dry_run
+from internlm.launch.planning.memory import memory_of
+from internlm.launch.planning.workload import read_workload
+
+CASES = {
+    "stage 1, 16": ("dino_pretrain/lr5e-4_tmp004_300m.py", dict(dp_shard=16), 0),
+    "stage 2, 512": (
+        "joint_train/lr6e-04_tmp004_1b.py",
+        dict(dp_replicate=16, dp_shard=8, tp=4, activation_checkpointing="full"),
+        511,
+    ),
+}
+
+
+def configured(root, file, parallel):
+    overrides = ["model.num_layers=2", *(f"parallel.{name}={value}" for name, value in parallel.items())]
+    return load_config(root / "configs" / file, overrides)
+
+
+def resident() -> int:
+    """Bytes of memory that this process had at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_process_of_many_holds_what_is_planned(root, case):
+    file, parallel, rank = CASES[case]
+    config = configured(root, file, parallel)
+    before = resident()
+    found, predicted = dry_run(config, rank), memory_of(read_workload(config), config.parallel)
+    assert resident() - before < found.peak / 2
+    h, shards, tp = config.model.hidden_size, config.parallel.dp_shard, config.parallel.tp
+    assert found.shapes["backbone.blocks.1.attention.qkv.weight"] == (3 * h // tp // shards, h)
+    assert found.shapes["backbone.blocks.1.mlp.down.weight"] == (h // shards, 5632 * h // 2048 // tp)
+    assert found.shapes["head.prototypes"] == (65_536 // tp // shards, 256)
+    for part in ("parameters", "gradients", "optimizer", "observer"):
+        # Rows that do not divide evenly are missing in the last process; the first has a full share.
+        assert getattr(found, part) == pytest.approx(getattr(predicted, part), rel=0 if rank == 0 else 0.01), part
+    assert found.peak > found.parameters + found.gradients + found.optimizer + found.observer
+    assert not dist.is_initialized()
+
+
+def test_a_process_that_belongs_to_a_group_is_refused(root):
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        with pytest.raises(ConfigError, match="run it alone"):
+            dry_run(configured(root, CASES["stage 1, 16"][0], {}), 0)
+    finally:
+        dist.destroy_process_group()
