@@ -149,11 +149,17 @@ def _shared(parameter: nn.Parameter, cut: Cut, tp: Group) -> nn.Parameter:
 
 
 def _enter(tp: Group, module: nn.Module, arguments: tuple) -> tuple:
-    return regions.copy(arguments[0], tp), *arguments[1:]
+    return regions.copy(_as_computed(arguments[0]), tp), *arguments[1:]
+
+
+def _as_computed(x: Tensor) -> Tensor:
+    """In the layer's own dtype, which autocast would give it anyway: on CUDA norms leave float32, twice the bytes to send."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _enter_tokens(tp: Group, module: nn.Module, arguments: tuple) -> tuple:
-    tokens = regions.gather(arguments[0], tp, TOKENS)
+    tokens = regions.gather(_as_computed(arguments[0]), tp, TOKENS)
     if len(arguments) > 1:  # attention takes the positions as well, and must not see the padding
         tokens = tokens[:, : len(arguments[1])]
     return tokens, *arguments[1:]

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from train_samples import clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager, read_checkpoint
+from internlm.core.collectives import ALONE
 from internlm.core.mesh import MeshError, open_mesh, read_launch
 from internlm.monitor.metrics import read_metrics
-from internlm.parallel.plan import local
+from internlm.parallel.plan import _enter, _enter_tokens, local
 from internlm.train import loop
 from internlm.train.state import build_state
 from internlm.train.step import TrainStep
@@ -266,3 +267,11 @@ def test_another_number_of_processes_than_the_mesh_has_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MeshError, match=r"= 4 processes and 2 were started; set parallel.dp_shard"), open_mesh((1, 2, 2), CPU):
         pass
+
+
+@pytest.mark.parametrize("enter", [_enter, _enter_tokens])
+def test_what_enters_a_divided_layer_travels_in_the_compute_dtype(enter):
+    x = torch.randn(2, 3, 4)
+    assert enter(ALONE, None, (x,))[0].dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert enter(ALONE, None, (x,))[0].dtype == torch.bfloat16
