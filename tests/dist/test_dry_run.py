@@ -3,11 +3,13 @@
 Two of the 22 layers, so that a step on fake tensors takes seconds.
 """
 
+import json
 import resource
 
 import pytest
 import torch.distributed as dist
 
+from internlm.cli import main
 from internlm.config.errors import ConfigError
 from internlm.config.load import load_config
 from internlm.launch.planning.dry_run import dry_run
@@ -59,3 +61,13 @@ def test_a_process_that_belongs_to_a_group_is_refused(root):
             dry_run(configured(root, CASES["stage 1, 16"][0], {}), 0)
     finally:
         dist.destroy_process_group()
+
+
+def test_the_command_tells_what_the_best_mesh_holds(root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    small = ["model.num_layers=1", "train.image_batch=2", "train.clip_batch=2", "train.accumulation=1"]
+    assert main(["plan", "configs/joint_train/demo.py", *small, "--gpus", "2", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best, runs = found["meshes"][0], found["dry_runs"]
+    assert [run["rank"] for run in runs] == [0, 1]
+    assert runs[0]["parameters"] == best["memory"]["parameters"] and runs[0]["peak"] > runs[0]["parameters"]
