@@ -16,6 +16,7 @@ from internlm.launch.planning.dry_run import dry_run
 from internlm.launch.planning.memory import memory_of
 from internlm.launch.planning.workload import read_workload
 
+pytestmark = pytest.mark.timeout(900)
 CASES = {
     "stage 1, 16": ("dino_pretrain/lr5e-4_tmp004_300m.py", dict(dp_shard=16), 0),
     "stage 2, 512": (

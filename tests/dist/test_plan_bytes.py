@@ -23,6 +23,7 @@ from internlm.launch.planning.workload import read_workload
 from internlm.train.state import build_state
 from internlm.train.step import TrainStep
 
+pytestmark = pytest.mark.timeout(900)  # of which the first test's fixture takes nearly all
 CPU = torch.device("cpu")
 TOLERANCE = 0.05
 SCALARS = 200  # bytes of losses, norms and counts, which the formulas leave out
@@ -38,11 +39,8 @@ CASES = {
         "stage 1": ("pretrain", dict(dp_shard=2), {}),
         "half": ("joint", dict(dp_shard=2), {"train": {"dtype": "bfloat16", "accumulation": 2}}),
         "chunks": ("joint", dict(dp_shard=2), {"loss": SINKHORN}),
-        "chunks, no koleo": ("joint", dict(dp_shard=2), {"loss": {"row_chunk": 5}}),
         "chunks, zero 2": ("joint", dict(dp_shard=2, zero=2), {"loss": SINKHORN}),
-        "full": ("joint", dict(dp_shard=2, activation_checkpointing="full"), {}),
         "tp": ("joint", dict(tp=2, sequence_parallel=False), {}),
-        "tp, full": ("joint", dict(tp=2, sequence_parallel=False, activation_checkpointing="full"), {}),
         "tp, sequence": ("joint", dict(tp=2), {}),
         "tp, sequence, full": ("joint", dict(tp=2, activation_checkpointing="full"), {}),
         "tp, half": ("joint", dict(tp=2), {"train": {"dtype": "bfloat16"}}),

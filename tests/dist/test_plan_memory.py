@@ -25,6 +25,7 @@ from internlm.parallel.plan import local
 from internlm.train.state import build_state
 from internlm.train.step import TrainStep
 
+pytestmark = pytest.mark.timeout(900)  # of which the first test's fixture takes nearly all
 CPU = torch.device("cpu")
 TOLERANCE = 0.10
 MODEL = dict(
