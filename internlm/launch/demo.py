@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .demo_training import DemoError, train_stage
+
 if TYPE_CHECKING:
     from internlm.config.schema import Config
     from internlm.train.loop import TrainResult
@@ -20,10 +22,6 @@ if TYPE_CHECKING:
     from .demo_evaluation import Evaluated
 
 STAGES = {"stage1": "dino_pretrain/demo.py", "stage2": "joint_train/demo.py"}
-
-
-class DemoError(RuntimeError):
-    """The demo cannot start or go on; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the world and of both runs (default 1)")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="takes to report; choose settings on val")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that render the world")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="train in N processes, each a part of the batches")
     parser.add_argument("--configs", type=Path, help="folder with dino_pretrain/demo.py and joint_train/demo.py")
     parser.add_argument("--fresh", action="store_true", help="train anew; earlier runs there are moved aside")
 
@@ -59,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo and return the exit code (that of a stopped training where one was stopped)."""
     size, name = (FULL, "demo-full") if args.full else (SMALL, "demo")
     out = args.out or Path("runs") / name
-    report = run_demo(out, size, seed=args.seed, split=args.split, jobs=args.jobs, configs=args.configs, fresh=args.fresh)
+    options = {name: getattr(args, name) for name in ("seed", "split", "jobs", "processes", "configs", "fresh")}
+    report = run_demo(out, size, **options)
     return 0 if report is not None else 75
 
 
@@ -70,6 +70,7 @@ def run_demo(
     seed: int = 1,
     split: str = "test",
     jobs: int = 1,
+    processes: int = 1,
     configs: Path | None = None,
     fresh: bool = False,
 ) -> dict[str, Any] | None:
@@ -89,11 +90,13 @@ def run_demo(
     results: dict[str, TrainResult] = {}
     for number, (stage, title) in enumerate((("stage1", "Visual pretraining"), ("stage2", "Joint training")), start=2):
         console.rule(f"[bold]{number}/4 {title}")
-        results[stage] = train_stage(settings[stage], fresh=fresh)
+        result = train_stage(settings[stage], fresh=fresh, processes=processes)
         clock.lap(stage)
-        if not results[stage].finished:
-            console.print(f"Stopped by {results[stage].stopped_by}; the state is saved, the same command goes on.")
+        if result is None or not result.finished:
+            by = result.stopped_by if result else "a signal"
+            console.print(f"Stopped by {by}; the state is saved, the same command goes on.")
             return None
+        results[stage] = result
     console.rule("[bold]4/4 Evaluation on takes in rooms that training never saw")
     from .demo_evaluation import evaluate
     from .demo_page import write_page
@@ -155,19 +158,6 @@ def stage_configs(files: dict[str, Path], out: Path, world: Path, size: DemoSize
             common += [f"data.clips={json.dumps([str(world)])}", f"train.init_from={json.dumps(str(out / 'stage1'))}"]
         stages[stage] = load_config(path, [*common, *getattr(size, stage)])
     return stages
-
-
-def train_stage(config: "Config", *, fresh: bool = False) -> "TrainResult":
-    """Train a stage, continue it, or reuse it when complete; a run with other settings is moved aside."""
-    from internlm.config.load import RESOLVED_NAME, ConfigError, load_config
-    from internlm.train.loop import run_folder, train
-
-    earlier = run_folder(config) / RESOLVED_NAME
-    try:
-        same = not earlier.is_file() or load_config(earlier) == config
-    except ConfigError:  # written by another version
-        same = False
-    return train(config, resume=same and not fresh)
 
 
 def assemble(

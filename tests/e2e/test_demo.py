@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,24 @@ def test_eval_command_reads_the_demo_runs(finished, run_command, tmp_path):
         assert json.loads(file.read_text())[key] == pytest.approx(report[task][key], rel=1e-4)
     refused = run_command(["egoagent", "eval", "retrieval", "--run", out / "stage1"])
     assert refused.returncode == 2 and "stage-1 model" in refused.stderr
+
+
+def test_two_processes_reach_the_figures_of_one(finished, tmp_path):
+    alone, report = finished
+    world = next(alone.glob("world-*"))
+    shutil.copytree(world, tmp_path / world.name)
+    together = demo.run_demo(tmp_path, TINY, seed=3, processes=2)
+    for key in PROMISED[:-2]:
+        assert value(together, key) == pytest.approx(value(report, key), rel=1e-3), key
+    lines = (tmp_path / "stage2" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 4 and all('"ranks/step_seconds_max_rank"' in line for line in lines)  # there were two
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("stage*/checkpoints/*")}
+    again = demo.run_demo(tmp_path, TINY, seed=3, processes=2)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("stage*/checkpoints/*")} == written
+    assert again["knn"] == together["knn"]
+
+
+def test_batches_that_cannot_be_divided_are_refused(tmp_path):
+    config = demo.stage_configs(demo.find_configs(None), tmp_path, tmp_path / "world", TINY, 3)["stage1"]
+    with pytest.raises(demo.DemoError, match="image_batch 4 cannot be divided between 3 processes"):
+        demo.train_stage(config, processes=3)
