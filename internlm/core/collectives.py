@@ -68,7 +68,7 @@ ALONE = Group()
 
 def is_lost_process(error: BaseException) -> bool:
     """Whether a collective failed because another process has ended or does not answer: torch has no class of its own for it."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
 
 
 def world_size() -> int:

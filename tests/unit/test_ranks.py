@@ -1,8 +1,10 @@
 """Processes beside each other: extremes, and warnings that come once, name the rank and its machine, and pass."""
 
 import pytest
+import torch
 
-from internlm.core.collectives import ALONE
+from internlm.checkpoint.manager import CheckpointError
+from internlm.core.collectives import ALONE, is_lost_process
 from internlm.monitor.ranks import PATIENCE, Ranks, RankWatch, extremes, slower
 
 EVEN = [1.0, 1.1, 0.9, 1.0]
@@ -53,6 +55,19 @@ def test_starving_for_data_names_the_worst_and_the_way_out():
     said = [message for _ in range(10) for message in found.update(EVEN, HUNGRY, 1.0)]
     assert len(said) == 1 and said[0].startswith("WAITING FOR DATA: rank 3 on node1 spends 50% of a step")
     assert "data.workers" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"), True),
+        (torch.distributed.DistBackendError("NCCL error"), True),
+        (CheckpointError("runs/gloo/checkpoints: no space left"), False),
+        (RuntimeError("shapes differ"), False),
+    ],
+)
+def test_a_lost_process_is_told_from_other_errors(error, expected):
+    assert is_lost_process(error) is expected
 
 
 def test_one_process_has_no_stragglers_but_may_starve():
