@@ -126,3 +126,10 @@ class EgoAgent(nn.Module):
         """Make the observer an exact copy of the predictor's image parts (start of a run)."""
         own = self.predictor.state_dict()
         self.observer.load_state_dict({name: own[name] for name in self.observer.state_dict()})
+
+    def freeze_action_parts(self) -> None:
+        """For stage 1, which has no actions: the parts that the observer lacks get neither gradient nor decay."""
+        shared = {name for name, _ in self.observer.named_parameters()}
+        for name, parameter in self.predictor.named_parameters():
+            if name not in shared:
+                parameter.requires_grad_(False)

@@ -116,7 +116,7 @@ def build_state(
     if start_from:
         init_from(agent, loss, start_from)
     if config.stage == "pretrain":
-        freeze_action_parts(agent)
+        agent.freeze_action_parts()
     dtype = choose_dtype(config.train.dtype, device)
     for network in (agent.predictor, agent.observer):
         use_attention(network, config.model.attention, device, dtype)
@@ -131,11 +131,3 @@ def _engine(agent: EgoAgent, config: Config, mesh: Mesh) -> Engine:
     from .deepspeed_engine import open_deepspeed
 
     return open_deepspeed(agent, config, mesh)
-
-
-def freeze_action_parts(agent: EgoAgent) -> None:
-    """Stage 1 has no actions: the parts that the observer lacks get neither gradient nor decay."""
-    shared = {name for name, _ in agent.observer.named_parameters()}
-    for name, parameter in agent.predictor.named_parameters():
-        if name not in shared:
-            parameter.requires_grad_(False)

@@ -92,9 +92,7 @@ def _step(config: Config, mesh: Mesh, rank: int) -> DryRun:
     for module in (agent, loss):
         _onto_fake(module)
     if config.stage == "pretrain":
-        shared = dict(agent.observer.named_parameters())
-        for name, parameter in agent.predictor.named_parameters():
-            parameter.requires_grad_(name in shared)
+        agent.freeze_action_parts()
     parallelise(agent, loss, config.parallel, mesh, dtype)
     agent.train(), loss.train()
     optimizer, average = build_optimizer(agent.predictor, config.optim), MovingAverage(agent.predictor, agent.observer)
