@@ -1,6 +1,7 @@
 """What is declared agrees with itself and with what the code imports."""
 
 import ast
+import fnmatch
 import re
 import sys
 from pathlib import Path
@@ -90,3 +91,9 @@ def test_version_is_the_packages(project):
     import internlm
 
     assert internlm.__version__ == project["version"]
+
+
+def test_every_test_folder_is_collected(root, pytestconfig):
+    skipped = pytestconfig.getini("norecursedirs")
+    folders = [path.name for path in (root / "tests").iterdir() if any(path.glob("test_*.py"))]
+    assert len(folders) >= 4 and not [name for name in folders if any(fnmatch.fnmatch(name, pattern) for pattern in skipped)]
