@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("EGOAGENT_KILLS", "6"))
 STEPS = 10
 TRAIN = {"steps": STEPS, "image_batch": 2, "clip_batch": 2, "checkpoint_every": 1, "threads": 1}
 STARTED = "started"  # file of a run folder: the step that the last start began with
-pytestmark = pytest.mark.timeout(120 + 60 * KILLS)
+pytestmark = pytest.mark.timeout(300 + 60 * KILLS)
 
 
 def process(rank: int, port: int, run_dir: Path, asynchronous: bool) -> None:
@@ -91,11 +91,15 @@ def kill(both: list[multiprocessing.Process], run_dir: Path, rng: random.Random,
 
 def end(both: list[multiprocessing.Process]) -> list[int]:
     """What a launcher does: give the others some time after the first end, then kill them. Exit codes."""
+    deadline, ended = time.monotonic() + 180, False
+    while any(one.is_alive() for one in both) and time.monotonic() < deadline:
+        if not ended and any(one.exitcode for one in both):
+            deadline, ended = time.monotonic() + 20, True
+        time.sleep(0.02)
     for one in both:
-        one.join(60)
         if one.exitcode is None:
             one.kill()
-            one.join()
+        one.join()
     return [one.exitcode for one in both]
 
 
