@@ -20,12 +20,12 @@ def shares(tensors: Mapping[str, Tensor], mesh: Mesh) -> dict[str, Share]:
 
     Names are those of parameters and buffers of a network or the loss, or ``<parameter>/<quantity>`` of optimizer states.
     Tensors of one dimension or more are cut by the tensor-parallel plan; of what several processes hold, one saves it, and the
-    bytes are spread evenly over them.
+    bytes are spread evenly over them. Raises ValueError for a DTensor that is neither divided in shards nor copied.
     """
     given: dict[int, list[int]] = {}  # bytes that each of so many equal processes was given to save
     found = {}
     for name, tensor in tensors.items():
-        held = _held(tensor, mesh)
+        held = _held(name, tensor, mesh)
         cut = cut_of(name.partition("/")[0]) if tensor.ndim and mesh.tp.size > 1 else None
         shape = list(tensor.shape)
         if cut is None:
@@ -54,7 +54,7 @@ class _Held:
     copies: int
 
 
-def _held(tensor: Tensor, mesh: Mesh) -> _Held:
+def _held(name: str, tensor: Tensor, mesh: Mesh) -> _Held:
     if not isinstance(tensor, DTensor):
         return _Held(tensor.detach(), (0,) * tensor.ndim, mesh.data.rank, mesh.data.size)
     offset, copy, copies = [0] * tensor.ndim, 0, 1
@@ -66,5 +66,8 @@ def _held(tensor: Tensor, mesh: Mesh) -> _Held:
         elif type(placement) is Replicate:
             copy, copies = copy * size + rank, copies * size
         else:
-            raise NotImplementedError(f"tensors placed as {placement} cannot be saved")
+            raise ValueError(
+                f"{name} is placed as {placement}, of which no process holds a box; divide models by parallel.apply.parallelise, "
+                "which places shards and copies only"
+            )
     return _Held(tensor.detach().to_local(), tuple(offset), copy, copies)
