@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from processes import start
 from train_samples import clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager
@@ -93,10 +94,7 @@ def begin(run: str, folder: Path, world: int) -> Path:
     return path
 
 
-def child(rank: int, world: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def child(rank: int, world: int, folder: Path) -> None:
     for run in sorted({run for run, _ in CASES[world]}):
         start, own = begin(run, folder, world), {"rank": rank, "world": world}
         torch_name = f"{world} {run} torch"
@@ -109,7 +107,6 @@ def child(rank: int, world: int, port: int, folder: Path) -> None:
                 train(f"{name} again", run, middle, folder, **own, **engine)
                 train(f"{name} then torch", run, middle, folder, **own)
                 train(f"{name} after torch", run, only(folder / torch_name, SAVED, rank), folder, **own, **engine)
-    dist.destroy_process_group()
 
 
 def only(folder: Path, step: int, rank: int) -> Path:
@@ -127,10 +124,7 @@ def only(folder: Path, step: int, rank: int) -> Path:
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("deepspeed")
     for world in CASES:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.start_processes(child, (world, port, path), nprocs=world, start_method="fork")
+        start(child, world, path, group=True)
     return path
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
+from processes import start
 from internlm.config.schema import ClipConfig, Config, ModelConfig
 from internlm.core.collectives import rank
 from internlm.data.clips import ClipDataset
@@ -85,12 +86,6 @@ def evaluate(folder, workers: int = 0) -> dict:
     return {"knn": knn, "probe": probe, "retrieval": retrieval, "motion": motion, "sums": sums, "rows": rows}
 
 
-def child(index: int, world: int, port: int, folder, name: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(index), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    globals()[name](index, world, folder)
-
-
 def evaluate_and_write(index: int, world: int, folder) -> None:
     with joined() as reports:
         assert reports == (index == 0)
@@ -100,17 +95,10 @@ def evaluate_and_write(index: int, world: int, folder) -> None:
         (folder / f"{world}.json").write_text(json.dumps(result))
 
 
-def start(world: int, folder, name: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(child, (world, port, folder, name), nprocs=world, start_method="fork")
-
-
 def test_one_two_and_four_processes_give_identical_numbers(tmp_path):
     write_world(tmp_path / "world")
     for world in (1, 2, 4):
-        start(world, tmp_path, "evaluate_and_write")
+        start(evaluate_and_write, world, tmp_path, group=False)
     one, two, four = (json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 2, 4))
     assert one["rows"] == sorted(one["rows"]) and len(one["rows"]) == 59  # each image once, without the broken one
     assert one["knn"]["protocol"]["unreadable_images"] == 1 and one["retrieval"]["queries"] > 10
@@ -139,7 +127,7 @@ def fail_on_the_second(index: int, world: int, folder) -> None:
 
 
 def test_an_error_on_one_process_is_raised_on_all(tmp_path):
-    start(2, tmp_path, "fail_on_the_second")
+    start(fail_on_the_second, 2, tmp_path, group=False)
     assert {path.name for path in tmp_path.iterdir()} == {"done0", "done1"}
 
 
@@ -157,5 +145,5 @@ def use_the_cache(index: int, world: int, folder) -> None:
 
 def test_processes_share_a_cache(tmp_path):
     write_world(tmp_path / "world")
-    start(2, tmp_path, "use_the_cache")
+    start(use_the_cache, 2, tmp_path, group=False)
     assert len(list((tmp_path / "cache").iterdir())) == 8  # model, two random floors and pixels, of train and val

@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from processes import become, free_port
 from train_samples import clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager
@@ -129,8 +130,7 @@ def lagging(rank: int, folder: Path) -> None:
 
 
 def child(rank: int, port: int, task, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    become(rank, 2, port)
     errors = (folder / f"{task.__name__}_{rank}.err").open("w")
     os.dup2(errors.fileno(), 2)
     sys.stderr = errors
@@ -153,9 +153,7 @@ def child(rank: int, port: int, task, folder: Path) -> None:
 
 def run(task, folder: Path, limit: float = 120) -> tuple[list[int], list[str]]:
     """Exit codes and standard errors of two processes that do ``task``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = mp.get_context("fork")
     processes = [context.Process(target=child, args=(rank, port, task, folder)) for rank in range(2)]
     for process in processes:

@@ -18,6 +18,7 @@ import torch
 import torch._dynamo  # fully_shard needs it: imported once here and not in every forked process
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from processes import become, free_port
 from train_samples import clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager, read_checkpoint
@@ -35,8 +36,7 @@ def process(rank: int, port: int, run_dir: Path, asynchronous: bool) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    become(rank, 2, port)
 
     def source(start: int):
         if rank == 0:
@@ -50,9 +50,7 @@ def process(rank: int, port: int, run_dir: Path, asynchronous: bool) -> None:
 
 
 def start(run_dir: Path, asynchronous: bool) -> list[multiprocessing.Process]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     both = [context.Process(target=process, args=(rank, port, run_dir, asynchronous)) for rank in range(2)]
     for one in both:

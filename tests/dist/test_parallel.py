@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from processes import start
 from train_samples import clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager, read_checkpoint
@@ -165,11 +166,7 @@ def run_loop(index: int, folder: Path) -> None:
     assert run("stopped").finished
 
 
-def child(index: int, world: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(index), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if world > 1:
-        dist.init_process_group("gloo", rank=index, world_size=world)
+def child(index: int, world: int, folder: Path) -> None:
     cases = CASES.get(world, {run: (run, {}) for run in RUNS})
     for name, (run, parallel) in cases.items():
         try:
@@ -187,8 +184,6 @@ def child(index: int, world: int, port: int, folder: Path) -> None:
                 torch.save(result, folder / f"{world} {name} from {source}.pt")
     if world == 2:
         run_loop(index, folder)
-    if world > 1:
-        dist.destroy_process_group()
 
 
 class Results:
@@ -206,10 +201,7 @@ def results(tmp_path_factory):
     """All cases, trained."""
     folder = tmp_path_factory.mktemp("parity")
     for world in (1, *CASES):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.start_processes(child, (world, port, folder), nprocs=world, start_method="fork")
+        start(child, world, folder)
     return Results(folder)
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from processes import start
 from train_samples import clip_batch, image_batch, tiny_config
 
 from internlm.core.mesh import open_mesh
@@ -100,16 +101,10 @@ def measure(stage: str, parallel: dict, dtype: str, folder: Path) -> dict[str, t
     }
 
 
-def work(rank: int, world: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if world > 1:
-        dist.init_process_group("gloo", rank=rank, world_size=world)
+def work(rank: int, world: int, folder: Path) -> None:
     found = {name: measure(*case, folder) for name, case in CASES[world].items()}
     if rank == 0:
         torch.save(found, folder / f"{world}.pt")
-    if world > 1:
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +113,7 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("memory")
     results = {}
     for world in CASES:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.start_processes(work, (world, port, folder), nprocs=world, start_method="fork")
+        start(work, world, folder)
         results |= {(world, name): result for name, result in torch.load(folder / f"{world}.pt").items()}
     return results
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_parallel import GLOBAL, configured, healthy, inputs, near
 
+from processes import start
 from internlm.checkpoint import manager as manager_module
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, read_checkpoint
@@ -120,11 +121,7 @@ def full_disk(write, folder: Path, *arguments):
     raise OSError(28, os.strerror(28))
 
 
-def child(index: int, world: int, port: int, folder: Path, continues: bool) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(index), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if world > 1:
-        dist.init_process_group("gloo", rank=index, world_size=world)
+def child(index: int, world: int, folder: Path, continues: bool) -> None:
     own = [name for name, shape in MESHES.items() if shape[0] * shape[1] * shape[2] == world]
     for name, source in product(own, MESHES if continues else [None]):
         result = train(name, folder, source)
@@ -141,8 +138,6 @@ def child(index: int, world: int, port: int, folder: Path, continues: bool) -> N
         (folder / f"{name} from {source} {index}.json").write_text(json.dumps(result))
     if world == 2 and not continues:
         refusals(folder)
-    if world > 1:
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +145,7 @@ def results(tmp_path_factory):
     """(mesh, source or None) -> what each process found."""
     folder = tmp_path_factory.mktemp("reshard")
     for continues, world in product((False, True), (1, 2, 4)):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.start_processes(child, (world, port, folder, continues), nprocs=world, start_method="fork")
+        start(child, world, folder, continues)
 
     def read(name: str, source: str | None) -> list[dict]:
         world = MESHES[name][1] * MESHES[name][2]
