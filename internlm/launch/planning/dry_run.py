@@ -23,10 +23,9 @@ from internlm.model.sequence import clip_layout, frame_layout
 from internlm.monitor import flops
 from internlm.monitor.live_memory import LiveMemory
 from internlm.parallel.apply import parallelise
-from internlm.parallel.plan import cut_of, local, sum_partial
-from internlm.solver.clip import clip_grad_norm
-from internlm.solver.ema import MovingAverage
-from internlm.solver.optim import build_optimizer
+from internlm.parallel.plan import local
+from internlm.solver.schedule import values_at
+from internlm.train.engine import TorchEngine
 
 CPU = torch.device("cpu")
 
@@ -95,32 +94,24 @@ def _step(config: Config, mesh: Mesh, rank: int) -> DryRun:
         agent.freeze_action_parts()
     parallelise(agent, loss, config.parallel, mesh, dtype)
     agent.train(), loss.train()
-    optimizer, average = build_optimizer(agent.predictor, config.optim), MovingAverage(agent.predictor, agent.observer)
-    named = [(n, p) for group in optimizer.param_groups for n, p in zip(group["param_names"], group["params"], strict=True)]
-    trained = [parameter for _, parameter in named]
+    engine, values = TorchEngine(agent, config, mesh), values_at(config, 0)
 
     def finish() -> None:
-        for parameter in trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if mesh.tp.size > 1 and config.parallel.sequence_parallel:
-            sum_partial(named, mesh.tp)
-        divided = [parameter for name, parameter in named if cut_of(name)]
-        clip_grad_norm(trained, config.optim.grad_clip, divided=divided, tp=mesh.tp)
-        optimizer.step()
-        average.update(0.99)
+        engine.clipped_norm()
+        engine.step(0, values)
 
     finish()  # of the step before: it leaves the optimizer's states
-    states = [tensor for state in optimizer.state.values() for tensor in state.values() if tensor.ndim]
+    trained = engine.parameters
+    states = [tensor for state in engine.optimizer.state.values() for tensor in state.values() if tensor.ndim]
     pieces = config.train.accumulation
     if pieces == 1:
-        optimizer.zero_grad()  # else those of the pieces before lie there
+        engine.zero_grad()  # else those of the pieces before lie there
     with LiveMemory() as memory:
         memory.watch([*agent.parameters(), *states, *(p.grad for p in trained if p.grad is not None)])
         for run in _losses(config, agent, loss):
             with autocast(CPU, dtype):
                 total = run()
-            total.backward()
+            engine.backward(total, last=True)
             del total
         finish()
     return DryRun(
