@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 5.0
+ANSWER_SECONDS = 60.0  # for squeue; a controller that restarts answers late or not at all
 MAX_TIMEOUTS = 20  # a task goes on where its time limit ended it; a take longer than the limit must not do so for ever
 
 
@@ -95,7 +96,10 @@ def _queued(ids: Sequence[str]) -> set[str]:
     """Those of the array task ids (``12_3``) that Slurm still knows as queued or running; all of them when it does not answer."""
     master = sorted({name.partition("_")[0] for name in ids})
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(master)}"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return set(ids)
     if asked.returncode == 0:
         return set(asked.stdout.split())
     return set() if "Invalid job id" in asked.stderr else set(ids)

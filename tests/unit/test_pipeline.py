@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from test_store import info, jpeg
 from test_store_writing import tree
 
+from dataset_preprocess import slurm
 from dataset_preprocess.manifest import Entry, Manifest, parse_entry
 from dataset_preprocess.pipeline import PipelineError, SkipTake, run_jobs
 from dataset_preprocess.slurm import SlurmError, SlurmOptions, _queued
@@ -270,6 +271,14 @@ def test_what_slurm_still_knows(monkeypatch, answer, code, still):
 
     monkeypatch.setattr(subprocess, "run", answered)
     assert _queued(["7_0", "7_1"]) == still
+
+
+def test_a_controller_that_never_answers_is_asked_again(monkeypatch, tmp_path):
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(slurm, "ANSWER_SECONDS", 0.2)
+    assert _queued(["7_0", "7_1"]) == {"7_0", "7_1"}
 
 
 def test_manifest_is_plain_json(tmp_path):
