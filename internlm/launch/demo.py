@@ -39,7 +39,7 @@ class DemoSize:
 
 
 SMALL = DemoSize(takes=(200, 8, 24))  # many rooms: with 96 the next state was learned by heart
-FULL = DemoSize(takes=(800, 24, 48), stage1=("train.steps=1100",), stage2=("train.steps=3000",), clips=None)
+FULL = DemoSize(takes=(800, 24, 48), stage1=("train.steps=1100",), stage2=("train.steps=2500",), clips=None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
