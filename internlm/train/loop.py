@@ -136,7 +136,7 @@ class _Run:
         self.report = Report(config, run_dir, self.state, self.clock, dtype)
         self._take_over(saved)
         self._open_batches, self._watchdog = batches, watchdog
-        watchdog.beat("the first step")
+        watchdog.beat("opening the data")  # millions of files are listed for minutes: the first step gets its own time
 
     def __enter__(self) -> "_Run":
         with ExitStack() as stack:
@@ -144,6 +144,7 @@ class _Run:
             stack.enter_context(self.saver)
             self._batches = self._batches_from_here()
             stack.callback(lambda: _close(self._batches))
+            self._watchdog.beat("the first step")
             self._closing = stack.pop_all()
         return self
 
