@@ -3,8 +3,7 @@
 What a small model needs that the published recipe does not (chosen on validation takes, docs/results.md): a shallow trunk,
 which buys steps; batch norm in the stem and balanced (Sinkhorn) targets; prototypes that stay where they were drawn, because
 learned ones first run together and the targets turn uniform; a low teacher temperature and a little KoLeo, because the
-features of a fresh network hardly differ; full hue turns, because a room's colours say nothing about its class; large crops,
-because smaller ones teach that a view and the same view a little turned are one, and the next state is a view a little turned.
+features of a fresh network hardly differ; full hue turns, because a room's colours say nothing about its class.
 """
 
 job_name = "demo_pretrain"
@@ -33,8 +32,8 @@ data = dict(
     images=["demo/world"],
     crops=dict(
         local_crops=2,
-        global_scale=(0.75, 1.0),
-        local_scale=(0.3, 0.6),
+        global_scale=(0.5, 1.0),
+        local_scale=(0.15, 0.4),
         init_scale=None,
         flip=0.0,
         hue=0.5,
