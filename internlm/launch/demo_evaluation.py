@@ -42,7 +42,10 @@ class Evaluated:
 
 
 def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *, split: str) -> Evaluated:
-    """kNN, retrieval, motion, action sensitivity and the prediction's KL before and after stage 2, on ``split``."""
+    """kNN, retrieval, motion, action sensitivity and the prediction's KL before and after stage 2, on ``split``.
+
+    Retrieval compares the bottleneck, as the command does by default; its report's ``hidden`` is the same by the hidden state.
+    """
     agent, loss = result.state.agent.eval(), result.state.loss.eval()
     device = next(agent.parameters()).device
     parts = {"train": "train", "test": split}
@@ -52,6 +55,8 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     batches = list(evaluation_clips(dataset, CLIP_BATCH, limit=size.clips, mixed=True))
     outputs = run_clips(agent, batches, device=device)
     retrieval, gallery = retrieval_report(outputs, dataset)
+    hidden = run_clips(agent, batches, feature="hidden", device=device)
+    retrieval["hidden"], _ = retrieval_report(hidden, dataset, feature="hidden")
     motion = motion_report(outputs, dataset)
     actions = prediction_kl(agent, loss, batches, actions=ACTIONS, device=device)
     start = build_state(config.model_copy(update={"parallel": ParallelConfig()}), device)  # of one process, whatever trained it

@@ -26,7 +26,7 @@ TINY = demo.DemoSize(
 )
 PROMISED = (
     "knn.top1", "knn.floors.random_weights", "knn.floors.pixels",
-    "retrieval.top1", "retrieval.map", "retrieval.floors.current_frame",
+    "retrieval.top1", "retrieval.map", "retrieval.floors.current_frame", "retrieval.hidden.centred.top1",
     "motion.mpjpe_cm", "motion.mpjve_cm_s",
     "motion.floors.zero_velocity.mpjpe_cm", "motion.floors.constant_velocity.mpjpe_cm",
     "action_sensitivity.true", "action_sensitivity.shuffled", "action_sensitivity.zero",
@@ -102,12 +102,17 @@ def test_missing_configs_are_explained(tmp_path):
 
 def test_eval_command_reads_the_demo_runs(finished, run_command, tmp_path):
     out, report = finished
-    for task, key in (("knn", "top1"), ("retrieval", "top1"), ("motion", "mpjpe_cm")):
+    cases = (
+        ("knn", ["--frame-stride", 4], "top1", report["knn"]),
+        ("retrieval", [], "top1", report["retrieval"]),
+        ("retrieval", ["--feature", "hidden"], "map", report["retrieval"]["hidden"]),
+        ("motion", [], "mpjpe_cm", report["motion"]),
+    )
+    for task, options, key, reported in cases:
         file = tmp_path / f"{task}.json"
-        extra = ["--frame-stride", 4] if task == "knn" else []
-        done = run_command(["egoagent", "eval", task, "--run", out / "stage2", "--split", "test", *extra, "--out", file])
+        done = run_command(["egoagent", "eval", task, "--run", out / "stage2", "--split", "test", *options, "--out", file])
         assert done.returncode == 0, done.stderr
-        assert json.loads(file.read_text())[key] == pytest.approx(report[task][key], rel=1e-4)
+        assert json.loads(file.read_text())[key] == pytest.approx(reported[key], rel=1e-4)
     refused = run_command(["egoagent", "eval", "retrieval", "--run", out / "stage1"])
     assert refused.returncode == 2 and "stage-1 model" in refused.stderr
 
