@@ -1,7 +1,7 @@
 """Clips of held-out takes through a trained agent, teacher-forced: what retrieval and motion are measured from."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,19 @@ def run_clips(
             return ClipOutputs(**{f.name: torch.empty(0) for f in fields(ClipOutputs)})
         raise EvalError("no clip could be read: there is nothing to evaluate")
     return ClipOutputs(**{f.name: torch.cat([part[f.name] for part in parts]) for f in fields(ClipOutputs)})
+
+
+@torch.no_grad()
+def read_feature(agent: EgoAgent, hidden: ClipOutputs, feature: str, *, batch: int = 16) -> ClipOutputs:
+    """The outputs of ``run_clips(feature="hidden")`` with another feature of the same pass, ``batch`` clips at a time."""
+    device = next(agent.parameters()).device
+
+    def read(network: EgoNetwork, states: Tensor) -> Tensor:
+        return torch.cat([_read(network, part.to(device), feature).float().cpu() for part in states.split(batch)])
+
+    return replace(
+        hidden, prediction=read(agent.predictor, hidden.prediction), observed=read(agent.observer, hidden.observed)
+    )
 
 
 @torch.no_grad()

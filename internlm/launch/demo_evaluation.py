@@ -9,7 +9,7 @@ from internlm.config.schema import Config, ParallelConfig
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import ImageSource, open_images
 from internlm.data.loader import evaluation_clips
-from internlm.eval.clips import ClipOutputs, open_clips, run_clips
+from internlm.eval.clips import ClipOutputs, open_clips, read_feature, run_clips
 from internlm.eval.features import Features
 from internlm.eval.protocols import knn_report, motion_report, retrieval_report
 from internlm.eval.report import summary
@@ -53,9 +53,9 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     knn, features = knn_report(agent, config, images["train"], images["test"], device=device)
     dataset = open_clips(config, [str(world)], split)
     batches = list(evaluation_clips(dataset, CLIP_BATCH, limit=size.clips, mixed=True))
-    outputs = run_clips(agent, batches, device=device)
-    retrieval, gallery = retrieval_report(outputs, dataset)
     hidden = run_clips(agent, batches, feature="hidden", device=device)
+    outputs = read_feature(agent, hidden, "bottleneck", batch=CLIP_BATCH)
+    retrieval, gallery = retrieval_report(outputs, dataset)
     retrieval["hidden"], _ = retrieval_report(hidden, dataset, feature="hidden")
     motion = motion_report(outputs, dataset)
     actions = prediction_kl(agent, loss, batches, actions=ACTIONS, device=device)
@@ -67,6 +67,7 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     figures = [
         *summary.knn_figures(knn),
         *summary.retrieval_figures(retrieval),
+        *summary.retrieval_figures(retrieval["hidden"]),
         *summary.motion_figures(motion),
         *summary.sensitivity_figures(actions),
         Figure(

@@ -39,20 +39,20 @@ def linear_figures(report: dict[str, Any]) -> list[Figure]:
 
 
 def retrieval_figures(report: dict[str, Any]) -> list[Figure]:
-    """Rows of a ``protocols.retrieval_report``, which may hold a second one by the hidden state in ``hidden``."""
+    """Rows of a ``protocols.retrieval_report``; a feature other than the default is in their names."""
+    feature = report["protocol"].get("feature", "bottleneck")  # stored features have none
+    by = "" if feature == "bottleneck" else f", {feature}"
     where = f"finding the true next frame among {report['competing_items']:.0f}"
     by_map = _named({name: scores["map"] for name, scores in report["floors_in_full"].items()})
+    centred = report["centred"]
+    by_centred = _named({name: scores["top1"] for name, scores in centred["floors"].items()})
     return [
-        Figure("Next-state retrieval top-1", report["top1"], "%", _named(report["floors"]), meaning=where),
-        _centred_figure("Next-state retrieval top-1, centred", report),
-        *([_centred_figure("Next-state retrieval top-1, hidden state, centred", report["hidden"])] if "hidden" in report else []),
-        Figure("Next-state retrieval mAP", report["map"], "%", by_map, meaning="mean reciprocal rank"),
+        Figure(f"Next-state retrieval top-1{by}", report["top1"], "%", _named(report["floors"]), meaning=where),
+        Figure(
+            f"Next-state retrieval top-1{by}, centred", centred["top1"], "%", by_centred, meaning="each branch's mean taken away"
+        ),
+        Figure(f"Next-state retrieval mAP{by}", report["map"], "%", by_map, meaning="mean reciprocal rank"),
     ]
-
-
-def _centred_figure(name: str, report: dict[str, Any]) -> Figure:
-    floors = _named({name: scores["top1"] for name, scores in report["centred"]["floors"].items()})
-    return Figure(name, report["centred"]["top1"], "%", floors, meaning="each branch's mean taken away")
 
 
 def motion_figures(report: dict[str, Any]) -> list[Figure]:
