@@ -136,7 +136,6 @@ class _Run:
         self.report = Report(config, run_dir, self.state, self.clock, dtype)
         self._take_over(saved)
         self._open_batches, self._watchdog = batches, watchdog
-        watchdog.beat("opening the data")  # millions of files are listed for minutes: the first step gets its own time
 
     def __enter__(self) -> "_Run":
         with ExitStack() as stack:
@@ -144,7 +143,6 @@ class _Run:
             stack.enter_context(self.saver)
             self._batches = self._batches_from_here()
             stack.callback(lambda: _close(self._batches))
-            self._watchdog.beat("the first step")
             self._closing = stack.pop_all()
         return self
 
@@ -178,7 +176,16 @@ class _Run:
         return stopped_by if self.state.counters.step < train.steps else None
 
     def _batches_from_here(self) -> Batches:
-        """This process's batches for the next step on."""
+        """This process's batches for the next step on.
+
+        Millions of files are listed for minutes: opening the data and the step after it each have the watchdog's whole time.
+        """
+        self._watchdog.beat("opening the data")
+        batches = self._open_from_here()
+        self._watchdog.beat(f"step {self.state.counters.step + 1}")
+        return batches
+
+    def _open_from_here(self) -> Batches:
         counters, data = self.state.counters, self.mesh.data
         start, stop = (step + counters.skipped_batches for step in (counters.step, self.config.train.steps))
         if self._open_batches:
