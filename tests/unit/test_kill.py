@@ -16,7 +16,7 @@ from test_store import info, jpeg, track
 from test_store_writing import tree
 
 from dataset_preprocess.pipeline import SkipTake, run_jobs
-from internlm.data.store import StoreWriter, TakeStore
+from internlm.data.store import StoreError, StoreWriter, TakeStore
 
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.scandir", "shutil.rmtree")
 JOBS = [Recording("a"), Recording("b", "skip"), Recording("c")]
@@ -77,18 +77,24 @@ def whole(tmp_path_factory) -> tuple[Path, int]:
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_killed_at_any_file_operation_and_run_again(tmp_path, whole, part):
-    expected, count = tree(whole[0]), whole[1]
+def test_killed_at_any_file_operation_and_run_again(tmp_path, whole, part, monkeypatch):
+    monkeypatch.setattr("internlm.data.store.unfinished._REPLACING_SECONDS", 0.05)
+    expected, count, named = tree(whole[0]), whole[1], 0
     for kill_at in range(1 + part, count, 4):
         out = tmp_path / str(kill_at)
         assert killed_run(out, kill_at) == (None, -signal.SIGKILL)
         if (out / "store.json").is_file():
-            for take in TakeStore(out).select():  # what is visible is complete
+            broken: list[tuple[str, StoreError]] = []
+            for take in TakeStore(out, broken=broken).select():  # what is visible is complete
                 assert len(take.frame_numbers) in (0, 3) and len(take.labels()) in (0, 2)
                 assert all(take.read_frame(number) for number in take.frame_numbers.tolist())
+            for name, error in broken:  # killed between the two renames that exchange a take
+                assert not (out / "takes" / name).exists() and "killed while replacing it" in str(error)
+            named += len(broken)
         both(out)
         assert tree(out) == expected, f"killed at operation {kill_at} of {count}"
         shutil.rmtree(out)
+    assert named <= 2, "two takes are exchanged, and each is away at one operation only"
 
 
 def test_killed_repetition_loses_nothing(tmp_path, whole):

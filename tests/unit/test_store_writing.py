@@ -1,6 +1,7 @@
 """Writing takes: two commands on one take, the same bytes twice, one writer at a time, a full disk."""
 
 import hashlib
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -104,6 +105,49 @@ def test_take_of_a_writer_killed_between_its_two_renames_comes_back(tmp_path):
     (takes / ".partial-take").mkdir()
     frames_step(writer)
     assert tree(tmp_path / "s") == before
+
+
+def test_reader_says_which_take_a_killed_replacement_took_away(tmp_path, monkeypatch):
+    monkeypatch.setattr("internlm.data.store.unfinished._REPLACING_SECONDS", 0.1)
+    frames_step(StoreWriter(tmp_path / "s"))
+    (tmp_path / "s" / "takes" / "take").rename(tmp_path / "s" / "takes" / ".replaced-take")
+    with pytest.raises(StoreError, match="take: its writer was killed while replacing it; give the writer's command again"):
+        TakeStore(tmp_path / "s")
+    broken = []
+    assert TakeStore(tmp_path / "s", broken=broken).infos == [] and [name for name, _ in broken] == ["take"]
+
+
+def _replace_for_ever(path, name, count):
+    while True:
+        StoreWriter(path).add_take(info(name), FRAMES[:1], overwrite=True)
+        count.value += 1
+
+
+def test_readers_and_other_writers_never_miss_a_take_that_is_being_replaced(tmp_path):
+    """Between the two renames of a replacement the take's name is gone: whoever lists the store then must look again."""
+    store, names = tmp_path / "s", ["a", "b"]
+    for name in names:
+        StoreWriter(store).add_take(info(name), FRAMES[:1])
+    context = multiprocessing.get_context("spawn")
+    count = context.Value("i", 0)
+    process = context.Process(target=_replace_for_ever, args=(store, "b", count), daemon=True)
+    process.start()
+    try:
+        while count.value < 1000:
+            assert process.is_alive()
+            assert [found.name for found in TakeStore(store).infos] == names
+            StoreWriter(store).extend_take(info("a"), FRAMES[:1], labels=STAMPS)
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_broken_neighbour_does_not_hinder_a_writer(tmp_path):
+    writer = StoreWriter(tmp_path / "s")
+    frames_step(writer)
+    (tmp_path / "s" / "takes" / "broken").mkdir()
+    frames_step(writer)
+    poses_step(writer)
 
 
 def test_remains_of_a_killed_writer_are_discarded(tmp_path):

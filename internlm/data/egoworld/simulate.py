@@ -25,7 +25,7 @@ from internlm.data.egoworld.render import Renderer
 from internlm.data.egoworld.rooms import PLACES, Room, make_room
 from internlm.data.egoworld.sight import FieldOfView
 from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE
-from internlm.data.store import SPLITS, Camera, PoseTrack, StoreError, StoreWriter, TakeInfo, TakeStore
+from internlm.data.store import SPLITS, Camera, PoseTrack, StoreError, StoreWriter, TakeInfo
 
 if TYPE_CHECKING:
     from internlm.data.mocap import Motion
@@ -303,12 +303,13 @@ def generate_store(
         Path(path), takes, seed=seed, camera=default_camera(camera, size), seconds=seconds, image_stride=image_stride,
         places=places, dropout=dropout, depth=depth, motions=motions,
     )  # fmt: skip
-    missing = [plan for plan in plans if not writer.has(plan.name)]
-    if len(missing) < len(plans):
-        recipes = {info.name: info.extra.get("recipe") for info in TakeStore(path).infos}
-        for plan in plans:
-            if plan not in missing and recipes[plan.name] != plan.recipe:
-                raise StoreError(f"{path}: take {plan.name!r} was made with other settings; choose a new folder")
+    missing = []
+    for plan in plans:
+        made = writer.info(plan.name)
+        if made is None:
+            missing.append(plan)
+        elif made.extra.get("recipe") != plan.recipe:
+            raise StoreError(f"{path}: take {plan.name!r} was made with other settings; choose a new folder")
     run_plans(missing, write_take, jobs, on_take)
     return Path(path)
 

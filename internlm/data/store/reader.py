@@ -20,6 +20,7 @@ from internlm.data.store.contract import (
     check_track,
     read_json,
 )
+from internlm.data.store.unfinished import finished, read_finished
 
 _OPEN_FILES = 64
 _MAX_ARCHIVE = 4 << 30  # bytes; the poses of ten hours are 0.5 GB
@@ -36,15 +37,16 @@ class TakeStore:
     def __init__(self, path: str | os.PathLike, *, broken: list[tuple[str, StoreError]] | None = None):
         self.path = Path(path)
         check_header(self.path)
-        folders = sorted(entry for entry in (self.path / "takes").iterdir() if entry.is_dir() and entry.name[0] != ".")
         self.infos: list[TakeInfo] = []
-        for folder in folders:
+        for folder in finished(self.path / "takes"):
             try:
-                self.infos.append(read_info(folder))
+                info = read_finished(folder, read_info)
             except StoreError as error:
                 if broken is None:
                     raise
                 broken.append((folder.name, error))
+            else:
+                self.infos += [info] if info is not None else []
         self._rows = {info.name: row for row, info in enumerate(self.infos)}
         self._takes: dict[str, Take] = {}
         self._open = self._file_cache()
@@ -127,12 +129,7 @@ class Take:
 
     def labels(self) -> dict[str, np.ndarray]:
         """Ground truth by frame number: ``frames`` [L] and arrays [L, ...]; {} when the take has none."""
-        path = self.path / "labels.npz"
-        if not path.is_file():
-            return {}
-        labels = _read_npz(path)
-        check_labels(labels, str(path))
-        return labels
+        return read_labels(self.path)
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray | list[str]]:
@@ -158,6 +155,16 @@ def read_info(folder: Path) -> TakeInfo:
     if info.name != folder.name:
         raise StoreError(f"{path}: names the take {info.name!r}, the folder says {folder.name!r}")
     return info
+
+
+def read_labels(folder: Path) -> dict[str, np.ndarray]:
+    """The labels of a take folder, {} when it has none; StoreError when they cannot be read or break the contract."""
+    path = folder / "labels.npz"
+    if not path.is_file():
+        return {}
+    labels = _read_npz(path)
+    check_labels(labels, str(path))
+    return labels
 
 
 def _read_tar_index(folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,30 @@
-"""A folder that appears complete or not at all: written under a hidden name, locked while it is, renamed at the end."""
+"""A folder that appears complete or not at all: written under a hidden name, locked while it is, renamed at the end.
+
+A folder that replaces another needs two renames, and between them its name is gone. Readers know this and look again.
+
+    unfinished(final)          the writer's side
+    discard(final)             what a killed writer left
+    finished(parent)           the reader's side: which folders there are
+    read_finished(final, read) and reading from one of them
+"""
 
 import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from internlm.data.store.contract import DiskFullError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_SECONDS = 5.0  # a writer whose parent was killed needs a moment to notice
+_REPLACING_SECONDS = 5.0  # for two renames, on a busy file system
+_PARTIAL, _REPLACED = ".partial-", ".replaced-"
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -20,7 +33,7 @@ def unfinished(final: Path) -> Iterator[Path]:
 
     Raises StoreError when another process holds it, DiskFullError when there is no room.
     """
-    folder, replaced = _partial(final), final.with_name(f".replaced-{final.name}")
+    folder, replaced = _partial(final), _replaced(final)
     with naming_full_disk(final):
         lock = _claim(final, _LOCK_SECONDS)
         try:
@@ -53,8 +66,51 @@ def discard(final: Path) -> None:
         os.close(lock)
 
 
+def finished(parent: Path) -> list[Path]:
+    """The finished folders of ``parent``, by name, and those with a writer, which may be finished: ``read_finished`` tells."""
+    names = (entry.name for entry in os.scandir(parent) if entry.is_dir())
+    plain = {name.removeprefix(_PARTIAL).removeprefix(_REPLACED) for name in names}
+    return sorted(parent / name for name in plain if name[0] != ".")
+
+
+def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
+    """read(final), or None when there is no such folder. Looks again where it was replaced meanwhile.
+
+    Raises what ``read`` raises, and StoreError when the writer was killed between its two renames.
+    """
+    deadline = time.monotonic() + _REPLACING_SECONDS
+    while True:
+        before = _inode(final)
+        if before is not None:
+            try:
+                return read(final)
+            except StoreError:
+                if _inode(final) == before:
+                    raise
+        elif not _replaced(final).exists():
+            if _inode(final) is None:
+                return None
+        elif time.monotonic() >= deadline:
+            raise StoreError(
+                f"{final}: its writer was killed while replacing it; give the writer's command again, "
+                f"or rename {_replaced(final).name} back"
+            )
+        time.sleep(0.01)
+
+
 def _partial(final: Path) -> Path:
-    return final.with_name(f".partial-{final.name}")
+    return final.with_name(f"{_PARTIAL}{final.name}")
+
+
+def _replaced(final: Path) -> Path:
+    return final.with_name(f"{_REPLACED}{final.name}")
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _claim(final: Path, seconds: float) -> int:

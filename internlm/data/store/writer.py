@@ -22,8 +22,8 @@ from internlm.data.store.contract import (
     check_labels,
     check_track,
 )
-from internlm.data.store.reader import Take, TakeStore, read_info
-from internlm.data.store.unfinished import discard, naming_full_disk, unfinished
+from internlm.data.store.reader import TakeStore, read_info, read_labels
+from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, unfinished
 
 _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
 _FRAME_FILES = {"frames.tar", "frames.idx.npy", "frames"}
@@ -47,9 +47,9 @@ class StoreWriter:
                 _write_header(self.path)
         check_header(self.path)
 
-    def has(self, name: str) -> bool:
-        """Whether a complete take of this name exists."""
-        return (self.path / "takes" / name / "take.json").is_file()
+    def info(self, name: str) -> TakeInfo | None:
+        """The row of the complete take of this name, None when there is none; StoreError when it breaks the contract."""
+        return read_finished(self.path / "takes" / name, read_info)
 
     def add_take(
         self,
@@ -99,7 +99,7 @@ class StoreWriter:
             if final.exists():
                 old = read_info(final)
                 info = _merge(old, info)
-                _check_labels_kept(Take(TakeStore(self.path), old), labels)
+                _check_labels_kept(final, labels)
                 given = {"take.json"} | (_FRAME_FILES if frames is not None else set())
                 given |= {"poses.npz"} if poses is not None else set()
                 given |= {"labels.npz"} if labels else set()
@@ -132,10 +132,10 @@ def _merge(old: TakeInfo, new: TakeInfo) -> TakeInfo:
     )
 
 
-def _check_labels_kept(take: Take, labels: dict[str, np.ndarray] | None) -> None:
-    lost = sorted(take.labels().keys() - labels.keys()) if labels else []
+def _check_labels_kept(old: Path, labels: dict[str, np.ndarray] | None) -> None:
+    lost = sorted(read_labels(old).keys() - labels.keys()) if labels else []
     if lost:
-        raise StoreError(f"take {take.info.name!r}: its labels {', '.join(lost)} would be lost; give them together with the new")
+        raise StoreError(f"take {old.name!r}: its labels {', '.join(lost)} would be lost; give them together with the new")
 
 
 def _link(source: Path, target: Path, without: set[str]) -> None:
