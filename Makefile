@@ -8,7 +8,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup extras demo test lint bench clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,11 @@ $(STAMP): $(PINS)
 	@$(PIP) --no-deps "$$(grep '^projectaria-tools' requirements/full_env.txt)" \
 	  || echo "projectaria-tools has no wheel for this Python or machine: VRS files cannot be read, their tests are skipped"
 	@touch $@
+
+# The optional packages that install without a GPU. Tests that need one of them are skipped where it is missing.
+extras: setup
+	@echo "Installing deepspeed and smplx"
+	@$(PIP) -c requirements/torch.txt -e '.[deepspeed,smplx]'
 
 demo: setup
 	$(BIN)/egoagent demo
