@@ -83,6 +83,13 @@ def test_select_by_split_sorted_by_name(tmp_path):
         store.select("training")
 
 
+def test_only_folders_are_takes(tmp_path):
+    StoreWriter(tmp_path / "s").add_take(info(), [(0, jpeg(0))])
+    for stray in ("notes.txt", ".DS_Store", ".partial-", ".partial-other"):
+        (tmp_path / "s" / "takes" / stray).write_text("")
+    assert [found.name for found in TakeStore(tmp_path / "s").infos] == ["take"]
+
+
 def test_joints_that_are_not_visible_are_stored_as_zero(tmp_path):
     poses = track(range(4))
     poses.visible[:, 3] = False

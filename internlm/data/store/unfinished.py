@@ -11,6 +11,7 @@ A folder that replaces another needs two renames, and between them its name is g
 import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,10 +68,9 @@ def discard(final: Path) -> None:
 
 
 def finished(parent: Path) -> list[Path]:
-    """The finished folders of ``parent``, by name, and those with a writer, which may be finished: ``read_finished`` tells."""
-    names = (entry.name for entry in os.scandir(parent) if entry.is_dir())
-    plain = {name.removeprefix(_PARTIAL).removeprefix(_REPLACED) for name in names}
-    return sorted(parent / name for name in plain if name[0] != ".")
+    """Where ``parent`` has finished folders, or may have while a writer is at work (``read_finished`` tells), by name."""
+    names = {name.removeprefix(_PARTIAL).removeprefix(_REPLACED) for name in os.listdir(parent)}
+    return sorted(parent / name for name in names if name and name[0] != ".")
 
 
 def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
@@ -107,10 +107,12 @@ def _replaced(final: Path) -> Path:
 
 
 def _inode(folder: Path) -> int | None:
+    """Which folder has the name at this moment; None where none has."""
     try:
-        return folder.stat().st_ino
+        found = folder.stat()
     except FileNotFoundError:
         return None
+    return found.st_ino if stat.S_ISDIR(found.st_mode) else None
 
 
 def _claim(final: Path, seconds: float) -> int:
