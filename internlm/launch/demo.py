@@ -43,7 +43,7 @@ SMALL = DemoSize(takes=(200, 8, 24))  # many rooms: with 96 the next state was l
 # Only a long run gains by larger ones.
 LARGE_CROPS = ("data.crops.global_scale=[0.75, 1.0]", "data.crops.local_scale=[0.3, 0.6]")
 FULL = DemoSize(
-    takes=(800, 24, 48), stage1=("train.steps=1100", *LARGE_CROPS), stage2=("train.steps=2500", *LARGE_CROPS), clips=None
+    takes=(800, 24, 48), stage1=("train.steps=1100", *LARGE_CROPS), stage2=("train.steps=5000", *LARGE_CROPS), clips=None
 )
 
 
