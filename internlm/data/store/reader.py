@@ -40,13 +40,12 @@ class TakeStore:
         self.infos: list[TakeInfo] = []
         for folder in finished(self.path / "takes"):
             try:
-                info = read_finished(folder, read_info)
+                if (info := read_finished(folder, read_info)) is not None:
+                    self.infos.append(info)
             except StoreError as error:
                 if broken is None:
                     raise
                 broken.append((folder.name, error))
-            else:
-                self.infos += [info] if info is not None else []
         self._rows = {info.name: row for row, info in enumerate(self.infos)}
         self._takes: dict[str, Take] = {}
         self._open = self._file_cache()
