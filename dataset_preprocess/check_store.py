@@ -16,6 +16,7 @@ from dataset_preprocess.manifest import Manifest
 from dataset_preprocess.pose_sanity import measure
 from dataset_preprocess.workers import WorkerDied, run_in_processes
 from internlm.data.store import PoseTrack, StoreError, Take, TakeInfo, TakeStore
+from internlm.data.store.unfinished import remains
 
 _WEARER = re.compile(r"\.aria\d+$")  # what a second wearer's take adds to name and uid
 SHOWN = 5  # findings of one take that are printed
@@ -224,9 +225,8 @@ def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:
                 missing = f"step {step} failed when it was last tried: {entry.reason}"
                 found.setdefault(name, Findings()).faults.append(missing)
         notes.append(f"step {step}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    remains = sorted(entry.name for entry in (path / "takes").iterdir() if entry.name.startswith((".partial-", ".replaced-")))
-    if remains:
-        notes.append(f"unfinished: {', '.join(remains)}; being written, or left by a killed run: repeat its command")
+    if unfinished := remains(path / "takes"):
+        notes.append(f"unfinished: {', '.join(unfinished)}; being written, or left by a killed run: repeat its command")
     return notes
 
 

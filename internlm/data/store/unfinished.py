@@ -6,6 +6,7 @@ A folder that replaces another needs two renames, and between them its name is g
     discard(final)             what a killed writer left
     finished(parent)           the reader's side: which folders there are
     read_finished(final, read) and reading from one of them
+    remains(parent)            what writers at work, or killed ones, have there
 """
 
 import errno
@@ -96,6 +97,11 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
                 f"or rename {_replaced(final).name} back"
             )
         time.sleep(0.01)
+
+
+def remains(parent: Path) -> list[str]:
+    """Names of the hidden folders of ``parent`` that writers at work, or killed ones, have there; in order."""
+    return sorted(name for name in os.listdir(parent) if name.startswith((_PARTIAL, _REPLACED)))
 
 
 def _partial(final: Path) -> Path:
