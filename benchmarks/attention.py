@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from internlm.model.attention import sdpa
-from internlm.model.kernels import Flex, flash, missing
-from internlm.model.sequence import clip_layout
+from internlm.systems.egoagent.sequence import clip_layout
+from internlm.trunk.attention import sdpa
+from internlm.trunk.kernels import Flex, flash, missing
 
 FLEX_CPU = "forward only: no backward pass on a CPU"
 

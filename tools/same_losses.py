@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 STEPS = 20
 SHAPE = """
 model = dict(
-    hidden_size=32, num_layers=2, num_heads=4, mlp_multiple_of=16, init_std=0.05, image_size=32, local_image_size=16, patch_size=16,
-    stem_norm="batch", pose_target="offset", pose_context=True, prototypes=64, head_hidden=32, head_bottleneck=16,
+    hidden_size=32, num_layers=2, num_heads=4, mlp_multiple_of=16, init_std=0.05, image_size=32, local_image_size=16,
+    patch_size=16, stem_norm="batch", pose_target="offset", pose_context=True, prototypes=64, head_hidden=32, head_bottleneck=16,
 )
 optim = dict(lr=2e-3, momentum=0.99)
 monitor = dict(tensorboard=False, progress=False, health_every=5)

@@ -12,7 +12,7 @@ import torch
 
 from internlm.config.load import save_config
 from internlm.config.schema import Config
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 from . import hf_folder, programs
 from .card import model_card

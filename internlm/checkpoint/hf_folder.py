@@ -18,7 +18,7 @@ from torch import Tensor
 from internlm.config.load import load_config
 from internlm.config.schema import ModelConfig
 from internlm.data.view import describe_view, eval_transform, normalise
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 from .manager import CheckpointError
 from .sources import exported_sources, source_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from internlm.config.schema import Config
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 from .manager import CheckpointManager
 from .upstream import UpstreamError, UpstreamNetwork, is_upstream, read_upstream

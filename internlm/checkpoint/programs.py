@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 INPUT, OUTPUTS = "pixel_values", ("state", "patches", "bottleneck")
 TORCH_PROGRAM, ONNX_PROGRAM = "encoder.pt2", "encoder.onnx"

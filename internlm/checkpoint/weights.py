@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from internlm.config.schema import Config
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.network import EgoAgent
 
 from .hf_folder import is_export, read_hf
 from .manager import CheckpointError, find_checkpoint

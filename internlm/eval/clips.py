@@ -12,7 +12,7 @@ from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.view import normalise
-from internlm.model.egoagent import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 from .errors import EvalError
 from .ranks import gathered

@@ -15,7 +15,7 @@ from internlm.core.init import autocast
 from internlm.data.frames import DataError, ImageSource
 from internlm.data.loader import View, evaluation_images
 from internlm.data.view import normalise
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 from .errors import EvalError
 from .feature_cache import FeatureCache, Stored

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from internlm.config.schema import Config
     from internlm.data.clips import ClipDataset
-    from internlm.model.egoagent import EgoAgent
+    from internlm.systems.egoagent.network import EgoAgent
 
     from .clips import ClipOutputs
     from .report.page import Figure

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, to_device
-from internlm.loss import JointLoss
-from internlm.loss.prediction import next_state_kl
-from internlm.model.egoagent import EgoAgent
+from internlm.objective.next_state import next_state_kl
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent
 
 from .clips import normalise_clip
 from .errors import EvalError

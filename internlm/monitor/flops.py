@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from internlm.config.schema import Config, ModelConfig
-from internlm.model.egoagent import EgoAgent
-from internlm.model.sequence import clip_layout, frame_layout
+from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.egoagent.sequence import clip_layout, frame_layout
 
 
 def build_on_meta(config: ModelConfig) -> EgoAgent:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from internlm.config.schema import Config, ModelConfig
-from internlm.loss.joint import JointLoss
-from internlm.model.backbone import ffn_width
-from internlm.model.block import Block
-from internlm.model.egoagent import EgoAgent
-from internlm.model.rope import RotaryEmbedding
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent
+from internlm.trunk.backbone import ffn_width
+from internlm.trunk.block import Block
+from internlm.trunk.rope import RotaryEmbedding
 
 from .flops import clip_inputs, count
 

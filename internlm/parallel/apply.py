@@ -9,8 +9,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from internlm.config.schema import ParallelConfig
 from internlm.core.mesh import Mesh
-from internlm.loss.joint import JointLoss
-from internlm.model.egoagent import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 from .norm import synchronise_batch_norms
 from .plan import divide

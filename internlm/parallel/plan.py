@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from internlm.core import regions
 from internlm.core.boxes import Piece
 from internlm.core.collectives import Group
-from internlm.model.block import Block
-from internlm.model.egoagent import EgoNetwork
-from internlm.model.heads import DinoHead
+from internlm.modality.frames import DinoHead
+from internlm.systems.egoagent.network import EgoNetwork
+from internlm.trunk.block import Block
 
 TOKENS = 1  # dimension of [B, L, h]
 
@@ -136,7 +136,7 @@ def _divide_prototypes(head: DinoHead, tp: Group) -> None:
 
 
 class _DividedPrototypes(DinoHead):
-    """A DINO head whose logits are this process's columns; ``loss/dino.py`` takes the softmax over the group."""
+    """A DINO head whose logits are this process's columns; the loss takes the softmax over the group."""
 
     tp: Group
 

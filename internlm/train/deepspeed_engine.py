@@ -19,11 +19,11 @@ from internlm.checkpoint.index import Checkpoint
 from internlm.config.errors import ConfigError
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh, read_launch
-from internlm.model.egoagent import EgoAgent
 from internlm.parallel.shares import shares
 from internlm.solver.ema import MovingAverage
 from internlm.solver.optim import build_optimizer, set_step_values
 from internlm.solver.schedule import StepValues
+from internlm.systems.egoagent.network import EgoAgent
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"

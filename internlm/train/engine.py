@@ -11,13 +11,13 @@ from torch import Tensor
 from internlm.checkpoint.index import Checkpoint
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
-from internlm.model.egoagent import EgoAgent
 from internlm.parallel.plan import cut_of, sum_partial
 from internlm.parallel.shares import shares
 from internlm.solver.clip import clip_grad_norm
 from internlm.solver.ema import MovingAverage
 from internlm.solver.optim import build_optimizer, create_optimizer_state, optimizer_tensors, set_step_values
 from internlm.solver.schedule import StepValues
+from internlm.systems.egoagent.network import EgoAgent
 
 
 class Engine(Protocol):

@@ -14,11 +14,11 @@ from internlm.core.boxes import Share
 from internlm.core.init import choose_dtype
 from internlm.core.mesh import AXES, Mesh
 from internlm.core.seed import rng_state, seed_everything, seed_process, set_rng_state
-from internlm.loss.joint import JointLoss
-from internlm.model.egoagent import EgoAgent
-from internlm.model.kernels import use_attention
 from internlm.parallel.apply import parallelise
 from internlm.parallel.shares import shares
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent
+from internlm.trunk.kernels import use_attention
 
 from .engine import Engine, TorchEngine
 
@@ -119,7 +119,7 @@ def build_state(
         agent.freeze_action_parts()
     dtype = choose_dtype(config.train.dtype, device)
     for network in (agent.predictor, agent.observer):
-        use_attention(network, config.model.attention, device, dtype)
+        use_attention(network.backbone, config.model.attention, device, dtype)
     parallelise(agent, loss, config.parallel, mesh, dtype)
     seed_process(config.seed, 0, mesh.data.rank)
     return TrainState(agent.train(), loss.train(), _engine(agent, config, mesh), Counters(), mesh)

@@ -12,9 +12,9 @@ from internlm.config.schema import Config
 from internlm.core.collectives import Group
 from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, ImageBatch, split
-from internlm.loss.joint import LossParts
 from internlm.monitor.clock import Clock
 from internlm.solver.schedule import StepValues, values_at
+from internlm.systems.egoagent.loss import LossParts
 
 from .bad_steps import NON_FINITE, BadSteps
 from .inputs import clip_inputs, image_views, upload

@@ -29,7 +29,7 @@ from internlm.eval.motion.protocol import motion_report, rollout_report
 from internlm.eval.ranks import from_first, gathered, joined, own_share
 from internlm.eval.retrieval.protocol import retrieval_report
 from internlm.eval.motion.rollout import roll_out
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.network import EgoAgent
 
 MODEL = ModelConfig(
     hidden_size=32, num_layers=1, num_heads=2, mlp_multiple_of=16, image_size=16, local_image_size=16, patch_size=8,

@@ -18,7 +18,7 @@ from processes import become, free_port
 from train_samples import clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager
-from internlm.model.block import SwiGLU
+from internlm.trunk.block import SwiGLU
 from internlm.monitor import spikes
 from internlm.monitor.metrics import read_metrics
 from internlm.monitor.watchdog import Watchdog

@@ -11,7 +11,7 @@ from PIL import Image
 from internlm import cli
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.config.schema import Config
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.network import EgoAgent
 
 MODEL = {
     "hidden_size": 32, "num_layers": 1, "num_heads": 2, "mlp_multiple_of": 16, "image_size": 16, "local_image_size": 16,

@@ -10,10 +10,11 @@ from torch.nn.attention.flex_attention import flex_attention
 from internlm.config.errors import ConfigError
 from internlm.config.schema import Config, ModelConfig
 from internlm.core.init import choose_device
-from internlm.model import EgoNetwork
-from internlm.model.attention import sdpa
-from internlm.model.kernels import missing, use_attention
-from internlm.model.sequence import Layout, clip_layout, frame_layout
+from internlm.systems.egoagent.network import EgoNetwork
+from internlm.systems.egoagent.sequence import clip_layout, frame_layout
+from internlm.trunk.attention import sdpa
+from internlm.trunk.kernels import missing, use_attention
+from internlm.trunk.layout import Layout
 
 CPU = torch.device("cpu")
 LAYOUTS = {
@@ -86,16 +87,16 @@ def test_a_kernel_that_cannot_train_here_says_what_is_missing(monkeypatch):
     assert "at least 16 channels, and these have 8" in missing("flex", 8, cuda, torch.float32)
     assert missing("flex", 128, cuda, torch.float32) is None
     assert "needs a CUDA GPU, and this run is on cpu" in missing("flash", 128, CPU, torch.bfloat16)
-    monkeypatch.setattr("internlm.model.kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("internlm.trunk.kernels.find_spec", lambda name: None)
     assert "flash-attn" in missing("flash", 128, cuda, torch.bfloat16)
-    monkeypatch.setattr("internlm.model.kernels.find_spec", lambda name: object())
+    monkeypatch.setattr("internlm.trunk.kernels.find_spec", lambda name: object())
     assert "train.dtype gives float32" in missing("flash", 128, cuda, torch.float32)
     assert "at most 256 channels, and these have 320" in missing("flash", 320, cuda, torch.bfloat16)
     assert missing("flash", 128, cuda, torch.bfloat16) is None and missing("sdpa", 3, CPU, torch.float32) is None
     network = EgoNetwork(tiny())
     with pytest.raises(ConfigError, match=r"model.attention is 'flex', whose backward.*; set model.attention=sdpa"):
-        use_attention(network, "flex", CPU, torch.float32)
-    use_attention(network, "sdpa", CPU, torch.float32)
+        use_attention(network.backbone, "flex", CPU, torch.float32)
+    use_attention(network.backbone, "sdpa", CPU, torch.float32)
 
 
 def test_combinations_that_cannot_work_are_refused_before_anything_is_built():
@@ -141,7 +142,7 @@ def _same_as_sdpa(kind: str, config: ModelConfig, dtype: torch.dtype, tolerance:
     torch.manual_seed(0)
     reference, other = EgoNetwork(config).to(device), EgoNetwork(config).to(device)
     other.load_state_dict(reference.state_dict())
-    use_attention(other, kind, device, dtype)
+    use_attention(other.backbone, kind, device, dtype)
     images = torch.randn(2, 3, 3, 32, 32, device=device)
     shape = (2, 3, config.poses_per_step, config.num_joints)
     poses, visible = torch.randn(*shape, 3, device=device), torch.ones(shape, device=device, dtype=torch.bool)

@@ -12,7 +12,7 @@ from internlm.eval.motion.baselines import diffusion, fit, simlpe
 from internlm.eval.motion.baselines.ridge import Ridge
 from internlm.eval.motion.baselines.velocity import constant_velocity, zero_velocity
 from internlm.eval.motion.forecasters import make
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 JOINTS = ("LeftUpLeg", "RightUpLeg", "Hips", "Neck", "LeftHand")
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, find_checkpoint, read_checkpoint
 from internlm.checkpoint.weights import init_from, load_agent
 from internlm.config.schema import Config, ModelConfig
-from internlm.loss.joint import JointLoss
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent
 
 TINY = {
     "hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_multiple_of": 8, "image_size": 16, "local_image_size": 8,

@@ -7,8 +7,8 @@ import torch
 from internlm.config.load import load_config
 from internlm.config.schema import Config
 from internlm.launch.describe import as_text, describe
-from internlm.model.egoagent import EgoAgent
 from internlm.monitor import flops, memory
+from internlm.systems.egoagent.network import EgoAgent
 
 SMALL = dict(
     hidden_size=64, num_layers=2, num_heads=2, mlp_multiple_of=32, image_size=64, local_image_size=32, prototypes=256,

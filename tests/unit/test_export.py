@@ -28,7 +28,7 @@ from internlm.data.loader import evaluation_images
 from internlm.data.store import StoreWriter, TakeInfo, TakeStore
 from internlm.data.view import MEAN, STD, normalise
 from internlm.launch.export import hf_models_folder
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.network import EgoAgent
 
 pytestmark = pytest.mark.timeout(900)  # three processes import torch and transformers anew, which a busy machine takes long for
 
@@ -197,11 +197,11 @@ def without_imports(text: str) -> str:
 
 def test_the_exported_code_is_the_packages_own(exported, root):
     sources = exported_sources()
-    assert {f"{name}.py" for name in ("modeling_egoagent", "egoagent", "backbone", "sequence", "stem", "view")} <= sources.keys()
+    assert {f"{name}.py" for name in ("modeling_egoagent", "network", "backbone", "layout", "frames", "view")} <= sources.keys()
     folder = {path.name: path.read_text() for path in exported.glob("*.py")}
     assert folder == sources
     for name, text in sources.items():
-        for part in ("checkpoint.hf", "model", "data", "config"):
+        for part in ("checkpoint.hf", "systems.egoagent", "trunk", "modality", "data", "config"):
             if (path := root.joinpath("internlm", *part.split("."), name)).is_file():
                 break
         original = path.read_text()

@@ -11,7 +11,7 @@ from internlm.checkpoint import hf_folder, programs
 from internlm.checkpoint.export import ExportError, export_model
 from internlm.checkpoint.weights import load_agent
 from internlm.cli import main
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from internlm.eval import feature_files, features
 from internlm.eval.feature_cache import FeatureCache, fingerprint
 from internlm.eval.images import knn_protocol
 from internlm.eval.images.classes import confusions, per_class, read_class_list, restrict
-from internlm.model.egoagent import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 MODEL = ModelConfig(
     hidden_size=32, num_layers=1, num_heads=2, mlp_multiple_of=16, image_size=16, local_image_size=16, patch_size=8,

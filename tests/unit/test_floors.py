@@ -8,14 +8,13 @@ import pytest
 
 FLOORS = (
     {"config", "core"},
-    {"model", "loss", "data"},
+    {"trunk", "modality", "objective", "data", "systems"},
     {"parallel", "solver", "checkpoint", "monitor"},
     {"train", "eval", "launch"},
     {"cli"},
 )
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
-APART = {"model", "loss", "data"}  # these do not import each other
-SHARED_TYPES = "internlm.model.sequence"
+APART = {"trunk", "objective", "data"}  # these do not import each other
 
 
 def imports(path: Path, root: Path, *, top_only: bool = False) -> Iterator[tuple[int, str]]:
@@ -40,7 +39,7 @@ def climbing(path: Path, root: Path) -> list[str]:
         target = name.split(".")
         if target[0] != "internlm" or len(target) < 2 or target[1] not in FLOOR or target[1] == here:
             continue
-        sideways = {here, target[1]} <= APART and not name.startswith(SHARED_TYPES)
+        sideways = {here, target[1]} <= APART
         if FLOOR.get(here, -1) < FLOOR[target[1]] or sideways:
             faults.append(f"{path.relative_to(root)}:{line}: {here} imports {name}")
     return faults
@@ -64,13 +63,13 @@ def test_every_part_has_a_floor(root):
 @pytest.mark.parametrize(
     ("file", "text", "faults"),
     [
-        ("internlm/model/x.py", "from internlm.train import loop", 1),
-        ("internlm/model/x.py", "def f():\n    from ..eval import knn", 1),
-        ("internlm/loss/x.py", "from internlm.data.batch import ClipBatch", 1),
-        ("internlm/loss/x.py", "from internlm.model.sequence import Layout", 0),
+        ("internlm/trunk/x.py", "from internlm.train import loop", 1),
+        ("internlm/trunk/x.py", "def f():\n    from ..eval import knn", 1),
+        ("internlm/objective/x.py", "from internlm.data.batch import ClipBatch", 1),
+        ("internlm/systems/x/y.py", "from internlm.trunk.layout import Layout", 0),
         ("internlm/train/x.py", "import internlm.cli", 1),
         ("internlm/train/x.py", "from internlm.eval import knn\nfrom internlm.config.schema import Config", 0),
-        ("internlm/model/sub/x.py", "from ...solver import ema", 1),
+        ("internlm/trunk/sub/x.py", "from ...solver import ema", 1),
     ],
 )
 def test_the_check_sees_what_it_should(tmp_path, file, text, faults):
@@ -103,7 +102,7 @@ def test_what_preprocessing_shares_needs_no_torch(root, part):
 
 
 def test_the_model_knows_no_processes(root):
-    for path in sources(root, "internlm/model"):
+    for path in [path for part in ("trunk", "modality", "objective") for path in sources(root, f"internlm/{part}")]:
         assert not [name for _, name in imports(path, root) if name.startswith("torch.distributed")], path
 
 

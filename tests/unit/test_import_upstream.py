@@ -18,9 +18,9 @@ from internlm.checkpoint.upstream import UpstreamError, is_upstream, read_upstre
 from internlm.checkpoint.weights import init_from, load_agent
 from internlm.cli import main
 from internlm.config.schema import ModelConfig
-from internlm.loss.joint import JointLoss
-from internlm.model.egoagent import EgoAgent, EgoNetwork
-from internlm.model.rope import RotaryEmbedding, rotate
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
+from internlm.trunk.rope import RotaryEmbedding, rotate
 
 HIDDEN, HEADS, LAYERS = 32, 4, 2
 SECTION = {

@@ -5,9 +5,9 @@ import torch
 
 from internlm.config.errors import ConfigError
 from internlm.config.schema import ModelConfig
-from internlm.model import EgoAgent, EgoNetwork
-from internlm.model.heads import last_observed, pose_features
-from internlm.model.sequence import clip_layout, frame_layout
+from internlm.modality.body_pose import last_observed, pose_features
+from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.sequence import clip_layout, frame_layout
 
 BATCH, STEPS = 2, 3
 TINY = dict(

@@ -13,7 +13,7 @@ from internlm.launch.plan import GPUS, Gpu, meshes, plan
 from internlm.launch.planning.memory import memory_of
 from internlm.launch.planning.traffic import traffic_of
 from internlm.launch.planning.workload import read_workload
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.network import EgoAgent
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from train_samples import tiny_config

@@ -11,8 +11,7 @@ from internlm.eval.clips import open_clips, run_clips
 from internlm.eval.errors import EvalError
 from internlm.eval.motion import protocol as motion_protocol
 from internlm.eval.motion import rollout
-from internlm.model import EgoAgent
-from internlm.model.egoagent import ClipReadout
+from internlm.systems.egoagent.network import ClipReadout, EgoAgent
 
 CONFIG = dict(
     stage="joint",

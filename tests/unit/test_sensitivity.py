@@ -9,8 +9,8 @@ from internlm.config.schema import LossConfig, ModelConfig
 from internlm.data.batch import ClipBatch
 from internlm.eval import sensitivity
 from internlm.eval.clips import normalise_clip
-from internlm.loss import JointLoss
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent
 
 MODEL = ModelConfig(
     hidden_size=32, num_layers=2, num_heads=2, mlp_multiple_of=16, image_size=16, local_image_size=16, patch_size=8,

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from internlm.model.egoagent import ClipReadout, EgoNetwork
+from internlm.systems.egoagent.network import ClipReadout, EgoNetwork
 
 from .configuration_egoagent import EgoAgentConfig
 

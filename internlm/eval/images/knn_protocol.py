@@ -9,7 +9,7 @@ from internlm.config.schema import Config
 from internlm.core.collectives import rank
 from internlm.data.frames import ImageSource
 from internlm.data.view import short_side
-from internlm.model.egoagent import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 from ..errors import EvalError
 from ..feature_cache import FeatureCache

@@ -12,7 +12,7 @@ from internlm.config.schema import Config
 from internlm.core.collectives import rank
 from internlm.data.augment import resize_crop
 from internlm.data.frames import ImageSource
-from internlm.model.egoagent import EgoAgent
+from internlm.systems.egoagent.network import EgoAgent
 
 from ..features import PIXELS, Features, extract
 from ..ranks import from_first

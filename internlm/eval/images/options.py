@@ -11,7 +11,7 @@ from ..options import add_common, add_model, finish, load
 if TYPE_CHECKING:
     from internlm.config.schema import Config
     from internlm.data.frames import ImageSource
-    from internlm.model.egoagent import EgoAgent
+    from internlm.systems.egoagent.network import EgoAgent
 
     from ..features import Features
     from .knn_protocol import Extraction

@@ -8,7 +8,7 @@ from ..options import about, add_clips, add_common, add_model, clip_outputs, fin
 if TYPE_CHECKING:
     from internlm.config.schema import Config
     from internlm.data.clips import ClipDataset
-    from internlm.model.egoagent import EgoAgent
+    from internlm.systems.egoagent.network import EgoAgent
 
     from .forecasters import Forecaster
     from .rollout import RollOuts

@@ -118,7 +118,7 @@ def _networks(name: str, past: int, future: int, joints: int, config: Config | N
 
         forecasts = {name: draws(1), f"{name}_mean_of_{SAMPLES}": draws(SAMPLES)}
         return DiffusionPolicy(size, past, future), noise_loss, forecasts, Recipe(steps=2000, optim=optim)
-    from internlm.model.egoagent import EgoNetwork
+    from internlm.systems.egoagent.network import EgoNetwork
 
     from . import pose_agent
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from internlm.model.egoagent import EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
 
 from ..errors import EvalError
 from .baselines.fit import motion_loss

@@ -16,7 +16,7 @@ from internlm.core.collectives import rank, world_size
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
-from internlm.model.egoagent import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 from ..clips import normalise_clip
 from ..errors import EvalError

@@ -17,14 +17,14 @@ from internlm.config.errors import ConfigError
 from internlm.config.schema import Config
 from internlm.core.init import autocast
 from internlm.core.mesh import Mesh, open_mesh
-from internlm.loss.joint import JointLoss
-from internlm.model.egoagent import EgoAgent
-from internlm.model.sequence import clip_layout, frame_layout
 from internlm.monitor import flops
 from internlm.monitor.live_memory import LiveMemory
 from internlm.parallel.apply import parallelise
 from internlm.parallel.plan import local
 from internlm.solver.schedule import values_at
+from internlm.systems.egoagent.loss import JointLoss
+from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.egoagent.sequence import clip_layout, frame_layout
 from internlm.train.engine import TorchEngine
 
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ import torch
 
 from internlm.config.schema import ParallelConfig
 from internlm.core.collectives import ALONE
-from internlm.model.backbone import ffn_width
-from internlm.model.stem import ConvStem
+from internlm.modality.frames import ConvStem
 from internlm.monitor import memory
 from internlm.monitor.live_memory import LiveMemory
 from internlm.parallel.norm import SyncedBatchNorm, synchronise_batch_norms
+from internlm.trunk.backbone import ffn_width
 
 from .workload import GRADIENT_BYTES, Pass, Workload
 

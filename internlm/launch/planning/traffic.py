@@ -81,7 +81,7 @@ def _gradients(traffic: Traffic, work: Workload, mesh: ParallelConfig, kind: str
 
 
 def _head_gathers(work: Workload, kind: str, rows: int, kept: bool) -> int:
-    """Of the predictor's head: forward and backward of every chunk of rows (loss/dino.py), and of KoLeo's."""
+    """Of the predictor's head: forward and backward of every chunk of rows (objective/self_distillation.py), and of KoLeo's."""
     uses = -(-rows // work.config.loss.row_chunk) + (kind == "image" and work.config.loss.koleo_weight > 0)
     return uses if kept else 2 * uses
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from internlm.config.schema import Config, ParallelConfig
-from internlm.model.backbone import ffn_width
 from internlm.monitor import flops, memory
 from internlm.parallel.plan import cut_of, is_partial
+from internlm.trunk.backbone import ffn_width
 
 GRADIENT_BYTES = 4  # gradients are summed in float32
 

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from .block import Block
+from .layout import Layout
 from .rope import RotaryEmbedding
-from .sequence import Layout
 
 
 def ffn_width(hidden: int, ratio: float, multiple_of: int) -> int:

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from internlm.config.errors import ConfigError
 from internlm.config.schema import ModelConfig
+from internlm.modality.body_pose import PoseHead, PoseProjector
+from internlm.modality.frames import ConvStem, DinoHead
+from internlm.trunk.backbone import Backbone, ffn_width
 
-from .backbone import Backbone, ffn_width
-from .heads import DinoHead, PoseHead, PoseProjector
 from .sequence import clip_layout, frame_layout
-from .stem import ConvStem
 
 
 @dataclass(frozen=True)

@@ -11,26 +11,26 @@ from torch import Tensor
 
 from internlm.config.errors import ConfigError
 
-from .egoagent import EgoNetwork
-from .sequence import Layout
+from .backbone import Backbone
+from .layout import Layout
 
 Attention = Literal["sdpa", "flex", "flash"]
 SMALLEST_HEAD = 16  # FlexAttention's kernels take no smaller ones
 LARGEST_HEAD = 256  # flash-attn's take no larger ones
 
 
-def use_attention(network: EgoNetwork, kind: Attention, device: torch.device, dtype: torch.dtype) -> None:
-    """Let a network attend with a kernel, in place. ``dtype``: the compute dtype of its training on ``device``.
+def use_attention(backbone: Backbone, kind: Attention, device: torch.device, dtype: torch.dtype) -> None:
+    """Let a trunk attend with a kernel, in place. ``dtype``: the compute dtype of its training on ``device``.
 
-    Raises ConfigError, naming what is missing, where the kernel cannot train this network there.
+    Raises ConfigError, naming what is missing, where the kernel cannot train this trunk there.
     """
     if kind == "sdpa":
         return
-    if problem := missing(kind, network.config.hidden_size // network.config.num_heads, device, dtype):
+    if problem := missing(kind, backbone.blocks[0].attention.head_size, device, dtype):
         raise ConfigError(f"model.attention is {kind!r}, {problem}; set model.attention=sdpa")
     attend = Flex() if kind == "flex" else flash
-    network.backbone.mask_of = Layout.block_mask if kind == "flex" else _no_mask
-    for block in network.backbone.blocks:
+    backbone.mask_of = Layout.block_mask if kind == "flex" else _no_mask
+    for block in backbone.blocks:
         block.attention.attend = attend
 
 

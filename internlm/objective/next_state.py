@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from internlm.core.collectives import ALONE, Group
 
-from .dino import entropy, head_cross_entropy
+from .self_distillation import entropy, head_cross_entropy
 
 
 def next_state_cross_entropy(

@@ -1,7 +1,6 @@
-"""Read-in and read-out modules around the trunk: the pose projector, the pose head and the DINO head."""
+"""Body pose: a chunk of poses as one token, and the poses read out of a hidden state."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOTION_SCALE = 10.0  # differences between poses of a chunk are centimetres; this brings them to the range of positions
@@ -65,35 +64,3 @@ class PoseHead(nn.Module):
         if self.offset:
             poses = last_observed(past_poses, past_visible).unsqueeze(-3) + poses
         return poses, visibility
-
-
-class DinoHead(nn.Module):
-    """MLP_i: ``h -> 2048 -> 2048 -> 256``, L2-normalised, then cosine similarity to K prototypes (arXiv 2104.14294).
-
-    The prototypes' rows are normalised in the forward pass, which is weight normalisation with the gain frozen at 1.
-    """
-
-    def __init__(self, hidden: int, inner: int, bottleneck: int, prototypes: int):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, bottleneck)
-        )
-        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-        nn.init.trunc_normal_(self.prototypes, std=0.02)
-
-    def bottleneck(self, hidden: Tensor) -> Tensor:
-        """``[..., h] -> [..., bottleneck]``, unit length, float32."""
-        return F.normalize(self.layers(hidden).float(), dim=-1, eps=1e-6)
-
-    def similarity(self, bottleneck: Tensor) -> Tensor:
-        """Cosine similarity of unit vectors ``[..., bottleneck]`` to the prototypes, ``[..., K]``."""
-        return F.linear(bottleneck, F.normalize(self.prototypes.float(), dim=-1, eps=1e-12))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``[..., h] -> [..., K]`` cosine similarities."""
-        # Called on the class: sharding wraps an instance's methods for calls from outside, and this one is inside already.
-        return type(self).similarity(self, type(self).bottleneck(self, hidden))

@@ -1,6 +1,6 @@
 """Token layouts: which token stands where, who may attend to whom, and where the read-outs are.
 
-This is the only module that knows the token order. Every token carries four integers; one rule covers all layouts:
+Every token carries four integers; one rule covers all layouts:
 
     allow(q, k) =  k.readable and (k.step < q.step or (k.step = q.step and k.rank < q.rank))
                or (k.step = q.step and k.rank = q.rank and k.group = q.group)
@@ -11,7 +11,7 @@ takes the ``is_causal`` fast path.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -121,23 +121,3 @@ def interleave(steps: Sequence[tuple[Part, ...]], kind: SequenceKind) -> Layout:
         readable=torch.tensor(readable),
         index={name: torch.tensor(positions) for name, positions in index.items()},
     )
-
-
-@lru_cache(maxsize=64)
-def frame_layout(patches: int, kind: SequenceKind, steps: int = 1) -> Layout:
-    """Images only: ``patches | state query`` per step (197 tokens at 14x14 patches).
-
-    ``steps`` > 1: frames of a clip in one sequence.
-    """
-    return interleave([(Part("image", patches), Part("state", 1, query=True))] * steps, kind)
-
-
-@lru_cache(maxsize=64)
-def clip_layout(patches: int, steps: int, kind: SequenceKind, frames: int | None = None) -> Layout:
-    """Predictor: ``patches | action query | action | state query`` per step (199 tokens at 14x14 patches; spec §2.5).
-
-    ``frames``: only so many first steps have an image, the others their three tokens alone (None: all; 0: poses only).
-    """
-    image, others = Part("image", patches), (Part("action_query", 1, query=True), Part("action", 1), Part("state", 1, query=True))
-    seen = steps if frames is None else frames
-    return interleave([(image, *others)] * seen + [others] * (steps - seen), kind)
