@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from internlm.core.roles import Division
+
 MOTION_SCALE = 10.0  # differences between poses of a chunk are centimetres; this brings them to the range of positions
 
 
@@ -48,6 +50,8 @@ class PoseHead(nn.Module):
 
     ``offset`` predicts the change from the last observed pose and starts at zero, i.e. as the zero-velocity baseline.
     """
+
+    division = Division(columns={"layers.0": 1}, rows=("layers.2",), enter="layers.0")
 
     def __init__(self, hidden: int, poses: int, joints: int, target: str):
         super().__init__()

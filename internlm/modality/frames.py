@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internlm.core.roles import PROTOTYPES, Division
+
 
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of ``[N, C, H, W]``: free of the batch, for tiny batches and streaming use."""
@@ -51,6 +53,11 @@ class DinoHead(nn.Module):
 
     The prototypes' rows are normalised in the forward pass, which is weight normalisation with the gain frozen at 1.
     """
+
+    roles = {"prototypes": PROTOTYPES}
+    division = Division(
+        columns={"layers.0": 1, "prototypes": 1}, rows=("layers.2",), enter="layers.0", methods=("similarity",)
+    )
 
     def __init__(self, hidden: int, inner: int, bottleneck: int, prototypes: int):
         super().__init__()

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from internlm.core import regions
 from internlm.core.collectives import ALONE, Group
+from internlm.core.roles import Division
 
 
 def entropy(probabilities: Tensor, vocab: Group = ALONE) -> Tensor:
@@ -50,6 +51,8 @@ class Targets(nn.Module):
     Each loss owns one (spec §11.9): the prediction's centre is not the representation's. ``kind`` is "centering", "sinkhorn",
     or "softmax", which leaves the logits as they are.
     """
+
+    division = Division(columns={"center": 1})
 
     def __init__(self, prototypes: int, kind: str, momentum: float, iterations: int):
         super().__init__()

@@ -1,16 +1,15 @@
-"""Tensor and sequence parallelism of the trunk, the pose head and the DINO head (Megatron-LM, arXiv 1909.08053, 2205.05198).
+"""Tensor and sequence parallelism of a network (Megatron-LM, arXiv 1909.08053, 2205.05198), by what its modules declare.
 
-The first of two linear layers keeps a share of its outputs, the second the matching share of its inputs; the partial results are
-summed once. Parameters are cut to plain local tensors, which ``fully_shard`` then divides over the data-parallel processes.
-DTensor styles are not used: they cut the rows of the fused QKV projection across queries, keys and values, and they take a
-sequence to be divisible (197 tokens are not).
+A module with a ``division`` (``core/roles.py``) has two linear layers: the first keeps a share of its outputs, the second the
+matching share of its inputs; the partial results are summed once. Parameters are cut to plain local tensors, which
+``fully_shard`` then divides over the data-parallel processes. DTensor styles are not used: they cut the rows of the fused QKV
+projection across queries, keys and values, and they take a sequence to be divisible (197 tokens are not).
 
-With sequence parallelism the residual stream between the layers holds this process's tokens only. The last process's tokens may
-be padding, which nothing reads.
+With sequence parallelism the trunk's residual stream between the layers holds this process's tokens only. The last process's
+tokens may be padding, which nothing reads.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from internlm.core import regions
 from internlm.core.boxes import Piece
 from internlm.core.collectives import Group
-from internlm.modality.frames import DinoHead
-from internlm.systems.egoagent.network import EgoNetwork
+from internlm.core.roles import Division
+from internlm.trunk.backbone import Backbone
 from internlm.trunk.block import Block
 
 TOKENS = 1  # dimension of [B, L, h]
@@ -52,47 +51,83 @@ class Cut:
                 yield Piece(tuple(place), local.narrow(self.dim, start - begin, stop - start))
 
 
-# Rows of the fused projection are queries, then keys, then values; each process takes its heads of all three.
-PLAN = {
-    r"backbone\.blocks\.\d+\.attention\.qkv\.(weight|bias)": Cut(0, 3),
-    r"backbone\.blocks\.\d+\.attention\.out\.weight": Cut(1),
-    r"backbone\.blocks\.\d+\.mlp\.(gate|up)\.weight": Cut(0),
-    r"backbone\.blocks\.\d+\.mlp\.down\.weight": Cut(1),
-    r"(head|pose_head)\.layers\.0\.(weight|bias)": Cut(0),
-    r"(head|pose_head)\.layers\.2\.weight": Cut(1),
-    r"head\.prototypes": Cut(0),
-    r"(rep|pred)_targets\.center": Cut(0),
-}
-# Used on this process's tokens only where the sequence is divided, so that their gradients are partial sums.
-PARTIAL = r"backbone\.blocks\.\d+\.((attention|mlp)_norm\.weight|attention\.out\.bias)"
+def cuts(module: nn.Module) -> dict[str, Cut]:
+    """How a module's parameters and buffers are cut, by name; every process holds all of those that are not named."""
+    found: dict[str, Cut] = {}
+    for prefix, division, owner in _divisions(module):
+        for name, sections in division.columns.items():
+            part = _member(owner, name)
+            if isinstance(part, nn.Module):
+                found |= {f"{prefix}{name}.{own}": Cut(0, sections) for own, _ in part.named_parameters()}
+            else:
+                found[f"{prefix}{name}"] = Cut(0, sections)
+        found |= {f"{prefix}{name}.weight": Cut(1) for name in division.rows}
+    return found
 
 
-def cut_of(name: str) -> Cut | None:
-    """How the parameter or buffer of a network or of the loss is cut; None where every process holds all of it."""
-    return next((cut for pattern, cut in PLAN.items() if re.fullmatch(pattern, name)), None)
+def partial_names(module: nn.Module) -> set[str]:
+    """Parameters that work on this process's tokens only where the sequence is divided: their gradients are partial sums."""
+    found = set()
+    for prefix, block in module.named_modules():
+        if isinstance(block, Block):
+            found |= {f"{prefix}.{name}.{own}" for name in block.between for own, _ in _member(block, name).named_parameters()}
+            for inner, division, owner in _divisions(block):
+                found |= {f"{prefix}.{inner}{name}.bias" for name in division.rows if _member(owner, name).bias is not None}
+    return found
 
 
-def is_partial(name: str) -> bool:
-    """Whether sequence parallelism leaves a parameter's gradient a partial sum."""
-    return re.fullmatch(PARTIAL, name) is not None
+def divide(network: nn.Module, tp: Group, *, sequence: bool) -> None:
+    """Cut a network's layers over a tensor-parallel group, in place; names stay. Every process holds it whole before.
 
-
-def divide(network: EgoNetwork, tp: Group, *, sequence: bool) -> None:
-    """Cut a network's layers over a tensor-parallel group, in place; names stay. Every process holds it whole before."""
-    backbone = network.backbone
-    for block in backbone.blocks:
-        _divide_block(block, tp, sequence)
+    ``sequence`` divides the tokens between the layers of its trunks as well.
+    """
+    trunks = [module for module in network.modules() if isinstance(module, Backbone)]
+    inside = {id(owner) for trunk in trunks for _, _, owner in _divisions(trunk)}
+    for _, division, owner in _divisions(network):
+        _divide_module(owner, division, tp, sequence=sequence and id(owner) in inside)
     if sequence:
-        backbone.blocks[0].register_forward_pre_hook(partial(_to_shares, tp))
-        backbone.norm.register_forward_pre_hook(partial(_to_whole, tp))
-        backbone.register_forward_hook(_without_padding)
-    heads = [head for head in (getattr(network, "head", None), getattr(network, "pose_head", None)) if head is not None]
-    for head in heads:
-        _keep_outputs(head.layers[0], tp)
-        head.layers[2] = _SummedLinear(head.layers[2], tp, sequence=False)
-        head.layers[0].register_forward_pre_hook(partial(_enter, tp))
-        if isinstance(head, DinoHead):
-            _divide_prototypes(head, tp)
+        for trunk in trunks:
+            trunk.blocks[0].register_forward_pre_hook(partial(_to_shares, tp))
+            trunk.norm.register_forward_pre_hook(partial(_to_whole, tp))
+            trunk.register_forward_hook(_without_padding)
+
+
+def _divisions(module: nn.Module) -> list[tuple[str, Division, nn.Module]]:
+    """(prefix of names, declaration, module) of everything in a module that declares how it is divided."""
+    return [
+        (f"{name}." if name else "", part.division, part) for name, part in module.named_modules() if hasattr(part, "division")
+    ]
+
+
+def _member(module: nn.Module, name: str) -> nn.Module | Tensor:
+    owner, _, last = name.rpartition(".")
+    return getattr(module.get_submodule(owner), last)
+
+
+def _divide_module(module: nn.Module, division: Division, tp: Group, *, sequence: bool) -> None:
+    for name, sections in division.columns.items():
+        part = _member(module, name)
+        if isinstance(part, nn.Linear):
+            _keep_outputs(part, tp, sections)
+        else:
+            setattr(module, name, _shared(part, Cut(0, sections), tp))
+    for name in division.rows:
+        owner, _, last = name.rpartition(".")
+        setattr(module.get_submodule(owner), last, _SummedLinear(_member(module, name), tp, sequence=sequence))
+    entered = module.get_submodule(division.enter)
+    entered.register_forward_pre_hook(partial(_enter_tokens if sequence else _enter, tp))
+    if division.methods:
+        kind = type(module)
+        module.__class__ = type(kind.__name__, (kind,), {name: _entering(kind, name, tp) for name in division.methods})
+
+
+def _entering(kind: type[nn.Module], name: str, tp: Group) -> Callable[[nn.Module, Tensor], Tensor]:
+    """A method whose argument enters a divided parameter."""
+
+    def method(self: nn.Module, x: Tensor) -> Tensor:
+        return getattr(kind, name)(self, regions.copy(x, tp))
+
+    return method
 
 
 class _SummedLinear(nn.Linear):
@@ -113,35 +148,11 @@ class _SummedLinear(nn.Linear):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-def _divide_block(block: Block, tp: Group, sequence: bool) -> None:
-    _keep_outputs(block.attention.qkv, tp, sections=3)
-    _keep_outputs(block.mlp.gate, tp)
-    _keep_outputs(block.mlp.up, tp)
-    block.attention.out = _SummedLinear(block.attention.out, tp, sequence=sequence)
-    block.mlp.down = _SummedLinear(block.mlp.down, tp, sequence=sequence)
-    for part in (block.attention, block.mlp):
-        part.register_forward_pre_hook(partial(_enter_tokens if sequence else _enter, tp))
-
-
-def _keep_outputs(linear: nn.Linear, tp: Group, sections: int = 1) -> None:
+def _keep_outputs(linear: nn.Linear, tp: Group, sections: int) -> None:
     linear.out_features //= tp.size
     linear.weight = _shared(linear.weight, Cut(0, sections), tp)
     if linear.bias is not None:
         linear.bias = _shared(linear.bias, Cut(0, sections), tp)
-
-
-def _divide_prototypes(head: DinoHead, tp: Group) -> None:
-    head.prototypes = _shared(head.prototypes, Cut(0), tp)
-    head.__class__, head.tp = _DividedPrototypes, tp
-
-
-class _DividedPrototypes(DinoHead):
-    """A DINO head whose logits are this process's columns; the loss takes the softmax over the group."""
-
-    tp: Group
-
-    def similarity(self, bottleneck: Tensor) -> Tensor:
-        return super().similarity(regions.copy(bottleneck, self.tp))
 
 
 def _shared(parameter: nn.Parameter, cut: Cut, tp: Group) -> nn.Parameter:
@@ -178,9 +189,9 @@ def _without_padding(module: nn.Module, arguments: tuple, hidden: Tensor) -> Ten
 
 
 @torch.no_grad()
-def sum_partial(named: list[tuple[str, nn.Parameter]], tp: Group) -> None:
-    """Complete the gradients that sequence parallelism left partial: one sum over the group for all of them."""
-    gradients = [local(parameter.grad) for name, parameter in named if parameter.grad is not None and is_partial(name)]
+def sum_partial(parameters: Iterable[nn.Parameter], tp: Group) -> None:
+    """Complete gradients that sequence parallelism left partial (``partial_names``): one sum over the group for all of them."""
+    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if gradients:
         summed = tp.sum(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, piece in zip(gradients, summed.split([gradient.numel() for gradient in gradients]), strict=True):

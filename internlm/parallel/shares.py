@@ -12,21 +12,21 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from internlm.core.boxes import Piece, Share
 from internlm.core.mesh import Mesh
 
-from .plan import cut_of
+from .plan import Cut
 
 
-def shares(tensors: Mapping[str, Tensor], mesh: Mesh) -> dict[str, Share]:
+def shares(tensors: Mapping[str, Tensor], mesh: Mesh, cuts: Mapping[str, Cut]) -> dict[str, Share]:
     """This process's share of each tensor, as views of its memory.
 
-    Names are those of parameters and buffers of a network or the loss, or ``<parameter>/<quantity>`` of optimizer states.
-    Tensors of one dimension or more are cut by the tensor-parallel plan; of what several processes hold, one saves it, and the
-    bytes are spread evenly over them. Raises ValueError for a DTensor that is neither divided in shards nor copied.
+    Names are those of a module's parameters and buffers, or ``<parameter>/<quantity>`` of optimizer states; ``cuts``: how tensor
+    parallelism cuts those of one dimension or more (``plan.cuts``). Of what several processes hold, one saves it, and the bytes
+    are spread evenly over them. Raises ValueError for a DTensor that is neither divided in shards nor copied.
     """
     given: dict[int, list[int]] = {}  # bytes that each of so many equal processes was given to save
     found = {}
     for name, tensor in tensors.items():
         held = _held(name, tensor, mesh)
-        cut = cut_of(name.partition("/")[0]) if tensor.ndim and mesh.tp.size > 1 else None
+        cut = cuts.get(name.partition("/")[0]) if tensor.ndim and mesh.tp.size > 1 else None
         shape = list(tensor.shape)
         if cut is None:
             pieces = (Piece(held.offset, held.local),)

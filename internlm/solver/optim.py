@@ -7,32 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from internlm.config.schema import OptimConfig
-
-PROTOTYPES = "prototypes"
-QUERY_SUFFIX = "_query"
+from internlm.core.roles import NO_DECAY, PROTOTYPES
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of a model in three groups: decayed, not decayed, prototypes.
 
-    Without decay are parameters of one dimension (norms, biases) and query tokens, unless
+    Without decay are parameters of one dimension (norms, biases) and those whose modules say so (``core/roles.py``), unless
     ``decay_one_dimensional``. Prototype rows are a group of their own, so that they can rest at lr 0 at the start.
     """
-    groups = [group for group in parameter_groups(model.named_parameters(), config) if group["params"]]
+    groups = [group for group in parameter_groups(model, config) if group["params"]]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True)
 
 
-def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[dict]:
-    """Sort named parameters into the groups of ``build_optimizer``; frozen parameters are left out."""
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+    """Sort a model's parameters into the groups of ``build_optimizer``; frozen parameters are left out."""
     frozen = math.inf if config.freeze_prototypes_steps is None else config.freeze_prototypes_steps
     groups = {
         "decay": {"params": [], "role": "decay", "decays": True, "frozen_steps": 0},
-        "no_decay": {"params": [], "role": "no_decay", "decays": False, "frozen_steps": 0},
-        "prototypes": {"params": [], "role": "prototypes", "decays": True, "frozen_steps": frozen},
+        NO_DECAY: {"params": [], "role": NO_DECAY, "decays": False, "frozen_steps": 0},
+        PROTOTYPES: {"params": [], "role": PROTOTYPES, "decays": True, "frozen_steps": frozen},
     }
-    for name, parameter in parameters:
+    declared = declared_roles(model)
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[_role(name, parameter, config.decay_one_dimensional)]["params"].append((name, parameter))
+            groups[_role(declared.get(name), parameter, config.decay_one_dimensional)]["params"].append((name, parameter))
     return list(groups.values())
 
 
@@ -79,12 +78,20 @@ def create_optimizer_state(optimizer: torch.optim.Optimizer, stored: Mapping[str
         }
 
 
-def _role(name: str, parameter: nn.Parameter, decay_one_dimensional: bool) -> str:
-    last = name.rsplit(".", 1)[-1]
-    if PROTOTYPES in name.split("."):
-        return "prototypes"
-    if not decay_one_dimensional and (parameter.ndim <= 1 or last.endswith(QUERY_SUFFIX)):
-        return "no_decay"
+def declared_roles(model: nn.Module) -> dict[str, str]:
+    """The roles that modules declare for their own parameters, by the model's names."""
+    return {
+        f"{prefix}.{name}" if prefix else name: role
+        for prefix, module in model.named_modules()
+        for name, role in getattr(module, "roles", {}).items()
+    }
+
+
+def _role(declared: str | None, parameter: nn.Parameter, decay_one_dimensional: bool) -> str:
+    if declared == PROTOTYPES:
+        return PROTOTYPES
+    if not decay_one_dimensional and (parameter.ndim <= 1 or declared == NO_DECAY):
+        return NO_DECAY
     return "decay"
 
 

@@ -129,13 +129,13 @@ class DeepSpeedEngine:
         return found
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
-        checkpoint.fill("predictor", shares(self.weights(), self.mesh))
+        checkpoint.fill("predictor", shares(self.weights(), self.mesh, {}))
 
     def _restore_states(self, checkpoint: Checkpoint) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         states = self._states()
-        checkpoint.fill("optimizer", shares(states, self.mesh))
+        checkpoint.fill("optimizer", shares(states, self.mesh, {}))
         for piece in self._pieces():
             self.base.state[piece][STEP].copy_(states[f"{next(iter(self._named))}/{STEP}"])  # all parameters step together
         for name, parameter in self._named.items():
@@ -195,7 +195,7 @@ class DividedWeightsEngine(DeepSpeedEngine):
     @torch.no_grad()
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         found = self.weights()
-        checkpoint.fill("predictor", shares(found, self.mesh))
+        checkpoint.fill("predictor", shares(found, self.mesh, {}))
         for batch in _batches(self.predictor.named_parameters()):
             with self._whole([parameter for _, parameter in batch], modifier_rank=0):
                 for name, parameter in batch:

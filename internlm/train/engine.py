@@ -11,7 +11,7 @@ from torch import Tensor
 from internlm.checkpoint.index import Checkpoint
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
-from internlm.parallel.plan import cut_of, sum_partial
+from internlm.parallel.plan import cuts, partial_names, sum_partial
 from internlm.parallel.shares import shares
 from internlm.solver.clip import clip_grad_norm
 from internlm.solver.ema import MovingAverage
@@ -64,8 +64,10 @@ class TorchEngine:
         self.average = MovingAverage(agent.predictor, agent.observer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         names = [name for group in self.optimizer.param_groups for name in group["param_names"]]
-        self._named = list(zip(names, self.parameters, strict=True))
-        self._divided = [parameter for name, parameter in self._named if cut_of(name)]
+        self._cuts, partial = cuts(agent.predictor), partial_names(agent.predictor)
+        named = list(zip(names, self.parameters, strict=True))
+        self._divided = [parameter for name, parameter in named if name in self._cuts]
+        self._partial = [parameter for name, parameter in named if name in partial]
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -79,7 +81,7 @@ class TorchEngine:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if self.mesh.tp.size > 1 and self.sequence_parallel:
-            sum_partial(self._named, self.mesh.tp)
+            sum_partial(self._partial, self.mesh.tp)
         return clip_grad_norm(self.parameters, self.max_norm, divided=self._divided, tp=self.mesh.tp)
 
     def step(self, number: int, values: StepValues) -> None:
@@ -97,10 +99,10 @@ class TorchEngine:
         return optimizer_tensors(self.optimizer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.fill("predictor", shares(self.weights(), self.mesh))
+        checkpoint.fill("predictor", shares(self.weights(), self.mesh, self._cuts))
         stored = checkpoint.index["optimizer"]
         create_optimizer_state(self.optimizer, {name: (about.shape, about.dtype) for name, about in stored.items()})
-        checkpoint.fill("optimizer", shares(self.optimizer_tensors(), self.mesh))
+        checkpoint.fill("optimizer", shares(self.optimizer_tensors(), self.mesh, self._cuts))
 
     def close(self) -> None:
         pass

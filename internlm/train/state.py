@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from internlm.checkpoint.index import Checkpoint
 from internlm.checkpoint.sums import CheckpointError
@@ -15,6 +16,7 @@ from internlm.core.init import choose_dtype
 from internlm.core.mesh import AXES, Mesh
 from internlm.core.seed import rng_state, seed_everything, seed_process, set_rng_state
 from internlm.parallel.apply import parallelise
+from internlm.parallel.plan import cuts
 from internlm.parallel.shares import shares
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
@@ -54,12 +56,13 @@ class TrainState:
             "loss": self.loss.state_dict(),
             "optimizer": self.engine.optimizer_tensors(),
         }
-        return {name: shares(part, self.mesh) for name, part in parts.items()} | {"rng": self._rng()}
+        owners = {"optimizer": self.agent.predictor, **self._modules()}
+        held = {name: shares(part, self.mesh, cuts(owners[name])) for name, part in parts.items()}
+        return held | {"rng": self._rng()}
 
     def moving(self) -> dict[str, set[str]]:
         """Names by part of the tensors that forward passes change; all others change in optimizer steps only."""
-        modules = {"predictor": self.agent.predictor, "observer": self.agent.observer, "loss": self.loss}
-        return {part: {name for name, _ in module.named_buffers()} for part, module in modules.items()}
+        return {part: {name for name, _ in module.named_buffers()} for part, module in self._modules().items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of any mesh, reading no more than this process's share.
@@ -75,7 +78,7 @@ class TrainState:
             )
         self.engine.restore(checkpoint)
         for name, module in {"observer": self.agent.observer, "loss": self.loss}.items():
-            checkpoint.fill(name, shares(module.state_dict(), self.mesh))
+            checkpoint.fill(name, shares(module.state_dict(), self.mesh, cuts(module)))
         self.counters = Counters(**checkpoint.meta["counters"])
         own = self._rng()
         if checkpoint.meta.get("mesh") == self._layout() and own.keys() <= checkpoint.index["rng"].keys():
@@ -93,6 +96,9 @@ class TrainState:
     def device(self) -> torch.device:
         """Where this process trains."""
         return next(self.agent.parameters()).device
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"predictor": self.agent.predictor, "observer": self.agent.observer, "loss": self.loss}
 
     def _rng(self) -> dict[str, Share]:
         states = rng_state(self.device)

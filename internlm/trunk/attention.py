@@ -5,6 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internlm.core.roles import Division
+
 from .rope import rotate
 
 
@@ -15,6 +17,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 class SelfAttention(nn.Module):
     """``[B, L, h] -> [B, L, h]``. ``mask`` is what ``attend`` takes: ``sdpa``, or what ``kernels.py`` puts in its place."""
+
+    # Rows of the fused projection are queries, then keys, then values; each process takes its heads of all three.
+    division = Division(columns={"qkv": 3}, rows=("out",))
 
     def __init__(self, hidden: int, heads: int):
         super().__init__()

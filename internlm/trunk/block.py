@@ -5,11 +5,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internlm.core.roles import Division
+
 from .attention import SelfAttention
 
 
 class SwiGLU(nn.Module):
     """``down(silu(gate x) * up x)`` without biases (arXiv 2002.05202)."""
+
+    division = Division(columns={"gate": 1, "up": 1}, rows=("down",))
 
     def __init__(self, hidden: int, inner: int):
         super().__init__()
@@ -23,6 +27,8 @@ class SwiGLU(nn.Module):
 
 class Block(nn.Module):
     """``[B, L, h] -> [B, L, h]``; ``mask`` as in ``SelfAttention``."""
+
+    between = ("attention_norm", "mlp_norm")  # work on tokens one by one, so that a divided sequence divides their work
 
     def __init__(self, hidden: int, heads: int, inner: int, eps: float):
         super().__init__()

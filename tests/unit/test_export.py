@@ -201,7 +201,7 @@ def test_the_exported_code_is_the_packages_own(exported, root):
     folder = {path.name: path.read_text() for path in exported.glob("*.py")}
     assert folder == sources
     for name, text in sources.items():
-        for part in ("checkpoint.hf", "systems.egoagent", "trunk", "modality", "data", "config"):
+        for part in ("checkpoint.hf", "systems.egoagent", "trunk", "modality", "core", "data", "config"):
             if (path := root.joinpath("internlm", *part.split("."), name)).is_file():
                 break
         original = path.read_text()

@@ -5,17 +5,24 @@ import torch
 from torch import nn
 
 from internlm.config.schema import OptimConfig
+from internlm.core.roles import NO_DECAY, PROTOTYPES
 from internlm.solver.clip import clip_grad_norm
 from internlm.solver.optim import build_optimizer, create_optimizer_state, optimizer_tensors, set_step_values
 
 
+class Head(nn.Module):
+    roles = {"prototypes.weight": PROTOTYPES}
+
+
 class Toy(nn.Module):
+    roles = {"state_query": NO_DECAY}
+
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(4, 3)
         self.norm = nn.LayerNorm(3)
         self.state_query = nn.Parameter(torch.randn(1, 1, 3))
-        self.head = nn.Module()
+        self.head = Head()
         self.head.prototypes = nn.Linear(3, 5, bias=False)
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
 

@@ -4,6 +4,7 @@ A network is divided as ``parallel/apply.py`` does it: every block, the DINO hea
 before it is used, and its gradients are reduce-scattered once in a backward pass, however often it was used.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from internlm.config.schema import Config, ParallelConfig
 from internlm.monitor import flops, memory
-from internlm.parallel.plan import cut_of, is_partial
+from internlm.parallel.plan import Cut, cuts, partial_names
 from internlm.trunk.backbone import ffn_width
 
 GRADIENT_BYTES = 4  # gradients are summed in float32
@@ -119,11 +120,11 @@ def read_workload(config: Config) -> Workload:
     observer = agent.observer
     return Workload(
         config, images, clips,
-        blocks=[_unit(f"backbone.blocks.{index}.", block) for index, block in enumerate(agent.predictor.backbone.blocks)],
-        head=_unit("head.", agent.predictor.head),
+        blocks=[_unit(block) for block in agent.predictor.backbone.blocks],
+        head=_unit(agent.predictor.head),
         rest=_rest(agent.predictor),
         observer_rest=_rest(observer),
-        partial=Unit(tuple(_row(name, p) for name, p in agent.predictor.named_parameters() if is_partial(name))),
+        partial=_unit(agent.predictor, partial_names(agent.predictor)),
         normalised=sum(m.num_features for m in observer.modules() if isinstance(m, nn.BatchNorm2d)),
         train_image=cost["train_image"],
         train_clip=cost["train_clip"],
@@ -134,17 +135,18 @@ def read_workload(config: Config) -> Workload:
     )  # fmt: skip
 
 
-def _unit(prefix: str, module: nn.Module) -> Unit:
-    return Unit(tuple(_row(prefix + name, parameter) for name, parameter in module.named_parameters()))
+def _unit(module: nn.Module, names: Collection[str] | None = None) -> Unit:
+    """The parameters of a module, all or some."""
+    cut = cuts(module)
+    return Unit(tuple(_row(p, cut.get(name)) for name, p in module.named_parameters() if names is None or name in names))
 
 
 def _rest(network: nn.Module) -> Unit:
-    own = [(name, p) for name, p in network.named_parameters() if not name.startswith(("backbone.blocks.", "head."))]
-    return Unit(tuple(_row(name, parameter) for name, parameter in own))
+    names = [name for name, _ in network.named_parameters() if not name.startswith(("backbone.blocks.", "head."))]
+    return _unit(network, names)
 
 
-def _row(name: str, parameter: torch.Tensor) -> tuple[int, int, int]:
-    cut = cut_of(name)
+def _row(parameter: torch.Tensor, cut: Cut | None) -> tuple[int, int, int]:
     return parameter.shape[0], parameter[0].numel(), 0 if cut is None else cut.dim + 1
 
 

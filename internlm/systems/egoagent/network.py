@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from internlm.config.errors import ConfigError
 from internlm.config.schema import ModelConfig
+from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.modality.frames import ConvStem, DinoHead
 from internlm.trunk.backbone import Backbone, ffn_width
@@ -28,6 +29,8 @@ class EgoNetwork(nn.Module):
 
     A pose-only network (``config.use_images`` False) has neither stem nor DINO head; it takes clips without images.
     """
+
+    roles = {"state_query": NO_DECAY, "action_query": NO_DECAY}
 
     def __init__(self, config: ModelConfig, *, actions: bool = True):
         super().__init__()
