@@ -20,6 +20,7 @@ from internlm.config.schema import Config
 from internlm.data.augment import photometric
 from internlm.data.loader import training_batches
 from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
+from internlm.systems.egoagent.streams import streams
 
 
 def main() -> None:
@@ -35,9 +36,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         frames = write_store(Path(folder) / "store", stored)
         path = str(Path(folder) / "store")
-        images = per_item(training_batches(config(path, args, images=64)), 64, args.batches)
-        clips = per_item(training_batches(config(path, args, clips=8)), 8, args.batches)
-        whole = per_item(training_batches(config(path, args, images=64)), 64, args.batches, device_part)
+        images = per_item(batches(config(path, args, images=64)), 64, args.batches)
+        clips = per_item(batches(config(path, args, clips=8)), 8, args.batches)
+        whole = per_item(batches(config(path, args, images=64)), 64, args.batches, device_part)
     naive = naive_seconds(frames, args)
     figures = {
         "size": args.size,
@@ -84,6 +85,11 @@ def config(path: str, args: argparse.Namespace, *, images: int = 0, clips: int =
     )
 
 
+def batches(config: Config):
+    """A run's batches from its first step on."""
+    return training_batches(streams(config), range(config.train.steps), seed=config.seed, data=config.data)
+
+
 def per_item(batches, count: int, repeats: int, after=None) -> float:
     """Processor seconds per sample."""
     for _ in range(2):
@@ -101,7 +107,7 @@ def per_item(batches, count: int, repeats: int, after=None) -> float:
 
 
 def device_part(pair) -> None:
-    images = pair[0]
+    images = pair["image"]
     photometric(images.global_crops.flatten(0, 1), images.global_photometric.flatten(0, 1))
     photometric(images.local_crops.flatten(0, 1), images.local_photometric.flatten(0, 1))
 

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "unit"))
 
-from train_samples import clip_batch, image_batch, tiny_config
+from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.monitor.clock import Clock, Probe
 from internlm.train.reporting import Report
@@ -48,22 +48,22 @@ def main() -> None:
         config = tiny_config(folder, model=SIZE, train={"accumulation": 2, "log_every": 10**6, "steps": 10**6}, monitor=monitor)
         state, clock = build_state(config, CPU), Clock(CPU)
         step = TrainStep(config, state, Path(folder), torch.float32, clock)
-        blocks = state.agent.predictor.backbone.blocks
+        blocks = state.system.agent.predictor.backbone.blocks
         watched, plain = [], []
         for number in range(count + 3):
             probe = Probe(blocks[len(blocks) // 2].mlp, CPU)
             step.clock = clock
-            watched.append(spent(lambda number=number: step(image_batch(number), clip_batch(number))))
+            watched.append(spent(lambda number=number: step(both(image_batch(number), clip_batch(number)))))
             probe.close()
             step.clock = NoClock(CPU)
-            plain.append(spent(lambda number=number: step(image_batch(number), clip_batch(number))))
+            plain.append(spent(lambda number=number: step(both(image_batch(number), clip_batch(number)))))
         watched, plain = median(watched[3:]), median(plain[3:])
         print(f"step, watched / plain: {1e3 * watched:.2f} / {1e3 * plain:.2f} ms, ratio {watched / plain:.3f}")
         marks = 2 + 2 * 4 + 6  # data and optimizer, forward and backward of four pieces, the probe's calls
         mark = spent(lambda: [phase(clock) for _ in range(10_000)]) / 10_000
         print(f"marks: {marks} of {1e6 * mark:.2f} us a step, {marks * mark / plain:.3%} of it")
         with Report(config, Path(folder), state, clock, torch.float32) as report:
-            outcome = step(image_batch(0), clip_batch(0))
+            outcome = step(both(image_batch(0), clip_batch(0)))
             logged = median(spent(lambda number=number: report._log(number, outcome)) for number in range(1, 50))
         print(f"logged step: {1e3 * logged:.2f} ms more, {logged / (10 * plain):.2%} of ten steps")
 

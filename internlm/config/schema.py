@@ -272,6 +272,7 @@ class Config(Section):
 
     job_name: str = "egoagent"
     run_dir: str | None = Field(None, description="None = runs/<job_name>")
+    system: str = Field("egoagent", pattern=r"^[a-z][a-z0-9_]*$", description="what is trained: a folder of internlm/systems")
     stage: Literal["pretrain", "joint"] = "pretrain"
     seed: int = Field(1024, ge=0)
     model: ModelConfig = ModelConfig()

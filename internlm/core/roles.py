@@ -1,6 +1,7 @@
 """What a module says about its own parameters, as class attributes that others read.
 
 ``division``: a ``Division``, how tensor parallelism cuts its layers (``parallel/plan.py``).
+``called``: methods besides ``forward`` that others call; such a module is gathered by itself (``parallel/apply.py``).
 ``roles``: optimizer role by parameter name where it is not the usual one (``solver/optim.py``).
 """
 

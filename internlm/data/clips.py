@@ -70,7 +70,7 @@ class ClipDataset:
         return len(self.first_frames)
 
     @property
-    def frame_count(self) -> int:
+    def files(self) -> int:
         """Stored images of all takes."""
         return sum(len(take.frame_numbers) for take in self.takes)
 

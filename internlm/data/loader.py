@@ -6,22 +6,21 @@ import multiprocessing
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from internlm.config.schema import Config
-from internlm.data.augment import sample_views
-from internlm.data.batch import ClipBatch, ImageBatch
+from internlm.config.schema import DataConfig
+from internlm.data.batch import ClipBatch
 from internlm.data.clips import ClipDataset
-from internlm.data.frames import BrokenFile, DataError, ImageSource, open_images
-from internlm.data.mixture import CLIP_STREAM, IMAGE_STREAM, SampleOrder, StepPlan
+from internlm.data.frames import BrokenFile, DataError, ImageSource
+from internlm.data.order import SampleOrder, Stream
 from internlm.data.view import eval_transform
 
 Sample = dict[str, np.ndarray]
@@ -29,7 +28,6 @@ View = Callable[[np.ndarray, int], np.ndarray]
 _log = logging.getLogger(__name__)
 _MAX_REPLACEMENTS = 50  # broken samples in a row before the search for a valid one is given up
 _EARLY_READS, _EARLY_SHARE = 20, 0.5  # with this many reads, more than this share broken is no accident
-_FULL_DECODE = 512  # pixels; JPEGs this small gain nothing from a reduced decode
 
 
 @dataclass
@@ -64,51 +62,46 @@ class BrokenCounts:
 
 
 class _StepResult(NamedTuple):
-    images: ImageBatch | None
-    clips: ClipBatch | None
+    batches: dict[str, Any]
     reads: int
     broken: list[tuple[str, str]]
     failure: str | None
 
 
 class _StepDataset(Dataset):
-    """Item s is the whole batch of optimizer step s."""
+    """Item s is all that a process reads for optimizer step s."""
 
-    def __init__(self, config: Config, images: ImageSource | None, clips: ClipDataset | None, plan: StepPlan):
-        self.config, self.images, self.clips, self.plan = config, images, clips, plan
-        self.image_order = SampleOrder(len(images), config.seed, IMAGE_STREAM) if images is not None else None
-        self.clip_order = SampleOrder(len(clips), config.seed, CLIP_STREAM) if clips is not None else None
-        self.min_side = max(_FULL_DECODE, 2 * config.model.image_size)
+    def __init__(self, streams: Mapping[str, Stream], seed: int, rank: int, world: int):
+        self.streams, self.rank, self.world = streams, rank, world
+        self.sources = {name: stream.open() for name, stream in streams.items()}
+        self.orders = {name: SampleOrder(len(self.sources[name]), seed, stream.number) for name, stream in streams.items()}
 
     def __getitem__(self, step: int) -> _StepResult:
-        image_positions, clip_positions = self.plan.positions(step)
         broken: list[tuple[str, str]] = []
-        images = clips = None
+        batches, reads = {}, 0
         try:
-            if len(image_positions):
-                images = _batch(ImageBatch, image_positions, self.image_order, self._views, broken)
-            if len(clip_positions):
-                clips = _batch(ClipBatch, clip_positions, self.clip_order, self.clips.sample, broken)
+            for name, stream in self.streams.items():
+                positions = stream.positions(step, self.rank, self.world)
+                if len(positions):
+                    batches[name] = _batch(stream.batch, positions, self.orders[name], self.sources[name].sample, broken)
+                    reads += len(positions)
         except DataError as error:
-            return _StepResult(None, None, len(broken), broken, str(error))
-        reads = len(image_positions) + len(clip_positions) + len(broken)
-        return _StepResult(images, clips, reads, broken, None)
-
-    def _views(self, index: int, rng: np.random.Generator) -> Sample:
-        image = self.images.read(index, self.min_side)
-        return sample_views(rng, image, self.config.data.crops, self.config.model.image_size, self.config.model.local_image_size)
+            return _StepResult({}, len(broken), broken, str(error))
+        return _StepResult(batches, reads + len(broken), broken, None)
 
 
 class TrainingBatches:
-    """Iterator of (ImageBatch | None, ClipBatch | None), one pair per optimizer step, with ``counts`` and ``close()``.
+    """Iterator of one optimizer step's batches by stream (those whose turn it is), with ``counts`` and ``close()``.
 
     Raises DataError when too many files are broken, or when a worker dies or stalls.
     """
 
-    def __init__(self, dataset: _StepDataset, steps: range, counts: BrokenCounts, timeout: float, pin_memory: bool):
+    def __init__(
+        self, dataset: _StepDataset, steps: range, counts: BrokenCounts, workers: int, timeout: float, pin_memory: bool
+    ):
         self.counts = counts
-        self.images, self.clips = dataset.images, dataset.clips
-        self._workers = workers = min(dataset.config.data.workers, len(steps))
+        self.sources = dataset.sources
+        self._workers = workers = min(workers, len(steps))
         options = {}
         if workers:
             context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
@@ -134,7 +127,7 @@ class TrainingBatches:
     def __iter__(self) -> "TrainingBatches":
         return self
 
-    def __next__(self) -> tuple[ImageBatch | None, ClipBatch | None]:
+    def __next__(self) -> dict[str, Any]:
         if self._iterator is None:
             raise StopIteration
         try:
@@ -158,7 +151,7 @@ class TrainingBatches:
         except DataError:
             self.close()
             raise
-        return result.images, result.clips
+        return result.batches
 
     def close(self) -> None:
         """Stop the workers; further iteration ends at once."""
@@ -173,30 +166,24 @@ class TrainingBatches:
 
 
 def training_batches(
-    config: Config,
-    start_step: int = 0,
+    streams: Mapping[str, Stream],
+    steps: range,
     *,
-    stop_step: int | None = None,
+    seed: int,
+    data: DataConfig,
     rank: int = 0,
     world: int = 1,
     timeout: float = 600,
     pin_memory: bool = False,
 ) -> TrainingBatches:
-    """Batches of the optimizer steps from start_step to stop_step (config.train.steps).
+    """Batches of some optimizer steps; streams without samples (size 0) are not opened.
 
     The sample at position n of a stream is a pure function of (seed, epoch, n): batches depend neither on data.workers nor on
     where a run was resumed, and ranks share one global order. timeout: seconds to wait for a batch of the workers.
     """
-    data, model, train = config.data, config.model, config.train
-    images = open_images(data.images, data.split, data.frame_stride) if train.image_batch else None
-    clips = None
-    if train.clip_batch:
-        clips = ClipDataset(data.clips, data.split, data.clip, model.poses_per_step, model.num_joints, model.image_size)
-    total = (len(images) if images is not None else 0) + (clips.frame_count if clips is not None else 0)
-    plan = StepPlan(train.image_batch, train.clip_batch, train.mixing, rank, world)
-    dataset = _StepDataset(config, images, clips, plan)
-    steps = range(start_step, train.steps if stop_step is None else stop_step)
-    return TrainingBatches(dataset, steps, BrokenCounts(data.max_broken_share, total), timeout, pin_memory)
+    dataset = _StepDataset({name: stream for name, stream in streams.items() if stream.size}, seed, rank, world)
+    counts = BrokenCounts(data.max_broken_share, sum(source.files for source in dataset.sources.values()))
+    return TrainingBatches(dataset, steps, counts, data.workers, timeout, pin_memory)
 
 
 class EvaluationImages(NamedTuple):
@@ -284,7 +271,7 @@ def evaluation_clips(
     starts = dataset.evaluation_starts(hop, limit)
     if mixed:
         starts = starts[torch.randperm(len(starts), generator=torch.Generator().manual_seed(0)).numpy()]
-    counts = BrokenCounts(max_broken_share, dataset.frame_count)
+    counts = BrokenCounts(max_broken_share, dataset.files)
     batches = -(-len(starts) // batch)
     for number in range(batches) if only is None else only(batches):
         samples = []

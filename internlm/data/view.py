@@ -1,6 +1,6 @@
 """The one view of an image that evaluation and exported models share: resize, central crop, ImageNet's normalisation.
 
-Nothing but numpy and torch, because an exported model carries this file along (``internlm.checkpoint.export``).
+Nothing but numpy and torch, because an exported model carries this file along (``internlm.export.sources``).
 """
 
 from typing import Any

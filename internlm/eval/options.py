@@ -38,9 +38,9 @@ def add_clips(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace) -> tuple["EgoAgent", "Config", int, Any]:
     """Agent, its config, its step and the device."""
-    from internlm.checkpoint.weights import load_agent
     from internlm.core.init import choose_device
     from internlm.core.mesh import local_device
+    from internlm.export.reading import load_agent
 
     device = local_device(choose_device(args.device))
     return *load_agent(args.run or args.checkpoint, device), device

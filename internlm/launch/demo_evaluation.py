@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internlm.checkpoint.weights import init_from
 from internlm.config.schema import Config, ParallelConfig
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import ImageSource, open_images
@@ -16,6 +15,7 @@ from internlm.eval.report import summary
 from internlm.eval.report.page import Figure
 from internlm.eval.retrieval.ranking import Gallery
 from internlm.eval.sensitivity import ACTIONS, prediction_kl
+from internlm.systems.egoagent.weights import init_from
 from internlm.train.loop import TrainResult
 from internlm.train.state import build_state
 
@@ -46,7 +46,7 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
 
     Retrieval compares the bottleneck, as the command does by default; its report's ``hidden`` is the same by the hidden state.
     """
-    agent, loss = result.state.agent.eval(), result.state.loss.eval()
+    agent, loss = result.state.system.agent.eval(), result.state.system.loss.eval()
     device = next(agent.parameters()).device
     parts = {"train": "train", "test": split}
     images = {name: open_images([world], part, size.knn_frame_stride, "place") for name, part in parts.items()}
@@ -60,8 +60,8 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     motion = motion_report(outputs, dataset)
     actions = prediction_kl(agent, loss, batches, actions=ACTIONS, device=device)
     start = build_state(config.model_copy(update={"parallel": ParallelConfig()}), device)  # of one process, whatever trained it
-    init_from(start.agent, start.loss, config.train.init_from)
-    first = prediction_kl(start.agent, start.loss, batches, actions=("true",), fit_center=True, device=device)
+    init_from(start.system.agent, start.system.loss, config.train.init_from)
+    first = prediction_kl(start.system.agent, start.system.loss, batches, actions=("true",), fit_center=True, device=device)
     kl = {"first": first["true"], "last": actions["true"], "unit": "nats", "uniform_entropy": actions["uniform_entropy"]}
     kl |= {name: {"first": first[name], "last": actions[name]} for name in ("constant", "teacher_entropy")}
     figures = [

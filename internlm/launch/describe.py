@@ -30,8 +30,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(config, batch: int | None = None) -> dict[str, Any]:
-    """Parameters, tokens, FLOPs and memory as plain numbers; see ``monitor.flops`` and ``monitor.memory`` for what each means."""
-    from internlm.monitor import flops, memory
+    """Parameters, tokens, FLOPs and memory as plain numbers; ``systems/egoagent/cost.py`` says what each means."""
+    from internlm.systems.egoagent import cost as flops
+
+    from .planning import activations as memory
 
     train = config.train
     images, clips = (size and (batch or size // train.accumulation) for size in (train.image_batch, train.clip_batch))

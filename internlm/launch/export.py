@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-# As in ``internlm.checkpoint.export``; repeated because help must not import torch.
+# As in ``internlm.export.write``; repeated because help must not import torch.
 FORMATS = ("hf", "torch-export", "onnx")
 BRANCHES = ("observer", "predictor")
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     source, out = _folders(args)
     formats = FORMATS if "all" in args.format else tuple(dict.fromkeys(args.format))
 
-    from internlm.checkpoint.export import export_model
+    from internlm.export.write import export_model
 
     done = export_model(
         source, out, formats=formats, branch=args.network, results=args.results, overwrite=args.overwrite,

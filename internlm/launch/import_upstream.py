@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import and say what became of every tensor; returns 0."""
-    from internlm.checkpoint.import_upstream import import_upstream
     from internlm.config.load import load_config
+    from internlm.export.import_upstream import import_upstream
 
     config = load_config(args.config) if args.config else None
     done = import_upstream(args.folder, args.out, teacher=args.teacher, config=config, rename=parse_rename(args.rename))

@@ -54,6 +54,7 @@ class DinoHead(nn.Module):
     The prototypes' rows are normalised in the forward pass, which is weight normalisation with the gain frozen at 1.
     """
 
+    called = ("bottleneck", "similarity")
     roles = {"prototypes": PROTOTYPES}
     division = Division(
         columns={"layers.0": 1, "prototypes": 1}, rows=("layers.2",), enter="layers.0", methods=("similarity",)

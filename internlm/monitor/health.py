@@ -42,6 +42,20 @@ class HealthReading:
         """The figures as metrics."""
         return {f"health/{name}": value for name, value in asdict(self).items()}
 
+    def explain(self, verdict: str) -> str:
+        """One sentence for the person who watches the run."""
+        if verdict == "uniform":
+            return (
+                f"COLLAPSE (uniform): the teacher's entropy {self.teacher_entropy:.3f} is within "
+                f"{100 * (1 - UNIFORM_SHARE):.0f} % of ln K = {self.max_entropy:.3f}; the targets carry nothing. "
+                "Try a lower loss.teacher_temp, loss.targets=sinkhorn or a lower optim.momentum"
+            )
+        return (
+            f"COLLAPSE (constant): every input gets nearly the same output (entropy of the mean teacher "
+            f"{self.mean_teacher_entropy:.3f}, feature std {self.feature_std:.2g} where {self.healthy_std:.2g} is healthy). "
+            "Try loss.targets=sinkhorn, a lower optim.lr or a higher loss.teacher_temp"
+        )
+
 
 @torch.no_grad()
 def read_health(teacher: Tensor, features: Tensor) -> HealthReading:
@@ -87,15 +101,14 @@ class CollapseWatch:
         self._kind: str | None = None
         self._count = 0
 
-    def update(self, step: int, reading: HealthReading) -> str | None:
-        """Take a reading after ``step`` finished steps; returns the standing verdict."""
+    def update(self, step: int, verdict: str | None) -> str | None:
+        """Take a reading's verdict after ``step`` finished steps; returns the standing one."""
         if step < self.grace_steps:
             return self.verdict
-        kind = reading.verdict
-        self._count = self._count + 1 if kind == self._kind else 1
-        self._kind = kind
+        self._count = self._count + 1 if verdict == self._kind else 1
+        self._kind = verdict
         if self._count >= self.patience:
-            self.verdict = kind
+            self.verdict = verdict
         return self.verdict
 
     def state(self) -> dict[str, str | int | None]:
@@ -105,18 +118,3 @@ class CollapseWatch:
     def load_state(self, state: dict[str, str | int | None]) -> None:
         """Continue from ``state``."""
         self.verdict, self._kind, self._count = state["verdict"], state["kind"], int(state["count"] or 0)
-
-
-def explain(verdict: str, reading: HealthReading) -> str:
-    """One sentence for the person who watches the run."""
-    if verdict == "uniform":
-        return (
-            f"COLLAPSE (uniform): the teacher's entropy {reading.teacher_entropy:.3f} is within "
-            f"{100 * (1 - UNIFORM_SHARE):.0f} % of ln K = {reading.max_entropy:.3f}; the targets carry nothing. "
-            "Try a lower loss.teacher_temp, loss.targets=sinkhorn or a lower optim.momentum"
-        )
-    return (
-        f"COLLAPSE (constant): every input gets nearly the same output (entropy of the mean teacher "
-        f"{reading.mean_teacher_entropy:.3f}, feature std {reading.feature_std:.2g} where {reading.healthy_std:.2g} is healthy). "
-        "Try loss.targets=sinkhorn, a lower optim.lr or a higher loss.teacher_temp"
-    )

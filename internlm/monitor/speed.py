@@ -2,13 +2,12 @@
 
 import resource
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from internlm.config.schema import Config
-
-from .flops import build_on_meta, flops, tokens
 
 # Dense bfloat16 TFLOP/s of the vendors' data sheets, without sparsity. The first key that is in the device's name holds.
 PEAK_TFLOPS = {
@@ -45,28 +44,28 @@ def peak_tflops(config: Config, device: torch.device, dtype: torch.dtype) -> flo
 class Speed:
     """Turns counts of samples into speeds.
 
-    A clip counts as its T + 1 frames, and tokens are those that the predictor reads. ``peak``: FLOP/s of all devices together,
-    None where it is not known; MFU is the model's own FLOPs (recomputed activations not counted, the observer's counted) over it.
+    ``frames`` and ``tokens`` of a sample by stream. ``peak``: FLOP/s of all devices together, None where it is not known; MFU is
+    the ``flops`` of training on the samples (what a system counts; recomputed activations are not) over it.
     """
 
-    def __init__(self, config: Config, peak: float | None) -> None:
-        lengths, crops = tokens(config), config.data.crops
-        self._frames = config.data.clip.steps + 1
-        self._image_tokens = crops.global_crops * lengths["image"] + crops.local_crops * lengths["local_crop"]
-        self._clip_tokens = lengths["clip"]
-        self.peak = peak
-        if peak is not None:
-            self._flops = flops(config, build_on_meta(config.model).eval())
+    def __init__(
+        self,
+        frames: Mapping[str, int],
+        tokens: Mapping[str, int],
+        flops: Callable[[], Mapping[str, int]],
+        peak: float | None,
+    ) -> None:
+        self._frames, self._tokens, self.peak = frames, tokens, peak
+        self._flops = flops() if peak is not None else {}
 
-    def figures(self, images: int, clips: int, seconds: float) -> dict[str, float]:
-        """Speeds of all processes together for so many image and clip samples of all in ``seconds``."""
+    def figures(self, samples: Mapping[str, int], seconds: float) -> dict[str, float]:
+        """Speeds of all processes together for so many samples by stream of all in ``seconds``."""
         found = {
-            "images_per_s": (images + clips * self._frames) / seconds,
-            "tokens_per_s": (images * self._image_tokens + clips * self._clip_tokens) / seconds,
+            "images_per_s": sum(count * self._frames[name] for name, count in samples.items()) / seconds,
+            "tokens_per_s": sum(count * self._tokens[name] for name, count in samples.items()) / seconds,
         }
         if self.peak is not None:
-            done = images * self._flops["train_image"] + clips * self._flops["train_clip"]
-            found["mfu"] = done / seconds / self.peak
+            found["mfu"] = sum(count * self._flops[name] for name, count in samples.items()) / seconds / self.peak
         return found
 
 

@@ -1,66 +1,65 @@
-"""Divide an agent and its loss over a mesh: tensor parallel, activation checkpointing, compile, fully_shard, in that order."""
+"""Divide the parts of a system over a mesh: tensor parallel, activation checkpointing, compile, fully_shard, in that order."""
 
 from functools import partial
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from internlm.config.schema import ParallelConfig
 from internlm.core.mesh import Mesh
-from internlm.systems.egoagent.loss import JointLoss
-from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
+from internlm.trunk.block import Block
 
 from .norm import synchronise_batch_norms
 from .plan import divide
 
 
-def parallelise(agent: EgoAgent, loss: JointLoss, config: ParallelConfig, mesh: Mesh, dtype: torch.dtype) -> None:
-    """Prepare an agent and its loss for training on a mesh, in place.
+def parallelise(module: nn.Module, config: ParallelConfig, mesh: Mesh, dtype: torch.dtype, *, trained: bool) -> None:
+    """Prepare one part of a system for training on a mesh, in place.
 
-    Every process holds the whole agent with equal weights before, and parameter names stay what they were. ``dtype`` is the
-    compute dtype: weights travel between processes in it, gradients in float32. In a world of one only activation
-    checkpointing and compile have an effect. Engine deepspeed divides parameters itself, afterwards.
+    Every process holds it whole with equal weights before, and parameter names stay what they were. ``dtype`` is the compute
+    dtype: weights travel between processes in it, gradients in float32. In a world of one only activation checkpointing and
+    compile have an effect. Engine deepspeed divides parameters itself, afterwards. A module with a method ``spread_over`` has no
+    layers to divide: it is told the groups of the data and of the prototypes (tensor parallel), and does the rest itself.
     """
     if not mesh.alone:
-        loss.spread_over(mesh.data, mesh.tp)
-    for network in (agent.predictor, agent.observer):
-        if not mesh.alone:
-            synchronise_batch_norms(network, mesh.data)
-        if mesh.tp.size > 1:
-            divide(network, mesh.tp, sequence=config.sequence_parallel)
-        if network is agent.predictor:
-            _checkpoint_blocks(network, config.activation_checkpointing)
-        if config.compile:
-            for block in network.backbone.blocks:
-                block.compile()
-        if mesh.shards is not None and config.engine == "torch":
-            # The observer runs without gradients: nothing would free its gathered weights, which would go stale.
-            _shard(network, mesh.shards, dtype, keep=config.zero == 2 and network is agent.predictor)
+        if hasattr(module, "spread_over"):
+            module.spread_over(mesh.data, mesh.tp)
+            return
+        synchronise_batch_norms(module, mesh.data)
+    if mesh.tp.size > 1:
+        divide(module, mesh.tp, sequence=config.sequence_parallel)
+    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    if trained:
+        _checkpoint_blocks(blocks, config.activation_checkpointing)
+    if config.compile:
+        for block in blocks:
+            block.compile()
+    if mesh.shards is not None and config.engine == "torch":
+        # Without gradients nothing would free gathered weights, which would go stale.
+        _shard(module, mesh.shards, dtype, keep=config.zero == 2 and trained)
 
 
-def _shard(network: EgoNetwork, mesh: DeviceMesh, dtype: torch.dtype, *, keep: bool) -> None:
+def _shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, keep: bool) -> None:
     # Inputs are left alone: autocast decides there, as it does in one process.
     param_dtype = None if dtype == torch.float32 else dtype
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     wrap = partial(fully_shard, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
-    for block in network.backbone.blocks:
-        wrap(block)
-    wrap(network.head)
-    for method in ("bottleneck", "similarity"):
-        register_fsdp_forward_method(network.head, method)
-    wrap(network)
-    if network.config.observer_attention == "clip":
-        register_fsdp_forward_method(network, "encode_clip")
+    units = [part for part in module.modules() if part is not module and (isinstance(part, Block) or hasattr(part, "called"))]
+    for unit in (*units, module):
+        wrap(unit)
+        for method in getattr(unit, "called", ()):
+            register_fsdp_forward_method(unit, method)
 
 
-def _checkpoint_blocks(network: EgoNetwork, kind: str) -> None:
+def _checkpoint_blocks(blocks: list[Block], kind: str) -> None:
     """Recompute blocks in the backward pass. On the instance's forward, since a wrapping module would change names."""
     if kind == "none":
         return
     context = {} if kind == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
-    for block in network.backbone.blocks:
+    for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, **context)
 
 

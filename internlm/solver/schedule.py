@@ -4,32 +4,17 @@ Nothing here has state: a resumed run continues its schedules because it knows i
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from internlm.config.schema import Config
-
-
-@dataclass(frozen=True)
-class StepValues:
-    """The scheduled values of one step."""
-
-    lr: float
-    weight_decay: float
-    momentum: float
-    teacher_temp: float
+from internlm.config.schema import OptimConfig
 
 
-def values_at(config: Config, step: int) -> StepValues:
-    """All scheduled values of step ``step`` of a run."""
-    optim, loss, steps = config.optim, config.loss, config.train.steps
-    return StepValues(
-        lr=learning_rate(step, steps, peak=optim.lr, final=optim.final_lr, warmup_share=optim.warmup_share),
-        weight_decay=cosine(step, steps, optim.weight_decay, optim.weight_decay_end),
-        momentum=cosine(step, steps, optim.momentum, optim.momentum_end),
-        teacher_temp=teacher_temperature(
-            step, steps, start=loss.warmup_teacher_temp, end=loss.teacher_temp, share=loss.warmup_teacher_temp_share
-        ),
-    )
+def optimizer_schedules(optim: OptimConfig, steps: int) -> dict[str, Callable[[int], float]]:
+    """Learning rate and weight decay of a run of so many steps."""
+    return {
+        "lr": lambda step: learning_rate(step, steps, peak=optim.lr, final=optim.final_lr, warmup_share=optim.warmup_share),
+        "weight_decay": lambda step: cosine(step, steps, optim.weight_decay, optim.weight_decay_end),
+    }
 
 
 def learning_rate(step: int, steps: int, *, peak: float, final: float, warmup_share: float) -> float:

@@ -2,13 +2,14 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from internlm.config.schema import Config
-from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.monitor.spikes import SpikeWatch
 
 from .state import TrainState
@@ -46,7 +47,7 @@ class BadSteps:
         return self.spikes.update(kind, dict(zip(("loss", "grad_norm"), values))) if self.spikes else None
 
     def record(
-        self, reason: str, losses: dict[str, Tensor], grad_norm: Tensor, batches: dict[str, ImageBatch | ClipBatch | None]
+        self, reason: str, losses: dict[str, Tensor], grad_norm: Tensor, batches: Mapping[str, Any]
     ) -> None:
         """Write a skipped step's figures and samples to ``bad_steps.jsonl``. BadStepsError when it is one too many in a row."""
         counters, limit = self.state.counters, self.config.train.max_bad_steps
@@ -70,8 +71,5 @@ class BadSteps:
                 "or train.on_bad=rewind, and start again: the run resumes from its last checkpoint"
             )
 
-    def _samples(self, batch: ImageBatch | ClipBatch | None) -> list[int]:
-        if batch is None:
-            return []
-        device = next(self.state.agent.predictor.parameters()).device
-        return sorted(self.state.mesh.data.gathered(batch.sample_ids.to(device)).tolist())
+    def _samples(self, batch: Any) -> list[int]:
+        return sorted(self.state.mesh.data.gathered(batch.sample_ids.to(self.state.device)).tolist())

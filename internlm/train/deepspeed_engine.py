@@ -2,12 +2,12 @@
 
 The optimizer maths stays this project's: the same AdamW over the same groups, only that DeepSpeed lets it step on flat pieces
 of each group. Names and shapes that go out and come in are those of one process, so that either engine continues the other's
-checkpoints. The observer is whole on every process, as are weights under ZeRO 1 and 2. Tested with DeepSpeed 0.19, some of whose
-inner names are used here; each is a line with its reason.
+checkpoints. Moving averages are whole on every process, as are weights under ZeRO 1 and 2. Tested with DeepSpeed 0.19, some of
+whose inner names are used here; each is a line with its reason.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,38 +20,44 @@ from internlm.config.errors import ConfigError
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh, read_launch
 from internlm.parallel.shares import shares
-from internlm.solver.ema import MovingAverage
 from internlm.solver.optim import build_optimizer, set_step_values
-from internlm.solver.schedule import StepValues
-from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.base import Part
+
+from .engine import moving_averages, trained_modules
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"
 BUCKET = 50_000_000  # elements that are sent at once
 
 
-def open_deepspeed(agent: EgoAgent, config: Config, mesh: Mesh) -> "DeepSpeedEngine":
-    """The engine of the config's ZeRO level. Raises ConfigError where DeepSpeed is not installed."""
-    return (DividedWeightsEngine if config.parallel.zero == 3 else DeepSpeedEngine)(agent, config, mesh)
+def open_deepspeed(parts: Mapping[str, Part], config: Config, mesh: Mesh) -> "DeepSpeedEngine":
+    """The engine of the config's ZeRO level. Raises ConfigError where DeepSpeed is not installed or cannot train these parts."""
+    return (DividedWeightsEngine if config.parallel.zero == 3 else DeepSpeedEngine)(parts, config, mesh)
 
 
 class DeepSpeedEngine:
     """An ``Engine`` (see ``engine.py``) around ``deepspeed.initialize``: ZeRO 1 and 2."""
 
-    def __init__(self, agent: EgoAgent, config: Config, mesh: Mesh) -> None:
-        self._deepspeed = _import()
+    def __init__(self, parts: Mapping[str, Part], config: Config, mesh: Mesh) -> None:
+        self._deepspeed, self._parts = _import(), parts
+        trained = trained_modules(parts)
+        if len(trained) != 1:
+            raise ConfigError(
+                f"engine deepspeed trains one module, and system {config.system!r} has {', '.join(trained)}; set "
+                "parallel.engine=torch"
+            )
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeed needs a process group even for one process: open_mesh(..., always=True)")
         os.environ.setdefault("LOCAL_RANK", str(read_launch().local_rank))  # srun does not set it, DeepSpeed demands it
-        self.predictor, self.observer, self.mesh = agent.predictor, agent.observer, mesh
-        self.base = build_optimizer(agent.predictor, config.optim)
+        (self.name, self.module), self.mesh = *trained.items(), mesh
+        self.base = build_optimizer(self.module, config.optim)
         self._named = {
             name: parameter
             for group in self.base.param_groups
             for name, parameter in zip(group["param_names"], group["params"], strict=True)
         }
         self._engine, self._zero, _, _ = self._deepspeed.initialize(
-            model=agent.predictor, optimizer=self.base, config=_settings(config, self._named.values())
+            model=self.module, optimizer=self.base, config=_settings(config, self._named.values())
         )
         # Now, because DeepSpeed looks for the states of all groups when the first one has stepped.
         for piece in self._pieces():
@@ -74,17 +80,21 @@ class DeepSpeedEngine:
         self._norm = self._measure()
         return self._norm
 
-    def step(self, number: int, values: StepValues) -> None:
-        set_step_values(self.base, step=number, lr=values.lr, weight_decay=values.weight_decay)
+    def step(self, number: int, values: Mapping[str, float]) -> None:
+        set_step_values(self.base, step=number, lr=values["lr"], weight_decay=values["weight_decay"])
         self._engine.step()
-        self._follow(values.momentum)
+        if any(part.follows for part in self._parts.values()):
+            self._follow(values["momentum"])
 
     def drop(self) -> None:
         self._norm = torch.full_like(self._norm, torch.inf)
         self._engine.step()
 
-    def weights(self) -> dict[str, Tensor]:
-        return self.predictor.state_dict()
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        return {self.name: self._weights()}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self.module.state_dict()
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         return self._states() if self._step_counter() else {}
@@ -108,12 +118,13 @@ class DeepSpeedEngine:
     def _take_over(self) -> Callable[[], Tensor]:
         """Hand DeepSpeed ``self._norm`` for the norm that it would measure; returns what measures it."""
         self._zero._lazy_init_hp_params_optimizer_state()
-        self._average = MovingAverage(self.predictor, self.observer)  # of the memory that DeepSpeed gave the weights
+        self._averages = moving_averages(self._parts)  # of the memory that DeepSpeed gave the weights
         measure, self._zero.scaled_global_norm = self._zero.scaled_global_norm, lambda: self._norm
         return measure
 
     def _follow(self, momentum: float) -> None:
-        self._average.update(momentum)
+        for average in self._averages:
+            average.update(momentum)
 
     def _step_counter(self) -> Tensor:
         return self.base.state[self._pieces()[0]][STEP]
@@ -129,7 +140,7 @@ class DeepSpeedEngine:
         return found
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
-        checkpoint.fill("predictor", shares(self.weights(), self.mesh, {}))
+        checkpoint.fill(self.name, shares(self._weights(), self.mesh, {}))
 
     def _restore_states(self, checkpoint: Checkpoint) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
@@ -156,18 +167,18 @@ class DividedWeightsEngine(DeepSpeedEngine):
         self._gradients = [gradient for group in self._zero.averaged_gradients.values() for gradient in group]
         return super().clipped_norm()
 
-    def weights(self) -> dict[str, Tensor]:
-        found = self.predictor.state_dict()
-        for batch in _batches(self.predictor.named_parameters()):
+    def _weights(self) -> dict[str, Tensor]:
+        found = self.module.state_dict()
+        for batch in _batches(self.module.named_parameters()):
             with self._whole([parameter for _, parameter in batch]):
                 found |= {name: parameter.detach().clone() for name, parameter in batch}
         return found
 
     def close(self) -> None:
         # Of several processes one may be gone already, and a collective would wait for it.
-        whole = self.weights() if self.mesh.alone else {}
+        whole = self._weights() if self.mesh.alone else {}
         super().close()
-        for name, parameter in self.predictor.named_parameters():
+        for name, parameter in self.module.named_parameters():
             if name in whole:
                 parameter.data = whole[name]
 
@@ -177,11 +188,15 @@ class DividedWeightsEngine(DeepSpeedEngine):
     def _take_over(self) -> Callable[[], Tensor]:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
-        _call_as_module(self.predictor.head, "bottleneck", "similarity")
-        sources, self._gradients = dict(self.predictor.named_parameters()), []
+        for inner in self.module.modules():
+            if inner is not self.module and getattr(inner, "called", ()):
+                _call_as_module(inner, *inner.called)
+        sources, self._gradients = dict(self.module.named_parameters()), []
         self._pairs = [
             ([sources[name] for name, _ in batch], [target for _, target in batch])
-            for batch in _batches(self.observer.named_parameters())
+            for part in self._parts.values()
+            if part.follows
+            for batch in _batches(part.module.named_parameters())
         ]
         measure, self._zero._get_norm_groups = self._zero._get_norm_groups, lambda: [self._norm]
         return lambda: combine_grad_norm_groups(measure())
@@ -194,9 +209,9 @@ class DividedWeightsEngine(DeepSpeedEngine):
 
     @torch.no_grad()
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
-        found = self.weights()
-        checkpoint.fill("predictor", shares(found, self.mesh, {}))
-        for batch in _batches(self.predictor.named_parameters()):
+        found = self._weights()
+        checkpoint.fill(self.name, shares(found, self.mesh, {}))
+        for batch in _batches(self.module.named_parameters()):
             with self._whole([parameter for _, parameter in batch], modifier_rank=0):
                 for name, parameter in batch:
                     parameter.copy_(found[name])

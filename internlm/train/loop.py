@@ -16,7 +16,6 @@ from internlm.config.schema import Config
 from internlm.core.collectives import is_lost_process
 from internlm.core.init import choose_device, choose_dtype, set_threads
 from internlm.core.mesh import Mesh, local_device, open_mesh, read_launch
-from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.data.loader import training_batches
 from internlm.monitor.clock import Clock
 from internlm.monitor.rank_log import rank_log_path
@@ -32,7 +31,7 @@ from .step import TrainStep
 RUNS = "runs"
 COLLECTIVE_MARGIN = 1  # minutes: a collective gives up later than the watchdog, whose account says more
 
-Batches = Iterator[tuple[ImageBatch | None, ClipBatch | None]]
+Batches = Iterator[dict[str, Any]]  # of a step, by stream
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +155,9 @@ class _Run:
             number = self.state.counters.step + 1
             healthy = self.report.step_begins(number)
             with self.clock.phase("data"):
-                images, clips = next(self._batches)
+                batches = next(self._batches)
             try:
-                outcome = self.step(images, clips, keep_outputs=healthy)
+                outcome = self.step(batches, keep_outputs=healthy)
             except BadStepsError as error:
                 self._rewind(error)
                 continue
@@ -193,7 +192,8 @@ class _Run:
         # torch's loader draws a seed that no sample uses; the draw must not set a resumed run's generator apart.
         with torch.random.fork_rng(devices=[]):
             options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda"}
-            return training_batches(self.config, start, stop_step=stop, **options)
+            streams, config = self.state.system.streams(), self.config
+            return training_batches(streams, range(start, stop), seed=config.seed, data=config.data, **options)
 
     def _rewind(self, error: BadStepsError) -> None:
         """Go back to the last checkpoint and on with the batches after the bad ones; raise ``error`` where that must not be."""

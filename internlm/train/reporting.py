@@ -11,14 +11,16 @@ import torch
 from internlm.config.schema import Config
 from internlm.monitor.boards import Boards, tensorboard, weights_and_biases
 from internlm.monitor.clock import PHASES, Clock, Probe
-from internlm.monitor.health import CollapseWatch, explain, read_health
+from internlm.monitor.health import CollapseWatch
 from internlm.monitor.metrics import MetricsWriter
 from internlm.monitor.profile import StepProfiler
 from internlm.monitor.progress import Progress
 from internlm.monitor.rank_log import RankLog, rank_log_path
 from internlm.monitor.ranks import Ranks, RankWatch, extremes
 from internlm.monitor.speed import Speed, memory_gib, peak_tflops
+from internlm.trunk.block import Block
 
+from .engine import trained_modules
 from .state import TrainState
 from .step import StepOutcome
 
@@ -32,7 +34,7 @@ class Report:
 
     def __init__(self, config: Config, run_dir: Path, state: TrainState, clock: Clock, dtype: torch.dtype) -> None:
         self.config, self.run_dir, self.state, self.clock = config, run_dir, state, clock
-        self.mesh, self.device, self.dtype = state.mesh, next(state.agent.predictor.parameters()).device, dtype
+        self.mesh, self.device, self.dtype = state.mesh, state.device, dtype
         grace = int(max(config.optim.warmup_share, 0.1) * config.train.steps)
         self.watch = CollapseWatch(patience=config.monitor.collapse_patience, grace_steps=grace)
         rank = self.mesh.world.rank
@@ -55,13 +57,15 @@ class Report:
         monitor, done = self.config.monitor, self.state.counters.step
         ranks = Ranks(self.mesh.world, self.device)
         self._ranks = RankWatch(ranks, straggler_share=monitor.straggler_share, data_wait_share=monitor.data_wait_share)
-        blocks = self.state.agent.predictor.backbone.blocks
-        self._probe = None if self.config.parallel.compile else Probe(blocks[len(blocks) // 2].mlp, self.device)
+        trained = trained_modules(self.state.system.parts()).values()
+        blocks = [block for module in trained for block in module.modules() if isinstance(block, Block)]
+        self._probe = Probe(blocks[len(blocks) // 2].mlp, self.device) if blocks and not self.config.parallel.compile else None
         if self._probe:
             stack.callback(self._probe.close)
         if self.mesh.writes:
             peak = peak_tflops(self.config, self.device, self.dtype)
-            self._speed = Speed(self.config, peak and peak * 1e12 * self.mesh.world.size)
+            cost = self.state.system.cost()
+            self._speed = Speed(cost.frames, cost.tokens, cost.flops, peak and peak * 1e12 * self.mesh.world.size)
             writer = MetricsWriter(self.run_dir, resume_step=done, boards=self._boards(done))
             self._metrics = stack.enter_context(closing(writer))
             shown = Progress(total=self.config.train.steps, start=done, bar=monitor.progress)
@@ -98,10 +102,10 @@ class Report:
         """Begin a new interval of figures."""
         self.clock.read()
         counters = self.state.counters
-        self._since = (time.monotonic(), counters.step, counters.images_seen, counters.clips_seen)
+        self._since = (time.monotonic(), counters.step, dict(counters.seen))
 
     def _log(self, number: int, outcome: StepOutcome) -> None:
-        began, step, images, clips = self._since
+        began, step, seen = self._since
         counters, steps = self.state.counters, max(number - step, 1)
         elapsed = max(time.monotonic() - began, 1e-9)
         seconds = {name: value / steps for name, value in self.clock.read().items()}
@@ -113,8 +117,9 @@ class Report:
             self.note(message, logging.WARNING)
         if self.mesh.writes:
             record = {name: float(value) for name, value in outcome.losses.items()}
-            record |= {"grad_norm": float(outcome.grad_norm), **vars(outcome.values)}
-            record |= self._speed.figures(counters.images_seen - images, counters.clips_seen - clips, elapsed)
+            record |= {"grad_norm": float(outcome.grad_norm), **outcome.values}
+            done = {name: count - seen.get(name, 0) for name, count in counters.seen.items()}
+            record |= self._speed.figures(done, elapsed)
             record |= {"seconds_per_step": own["step_seconds"], "data_share": own["data_seconds"] / own["step_seconds"]}
             record |= {f"time/{name}": seconds.get(name, 0.0) for name in PHASES}
             if self._profiler.communication is not None:
@@ -122,18 +127,20 @@ class Report:
             record |= {f"memory/{name}": value for name, value in own.items() if name.endswith("_gib")}
             record |= {} if self.mesh.alone else extremes(all_ranks)
             record |= {"bad_steps": counters.bad_steps, "rewinds": counters.rewinds}
-            if outcome.teacher and outcome.finite:
+            if outcome.kept and outcome.finite:
                 record |= self._health(number, outcome)
             self._metrics.write(number, record)
             self._progress.report(number, record)
         self._restart()
 
     def _health(self, number: int, outcome: StepOutcome) -> dict[str, float | str | None]:
+        reading = self.state.system.health(outcome.kept)
+        if reading is None:
+            return {}
         before = self.watch.verdict
-        reading = read_health(torch.cat(outcome.teacher), torch.cat(outcome.features))
-        verdict = self.watch.update(number, reading)
+        verdict = self.watch.update(number, reading.verdict)
         if verdict != before:
-            message = explain(verdict, reading) if verdict else f"step {number}: the {before} collapse has passed"
+            message = reading.explain(verdict) if verdict else f"step {number}: the {before} collapse has passed"
             self.note(message, logging.WARNING)
         return reading.named() | {"health/verdict": verdict}
 

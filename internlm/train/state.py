@@ -1,6 +1,7 @@
 """Everything that changes while training, and how it becomes a checkpoint and comes back."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch import nn
 
 from internlm.checkpoint.index import Checkpoint
 from internlm.checkpoint.sums import CheckpointError
-from internlm.checkpoint.weights import init_from
 from internlm.config.schema import Config
 from internlm.core.boxes import Share
 from internlm.core.init import choose_dtype
@@ -18,11 +18,12 @@ from internlm.core.seed import rng_state, seed_everything, seed_process, set_rng
 from internlm.parallel.apply import parallelise
 from internlm.parallel.plan import cuts
 from internlm.parallel.shares import shares
-from internlm.systems.egoagent.loss import JointLoss
-from internlm.systems.egoagent.network import EgoAgent
-from internlm.trunk.kernels import use_attention
+from internlm.systems.base import System
+from internlm.systems.resolve import build_system
 
-from .engine import Engine, TorchEngine
+from .engine import Engine, TorchEngine, optimised, trained_modules
+
+OPTIMIZER, RNG = "optimizer", "rng"  # parts of a checkpoint beside the system's
 
 
 @dataclass
@@ -30,39 +31,41 @@ class Counters:
     """What a run has consumed; a checkpoint's ``counters``."""
 
     step: int = 0
-    images_seen: int = 0  # by all processes together, like clips_seen
-    clips_seen: int = 0
+    seen: dict[str, int] = field(default_factory=dict)  # samples of each stream, by all processes together
     bad_steps: int = 0  # skipped for what ``BadSteps`` found
     bad_streak: int = 0  # of these, in a row until now
     rewinds: int = 0  # returns to an earlier checkpoint after too many of them
     skipped_batches: int = 0  # of these returns: the data of step s are those at s + skipped_batches
 
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> "Counters":
+        """From a checkpoint. Those of before named streams have ``<stream>s_seen`` in the place of ``seen``."""
+        old = {name.removesuffix("s_seen"): count for name, count in saved.items() if name.endswith("s_seen")}
+        values = {name: value for name, value in saved.items() if not name.endswith("s_seen")}
+        return cls(**({"seen": old} if old else {}) | values)
+
 
 @dataclass
 class TrainState:
-    """The agent, the losses' centres, the engine with the optimizer, the counters, and the mesh they are divided over."""
+    """The system, the engine with the optimizer, the counters, and the mesh they are divided over."""
 
-    agent: EgoAgent
-    loss: JointLoss
+    system: System
     engine: Engine
     counters: Counters
     mesh: Mesh
 
     def shares(self) -> dict[str, dict[str, Share]]:
         """What this process holds of every tensor, by checkpoint part: views of the memory that is trained on. A collective."""
-        parts = {
-            "predictor": self.engine.weights(),
-            "observer": self.agent.observer.state_dict(),
-            "loss": self.loss.state_dict(),
-            "optimizer": self.engine.optimizer_tensors(),
+        modules, trained = self.modules(), self.engine.weights()
+        held = {
+            name: shares(trained.get(name) or module.state_dict(), self.mesh, cuts(module)) for name, module in modules.items()
         }
-        owners = {"optimizer": self.agent.predictor, **self._modules()}
-        held = {name: shares(part, self.mesh, cuts(owners[name])) for name, part in parts.items()}
-        return held | {"rng": self._rng()}
+        optimizer = shares(self.engine.optimizer_tensors(), self.mesh, cuts(optimised(trained_modules(self.system.parts()))))
+        return held | {OPTIMIZER: optimizer, RNG: self._rng()}
 
     def moving(self) -> dict[str, set[str]]:
         """Names by part of the tensors that forward passes change; all others change in optimizer steps only."""
-        return {part: {name for name, _ in module.named_buffers()} for part, module in self._modules().items()}
+        return {part: {name for name, _ in module.named_buffers()} for part, module in self.modules().items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of any mesh, reading no more than this process's share.
@@ -70,19 +73,22 @@ class TrainState:
         On the mesh that wrote it, every process's generators continue; on another, they are seeded anew from the run's seed, the
         step and the data-parallel rank. Raises CheckpointError or KeyError when it belongs to another model.
         """
-        absent = sorted({"predictor", "observer", "loss", "optimizer", "rng"} - checkpoint.index.keys())
+        modules = self.modules()
+        absent = sorted({*modules, OPTIMIZER, RNG} - checkpoint.index.keys())
         if absent:
             raise CheckpointError(
                 f"{checkpoint.path} lacks {', '.join(absent)} and cannot be continued; start from its weights with "
                 f"train.init_from={checkpoint.path} and another run_dir"
             )
         self.engine.restore(checkpoint)
-        for name, module in {"observer": self.agent.observer, "loss": self.loss}.items():
-            checkpoint.fill(name, shares(module.state_dict(), self.mesh, cuts(module)))
-        self.counters = Counters(**checkpoint.meta["counters"])
+        trained = trained_modules(self.system.parts())
+        for name, module in modules.items():
+            if name not in trained:
+                checkpoint.fill(name, shares(module.state_dict(), self.mesh, cuts(module)))
+        self.counters = Counters.read(checkpoint.meta["counters"])
         own = self._rng()
-        if checkpoint.meta.get("mesh") == self._layout() and own.keys() <= checkpoint.index["rng"].keys():
-            checkpoint.fill("rng", own, exact=False)
+        if checkpoint.meta.get("mesh") == self._layout() and own.keys() <= checkpoint.index[RNG].keys():
+            checkpoint.fill(RNG, own, exact=False)
             states = {name.partition("/")[2]: share.pieces[0].tensor for name, share in own.items()}
             set_rng_state(states, self.device)
         else:
@@ -95,10 +101,11 @@ class TrainState:
     @property
     def device(self) -> torch.device:
         """Where this process trains."""
-        return next(self.agent.parameters()).device
+        return next(parameter.device for module in self.modules().values() for parameter in module.parameters())
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"predictor": self.agent.predictor, "observer": self.agent.observer, "loss": self.loss}
+    def modules(self) -> dict[str, nn.Module]:
+        """The system's modules by checkpoint name."""
+        return {name: part.module for name, part in self.system.parts().items()}
 
     def _rng(self) -> dict[str, Share]:
         states = rng_state(self.device)
@@ -117,23 +124,29 @@ def build_state(
     """
     mesh = mesh or Mesh()
     seed_everything(config.seed)
-    agent = EgoAgent(config.model).to(device)
-    loss = JointLoss(config.loss, config.model.prototypes).to(device)
+    system = build_system(config)
+    for part in system.parts().values():
+        part.module.to(device)
     if start_from:
-        init_from(agent, loss, start_from)
-    if config.stage == "pretrain":
-        agent.freeze_action_parts()
+        system.init_from(Path(start_from))
     dtype = choose_dtype(config.train.dtype, device)
-    for network in (agent.predictor, agent.observer):
-        use_attention(network.backbone, config.model.attention, device, dtype)
-    parallelise(agent, loss, config.parallel, mesh, dtype)
+    divide_system(system, device, dtype, mesh)
     seed_process(config.seed, 0, mesh.data.rank)
-    return TrainState(agent.train(), loss.train(), _engine(agent, config, mesh), Counters(), mesh)
+    return TrainState(system, _engine(system, mesh), Counters(), mesh)
 
 
-def _engine(agent: EgoAgent, config: Config, mesh: Mesh) -> Engine:
+def divide_system(system: System, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
+    """Make a fresh system ready to train on a mesh, in place."""
+    system.prepare(device, dtype)
+    for part in system.parts().values():
+        parallelise(part.module, system.config.parallel, mesh, dtype, trained=part.trained)
+        part.module.train()
+
+
+def _engine(system: System, mesh: Mesh) -> Engine:
+    config = system.config
     if config.parallel.engine == "torch":
-        return TorchEngine(agent, config, mesh)
+        return TorchEngine(system.parts(), config, mesh)
     from .deepspeed_engine import open_deepspeed
 
-    return open_deepspeed(agent, config, mesh)
+    return open_deepspeed(system.parts(), config, mesh)

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
-from train_samples import clip_batch, image_batch, tiny_config
+from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.config.errors import ConfigError
@@ -55,8 +55,8 @@ def inputs(run: str, step: int, rank: int, world: int):
         clips.poses[0] = torch.nan
     images, clips = (type(b)(**{f.name: getattr(b, f.name)[rank::world] for f in fields(b)}) for b in (images, clips))
     if run == "rough" and step in (IMAGES_ONLY, BROKEN):
-        return (images, None) if step == IMAGES_ONLY else (None, clips)
-    return images, None if run == "pretrain" else clips
+        return both(images) if step == IMAGES_ONLY else both(None, clips)
+    return both(images, None if run == "pretrain" else clips)
 
 
 def train(name: str, run: str, start: Path, folder: Path, rank: int, world: int, **parallel) -> None:
@@ -71,7 +71,7 @@ def train(name: str, run: str, start: Path, folder: Path, rank: int, world: int,
         spike = lambda *figures: "spike" if run == "rough" and state.counters.step == SPIKE else judge(*figures)  # noqa: E731
         step.bad_steps.judge = spike
         for number in range(state.counters.step, STEPS):
-            outcome = step(*inputs(run, number, rank, world))
+            outcome = step(inputs(run, number, rank, world))
             figures[number] = {name: float(value) for name, value in outcome.losses.items()}
             figures[number] |= {"norm": float(outcome.grad_norm), "bad": outcome.bad}
             if number + 1 in (SAVED, STEPS):
@@ -87,7 +87,7 @@ def begin(run: str, folder: Path, world: int) -> Path:
     with open_mesh((1, world, 1), CPU, always=True) as mesh:
         config = configured(run, world, zero=2)
         state = build_state(config, CPU, mesh)
-        for network in (state.agent.predictor, state.agent.observer):
+        for network in (state.system.agent.predictor, state.system.agent.observer):
             for parameter in network.head.parameters():
                 (parameter.to_local() if hasattr(parameter, "to_local") else parameter).detach().mul_(1 / (0.02 * 16**0.5))
         CheckpointManager(path, group=mesh.saves).save(0, state.shares(), state.meta(config))
@@ -179,7 +179,7 @@ for number, parallel in enumerate([dict(engine="deepspeed", zero=1), dict(engine
     config = tiny_config(folder, train=dict(steps=3 + number), parallel=parallel)
     result = loop.train(config, batches=batches)
     assert result.finished and result.step == 3 + number
-    assert all(p.numel() for p in result.state.agent.predictor.parameters())
+    assert all(p.numel() for p in result.state.system.agent.predictor.parameters())
 """
     import subprocess
 

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import become, free_port
-from train_samples import clip_batch, image_batch, tiny_config
+from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.trunk.block import SwiGLU
@@ -38,7 +38,7 @@ def stream(start: int, rank: int, spoilt=(), by=float("nan")):
         clips = clip_batch(2 * step + rank, 2)
         if step in spoilt:
             clips = replace(clips, poses=(clips.poses + 1) * by, visible=torch.ones_like(clips.visible))
-        yield image_batch(2 * step + rank, 2), clips
+        yield both(image_batch(2 * step + rank, 2), clips)
         step += 1
 
 

@@ -19,7 +19,7 @@ import torch._dynamo  # fully_shard needs it: imported once here and not in ever
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import become, free_port
-from train_samples import clip_batch, image_batch, tiny_config
+from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager, read_checkpoint
 from internlm.train import loop
@@ -42,8 +42,8 @@ def process(rank: int, port: int, run_dir: Path, asynchronous: bool) -> None:
         if rank == 0:
             (run_dir / STARTED).write_text(str(start))
         for step in range(start, STEPS):
-            batches = image_batch(step, 4), clip_batch(step, 4)
-            yield tuple(type(b)(**{f.name: getattr(b, f.name)[rank::2] for f in fields(b)}) for b in batches)
+            batches = both(image_batch(step, 4), clip_batch(step, 4))
+            yield {n: type(b)(**{f.name: getattr(b, f.name)[rank::2] for f in fields(b)}) for n, b in batches.items()}
 
     train = TRAIN | {"async_save": asynchronous}
     loop.train(tiny_config(run_dir, train=train, parallel={"dp_shard": 2}), batches=source)

@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
-from train_samples import clip_batch, image_batch, tiny_config
+from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager, read_checkpoint
 from internlm.core.collectives import ALONE
@@ -84,7 +84,7 @@ def healthy(state) -> None:
 
     A factor for all, so that it means the same on every mesh.
     """
-    for network in (state.agent.predictor, state.agent.observer):
+    for network in (state.system.agent.predictor, state.system.agent.observer):
         for parameter in network.head.parameters():
             local(parameter.detach()).mul_(1 / (0.02 * 16**0.5))
 
@@ -102,20 +102,20 @@ def configured(run: str, parallel: dict, data: int):
 
 
 def share(batch, rank: int, world: int):
-    """What StepPlan gives a process: every world-th sample of the step's run of positions."""
+    """What a stream gives a process: every world-th sample of the step's run of positions."""
     return type(batch)(**{field.name: getattr(batch, field.name)[rank::world] for field in fields(batch)})
 
 
 def inputs(run: str, step: int, rank: int, world: int):
     images = share(image_batch(step, GLOBAL), rank, world)
     if RUNS[run]["stage"] == "pretrain":
-        return images, None
+        return both(images)
     clips = clip_batch(step, GLOBAL)
     if run == "blind":
         visible = clips.visible.clone()
         visible[1::2] = False
         clips = replace(clips, visible=visible, poses=clips.poses * visible[..., None])
-    return images, share(clips, rank, world)
+    return both(images, share(clips, rank, world))
 
 
 def train(run: str, parallel: dict, folder: Path, resume_from: str | None = None) -> dict:
@@ -133,7 +133,7 @@ def train(run: str, parallel: dict, folder: Path, resume_from: str | None = None
         if resume_from:
             state.restore(CheckpointManager(folder / resume_from, group=mesh.saves).load())
         for number in range(state.counters.step, STEPS):
-            outcome = step(*inputs(run, number, mesh.data.rank, mesh.data.size), keep_outputs=True)
+            outcome = step(inputs(run, number, mesh.data.rank, mesh.data.size), keep_outputs=True)
             assert outcome.finite and all(teacher.shape[-1] == config.model.prototypes for teacher in outcome.teacher)
             losses.append({name: float(value) for name, value in outcome.losses.items()})
             norms.append(float(outcome.grad_norm))

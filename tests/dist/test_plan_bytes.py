@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
-from train_samples import clip_batch, image_batch, tiny_config
+from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.core.mesh import open_mesh
 from internlm.launch.planning.traffic import traffic_of
@@ -100,7 +100,7 @@ def measure(stage: str, parallel: dict, sections: dict, folder: Path) -> tuple[d
         dtype = torch.bfloat16 if config.train.dtype == "bfloat16" else torch.float32
         step = TrainStep(config, build_state(config, CPU, mesh), folder, dtype)
         with Counter() as counter:
-            step(image_batch(0), clip_batch(0) if stage == "joint" else None)
+            step(both(image_batch(0), clip_batch(0) if stage == "joint" else None))
         axes = {name: mesh.shards[name].get_group() for name in mesh.shards.mesh_dim_names}
         axes |= {"data": mesh.data.handle, "tp": mesh.tp.handle}
         ranks = {name: tuple(dist.get_process_group_ranks(group)) for name, group in axes.items()}

@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
-from train_samples import clip_batch, image_batch, tiny_config
+from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.core.mesh import open_mesh
 from internlm.launch.planning.memory import kept_of, memory_of
@@ -63,16 +63,16 @@ def measure(stage: str, parallel: dict, dtype: str, folder: Path) -> dict[str, t
     shape = tuple(parallel.get(axis, 1) for axis in ("dp_replicate", "dp_shard", "tp"))
     train = {"dtype": dtype, "clip_batch": 4 * (stage == "joint")}
     config = tiny_config(stage=stage, parallel=parallel, model=MODEL, train=train)
-    batches = larger(image_batch(0)), larger(clip_batch(0)) if stage == "joint" else None
+    batches = both(larger(image_batch(0)), larger(clip_batch(0)) if stage == "joint" else None)
     with open_mesh(shape, CPU) as mesh:
         state = build_state(config, CPU, mesh)
         step = TrainStep(config, state, folder, getattr(torch, dtype))
-        step(*batches)
+        step(batches)
         state.engine.zero_grad()
         moments = [moment for moments in state.engine.optimizer.state.values() for moment in moments.values() if moment.ndim]
         memory, grown = LiveMemory(), []
-        memory.watch([*state.agent.parameters(), *moments])
-        loss = state.loss.image_loss
+        memory.watch([*state.system.agent.parameters(), *moments])
+        loss = state.system.loss.image_loss
 
         def followed(*arguments):
             before = memory.live
@@ -80,13 +80,13 @@ def measure(stage: str, parallel: dict, dtype: str, folder: Path) -> dict[str, t
             grown.append(memory.live - before)
             return parts
 
-        state.loss.image_loss = followed
+        state.system.loss.image_loss = followed
         with memory:
-            step(*batches)
+            step(batches)
         parameters = state.engine.parameters
         sizes = {
-            "parameters": sum(local(p).nbytes for p in state.agent.predictor.parameters()),
-            "observer": sum(local(p).nbytes for p in state.agent.observer.parameters()),
+            "parameters": sum(local(p).nbytes for p in state.system.agent.predictor.parameters()),
+            "observer": sum(local(p).nbytes for p in state.system.agent.observer.parameters()),
             "gradients": sum(local(p.grad).nbytes for p in parameters),
             "optimizer": sum(local(moment).nbytes for moment in moments),
         }

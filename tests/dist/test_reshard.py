@@ -23,7 +23,7 @@ from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, read_checkpoint
 from internlm.core.boxes import Share
 from internlm.core.mesh import open_mesh
-from internlm.data.mixture import StepPlan
+from internlm.systems.egoagent.streams import streams
 from internlm.train.state import TrainState, build_state
 from internlm.train.step import TrainStep
 
@@ -56,7 +56,7 @@ def train(name: str, folder: Path, source: str | None) -> dict:
             state.restore(CheckpointManager(folder / source, group=mesh.saves).load())
             drawn = torch.rand(4)
         for number in range(state.counters.step, STEPS):
-            outcome = step(*inputs("joint", number, mesh.data.rank, mesh.data.size))
+            outcome = step(inputs("joint", number, mesh.data.rank, mesh.data.size))
             losses.append({name: float(value) for name, value in outcome.losses.items()})
             if number + 1 == SAVED and not source:
                 losses.clear()
@@ -186,8 +186,9 @@ def test_the_whole_tensors_are_those_of_one_process(results, name):
 @pytest.mark.parametrize("mixing", ["both", "alternate"])
 def test_every_world_size_sees_the_same_samples_in_the_same_order(mixing):
     def order(world: int) -> list:
-        plans = [StepPlan(GLOBAL // world, 2 * GLOBAL // world, mixing, rank, world) for rank in range(world)]
-        steps = [[plan.positions(step) for plan in plans] for step in range(6)]
+        train = {"image_batch": GLOBAL // world, "clip_batch": 2 * GLOBAL // world, "mixing": mixing}
+        kinds = streams(tiny_config(train=train)).values()
+        steps = [[[kind.positions(step, rank, world) for kind in kinds] for rank in range(world)] for step in range(6)]
         # A step's global batch: the processes' samples by turns.
         return [
             [list(chain.from_iterable(zip(*(pair[kind] for pair in step), strict=True))) for kind in (0, 1)] for step in steps

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, find_checkpoint, read_checkpoint
-from internlm.checkpoint.weights import init_from, load_agent
 from internlm.config.schema import Config, ModelConfig
+from internlm.export.reading import load_agent
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.egoagent.weights import init_from
 
 TINY = {
     "hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_multiple_of": 8, "image_size": 16, "local_image_size": 8,

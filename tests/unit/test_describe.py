@@ -7,7 +7,8 @@ import torch
 from internlm.config.load import load_config
 from internlm.config.schema import Config
 from internlm.launch.describe import as_text, describe
-from internlm.monitor import flops, memory
+from internlm.launch.planning import activations as memory
+from internlm.systems.egoagent import cost as flops
 from internlm.systems.egoagent.network import EgoAgent
 
 SMALL = dict(

@@ -15,18 +15,19 @@ from PIL import Image
 from safetensors.torch import load_file
 from train_samples import tiny_config
 
-from internlm.checkpoint import export, hf_folder
-from internlm.checkpoint.export import ExportError, export_model
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
-from internlm.checkpoint.results import ResultError
-from internlm.checkpoint.sources import exported_sources
-from internlm.checkpoint.upstream import UpstreamError
-from internlm.checkpoint.weights import load_agent
 from internlm.cli import main
 from internlm.data.frames import open_images
 from internlm.data.loader import evaluation_images
 from internlm.data.store import StoreWriter, TakeInfo, TakeStore
 from internlm.data.view import MEAN, STD, normalise
+from internlm.export import hf_folder
+from internlm.export import write as export
+from internlm.export.reading import load_agent
+from internlm.export.results import ResultError
+from internlm.export.sources import exported_sources
+from internlm.export.upstream import UpstreamError
+from internlm.export.write import ExportError, export_model
 from internlm.launch.export import hf_models_folder
 from internlm.systems.egoagent.network import EgoAgent
 
@@ -201,7 +202,7 @@ def test_the_exported_code_is_the_packages_own(exported, root):
     folder = {path.name: path.read_text() for path in exported.glob("*.py")}
     assert folder == sources
     for name, text in sources.items():
-        for part in ("checkpoint.hf", "systems.egoagent", "trunk", "modality", "core", "data", "config"):
+        for part in ("export.hf", "systems.egoagent", "trunk", "modality", "core", "data", "config"):
             if (path := root.joinpath("internlm", *part.split("."), name)).is_file():
                 break
         original = path.read_text()

@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from test_export import save_run
 from train_samples import SIZE, tiny_config
 
-from internlm.checkpoint import hf_folder, programs
-from internlm.checkpoint.export import ExportError, export_model
-from internlm.checkpoint.weights import load_agent
 from internlm.cli import main
+from internlm.export import hf_folder, programs
+from internlm.export.reading import load_agent
+from internlm.export.write import ExportError, export_model
 from internlm.systems.egoagent.network import EgoNetwork
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from internlm.monitor.boards import Boards, tensorboard
-from internlm.monitor.health import CollapseWatch, effective_rank, explain, read_health
+from internlm.monitor.health import CollapseWatch, effective_rank, read_health
 from internlm.monitor.metrics import MetricsWriter, read_metrics
 from internlm.monitor.progress import Progress
 
@@ -72,24 +72,24 @@ def test_verdict_of_a_reading(outputs, verdict):
 def test_verdict_needs_patience_and_a_finished_grace():
     watch = CollapseWatch(patience=3, grace_steps=100)
     bad = read_health(*uniform())
-    assert [watch.update(step, bad) for step in (0, 50, 99)] == [None] * 3
-    assert [watch.update(step, bad) for step in (100, 110, 120)] == [None, None, "uniform"]
-    assert "ln K" in explain("uniform", bad)
+    assert [watch.update(step, bad.verdict) for step in (0, 50, 99)] == [None] * 3
+    assert [watch.update(step, bad.verdict) for step in (100, 110, 120)] == [None, None, "uniform"]
+    assert "ln K" in bad.explain("uniform")
 
 
 def test_a_good_reading_starts_the_count_anew_and_lasting_health_lifts_the_verdict():
     watch = CollapseWatch(patience=2, grace_steps=0)
     good, bad = read_health(*healthy()), read_health(*one_hot())
-    assert [watch.update(0, reading) for reading in (bad, good, bad, bad)] == [None, None, None, "constant"]
-    assert [watch.update(0, reading) for reading in (good, bad, good, good)] == ["constant"] * 3 + [None]
+    assert [watch.update(0, reading.verdict) for reading in (bad, good, bad, bad)] == [None, None, None, "constant"]
+    assert [watch.update(0, reading.verdict) for reading in (good, bad, good, good)] == ["constant"] * 3 + [None]
 
 
 def test_the_watch_continues_from_its_state():
     first, second = (CollapseWatch(patience=2, grace_steps=0) for _ in range(2))
     bad = read_health(*uniform())
-    first.update(0, bad)
+    first.update(0, bad.verdict)
     second.load_state(json.loads(json.dumps(first.state())))
-    assert second.update(1, bad) == "uniform"
+    assert second.update(1, bad.verdict) == "uniform"
 
 
 def test_metrics_are_json_lines_and_a_resumed_run_drops_what_it_will_write_again(tmp_path):

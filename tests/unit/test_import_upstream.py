@@ -12,14 +12,15 @@ import types
 import pytest
 import torch
 
-from internlm.checkpoint.import_upstream import import_upstream
 from internlm.checkpoint.manager import CheckpointManager
-from internlm.checkpoint.upstream import UpstreamError, is_upstream, read_upstream
-from internlm.checkpoint.weights import init_from, load_agent
 from internlm.cli import main
 from internlm.config.schema import ModelConfig
+from internlm.export.import_upstream import import_upstream
+from internlm.export.reading import load_agent
+from internlm.export.upstream import UpstreamError, is_upstream, read_upstream
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.weights import init_from
 from internlm.trunk.rope import RotaryEmbedding, rotate
 
 HIDDEN, HEADS, LAYERS = 32, 4, 2

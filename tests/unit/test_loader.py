@@ -11,10 +11,12 @@ import torch
 from data_samples import jpeg, picture, write_take
 
 from internlm.config.schema import Config
+from internlm.data import loader
 from internlm.data.batch import split, to_device
 from internlm.data.frames import DataError, open_images
-from internlm.data.loader import BrokenCounts, evaluation_images, training_batches
-from internlm.data.mixture import SampleOrder, StepPlan
+from internlm.data.loader import BrokenCounts, evaluation_images
+from internlm.data.order import SampleOrder, Stream
+from internlm.systems.egoagent.streams import streams
 
 
 @pytest.fixture
@@ -43,6 +45,18 @@ def config(images=(), clips=(), *, steps=4, image_batch=4, clip_batch=2, workers
     )
 
 
+def training_batches(config, start_step=0, **options):
+    """A run's batches from a step on."""
+    return loader.training_batches(
+        streams(config), range(start_step, config.train.steps), seed=config.seed, data=config.data, **options
+    )
+
+
+def pairs_of(batches) -> list:
+    """(images, clips) of each step, None where it has none."""
+    return [(found.get("image"), found.get("clip")) for found in batches]
+
+
 def equal(one, other) -> bool:
     if one is None or other is None:
         return one is other
@@ -50,7 +64,7 @@ def equal(one, other) -> bool:
 
 
 def same(ones, others) -> bool:
-    ones, others = list(ones), list(others)
+    ones, others = pairs_of(ones), pairs_of(others)
     return len(ones) == len(others) > 0 and all(equal(a, c) and equal(b, d) for (a, b), (c, d) in zip(ones, others))
 
 
@@ -65,7 +79,7 @@ def picture_folder(root, count=10, broken=()):
 
 
 def test_batches_have_the_promised_shapes(store):
-    images, clips = next(training_batches(config([store], [store])))
+    images, clips = next(training_batches(config([store], [store]))).values()
     assert images.global_crops.shape == (4, 2, 3, 32, 32) and images.local_crops.shape == (4, 2, 3, 16, 16)
     assert images.global_photometric.shape == (4, 2, 8) and images.local_photometric.dtype == torch.float32
     assert clips.images.shape == (2, 3, 3, 32, 32) and clips.images.dtype == torch.uint8
@@ -89,20 +103,21 @@ def test_resume_is_the_tail(store, mixing):
 
 
 def test_alternate_takes_turns_and_skips_no_sample(store):
-    pairs = list(training_batches(config([store], [store], steps=6, mixing="alternate")))
+    pairs = pairs_of(training_batches(config([store], [store], steps=6, mixing="alternate")))
     assert [(images is None, clips is None) for images, clips in pairs] == [(False, True), (True, False)] * 3
     assert torch.cat([images.sample_ids for images, _ in pairs[::2]]).tolist() == list(range(12))
     assert torch.cat([clips.sample_ids for _, clips in pairs[1::2]]).tolist() == list(range(6))
 
 
 def test_stage_one_needs_no_poses_and_no_clips(tmp_path):
-    pairs = list(training_batches(config([picture_folder(tmp_path / "f")], clip_batch=0)))
+    pairs = pairs_of(training_batches(config([picture_folder(tmp_path / "f")], clip_batch=0)))
     assert all(clips is None and len(images.sample_ids) == 4 for images, clips in pairs) and len(pairs) == 4
 
 
 def test_world_size_keeps_the_global_order(store):
-    alone = list(training_batches(config([store], [store], image_batch=4, clip_batch=2)))
-    ranks = [list(training_batches(config([store], [store], image_batch=2, clip_batch=1), rank=r, world=2)) for r in range(2)]
+    alone = pairs_of(training_batches(config([store], [store], image_batch=4, clip_batch=2)))
+    halves = config([store], [store], image_batch=2, clip_batch=1)
+    ranks = [pairs_of(training_batches(halves, rank=r, world=2)) for r in range(2)]
     for step, (images, clips) in enumerate(alone):
         for rank in range(2):
             part_images, part_clips = ranks[rank][step]
@@ -122,7 +137,7 @@ def test_epoch_visits_each_sample_once_and_epochs_differ():
 
 def test_plan_refuses_a_rank_outside_its_world():
     with pytest.raises(ValueError, match="rank 2 is not inside a world of 2"):
-        StepPlan(1, 1, rank=2, world=2)
+        Stream(list, object, 1, number=0).positions(0, rank=2, world=2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -131,14 +146,14 @@ def test_broken_files_are_counted_named_once_and_replaced(tmp_path, caplog, work
     cfg = config([root], clip_batch=0, steps=6, workers=workers, max_broken_share=0.3)  # two epochs
     batches = training_batches(cfg)
     with caplog.at_level(logging.WARNING):
-        pairs = list(batches)
-    assert [len(images.sample_ids) for images, _ in pairs] == [4] * 6
+        found = list(batches)
+    assert [len(step["image"].sample_ids) for step in found] == [4] * 6
     assert sorted(name[-6:] for name in batches.counts.files) == ["03.jpg", "04.jpg", "05.jpg"]
     assert batches.counts.broken > 3 and batches.counts.reads == 24 + batches.counts.broken
     for name in ("03.jpg", "04.jpg", "05.jpg"):
         assert sum(name in record.getMessage() for record in caplog.records) == 1
     again = list(training_batches(cfg.model_copy(update={"data": cfg.data.model_copy(update={"workers": 0})})))
-    assert same(pairs, again)
+    assert same(found, again)
 
 
 def test_too_many_broken_files_stop_the_run(tmp_path):
@@ -173,7 +188,7 @@ def test_broken_clip_frame_is_replaced_by_a_clip_without_it(store):
     index[:, 1:] = np.minimum(index[:, 1:], [3000, 0])  # frames past the cut are empty
     np.save(store / "takes" / "a" / "frames.idx.npy", index)
     batches = training_batches(config([], [store], image_batch=0, steps=10, max_broken_share=0.9))
-    assert all(len(clips.images) == 2 for _, clips in batches)
+    assert all(len(step["clip"].images) == 2 for step in batches)
     assert batches.counts.broken > 0 and all("takes/a frame" in name for name in batches.counts.files)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from train_samples import batches, clip_batch, image_batch, tiny_config
+from train_samples import batches, both, clip_batch, image_batch, tiny_config
 
 from internlm import cli
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
@@ -144,9 +144,10 @@ def test_a_final_save_that_fails_is_an_error(tmp_path, monkeypatch):
 
 def test_bad_steps_are_counted_and_said(tmp_path, capsys):
     def source(start):
-        for step, (images, clips) in enumerate(batches(start), start):
+        for step, found in enumerate(batches(start), start):
+            images, clips = found.values()
             bad = replace(clips, poses=clips.poses * float("nan"), visible=torch.ones_like(clips.visible))
-            yield images, bad if step == 3 else clips
+            yield both(images, bad if step == 3 else clips)
 
     result = train(tiny_config(tmp_path), batches=source)
     assert (result.finished, result.bad_steps) == (True, 1)
@@ -158,7 +159,7 @@ def test_alternating_batches_train_and_resume_bitwise(tmp_path):
     def alternate(start):
         step = start
         while True:
-            yield (image_batch(step), None) if step % 2 == 0 else (None, clip_batch(step))
+            yield both(image_batch(step)) if step % 2 == 0 else both(None, clip_batch(step))
             step += 1
 
     def cut(start):
@@ -188,7 +189,7 @@ def test_a_collapsed_run_gets_a_named_verdict(tmp_path, capsys):
 
 def test_stage_two_starts_from_stage_one(tmp_path, caplog):
     first = tiny_config(tmp_path / "first", stage="pretrain")
-    train(first, batches=lambda start: ((images, None) for images, _ in batches(start)))
+    train(first, batches=lambda start: (both(found["image"]) for found in batches(start)))
     options = tiny_config().train.model_dump() | {"init_from": str(tmp_path / "first"), "steps": 1}
     with caplog.at_level(logging.INFO):
         train(tiny_config(tmp_path / "second", train=options), batches=batches)
@@ -212,9 +213,9 @@ def test_a_mesh_is_refused_before_anything_is_built(tmp_path):
 
 
 def test_the_command_leaves_with_3_after_too_many_bad_steps(tmp_path, monkeypatch, capsys):
-    def source(config, step, **options):
-        for images, clips in batches(step):
-            yield images, replace(clips, poses=clips.poses * float("nan"), visible=torch.ones_like(clips.visible))
+    def source(streams, steps, **options):
+        for images, clips in map(dict.values, batches(steps.start)):
+            yield both(images, replace(clips, poses=clips.poses * float("nan"), visible=torch.ones_like(clips.visible)))
 
     monkeypatch.setattr(loop, "training_batches", source)
     train_options = tiny_config().train.model_dump() | {"max_bad_steps": 2}

@@ -134,7 +134,8 @@ def test_text_and_what_does_not_fit(root, monkeypatch, capsys):
 
 
 def test_workload_counts_are_those_of_describe(root):
-    from internlm.monitor import flops, memory
+    from internlm.launch.planning import activations as memory
+    from internlm.systems.egoagent import cost as flops
 
     config = load_config(root / "configs/joint_train/demo.py")
     work, agent = read_workload(config), flops.build_on_meta(config.model)

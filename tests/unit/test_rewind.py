@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from test_loop import same_weights
-from train_samples import batches, tiny_config
+from train_samples import batches, both, tiny_config
 
 from internlm.monitor import spikes
 from internlm.monitor.metrics import read_metrics
@@ -18,9 +18,9 @@ def poisoned(steps, by=float("nan")):
     """Batches of which those of ``steps`` (of the data) have poses times ``by``."""
 
     def source(start):
-        for step, (images, clips) in enumerate(batches(start), start):
+        for step, (images, clips) in enumerate(map(dict.values, batches(start)), start):
             bad = replace(clips, poses=(clips.poses + 1) * by, visible=torch.ones_like(clips.visible))
-            yield images, bad if step in steps else clips
+            yield both(images, bad if step in steps else clips)
 
     return source
 
@@ -38,7 +38,7 @@ def test_a_rewind_is_a_run_that_never_saw_the_batches_in_between(tmp_path, capsy
     counters = result.state.counters
     # Steps 5, 6 and 7 are bad; the last checkpoint is that of step 3, and step 4 gets the batch that step 8 would have had.
     assert (result.finished, counters.rewinds, counters.skipped_batches, counters.bad_steps) == (True, 1, 4, 3)
-    assert (counters.images_seen, counters.clips_seen) == (32, 32)
+    assert counters.seen == {"image": 32, "clip": 32}
 
     def other(start):
         return (next(batches(step if step < 3 else step + 4)) for step in range(start, 100))

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internlm.config.schema import Config
-from internlm.solver.schedule import cosine, learning_rate, teacher_temperature, values_at
+from internlm.solver.schedule import cosine, learning_rate, teacher_temperature
+from internlm.systems.resolve import build_system
 
 STEPS = 751_036
 WARMUP = 75_103
@@ -62,11 +63,13 @@ def test_learning_rate_stays_between_zero_and_peak(steps, share, step):
 def test_values_come_from_their_own_keys():
     config = Config.model_validate(
         {
+            "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "prototypes": 8},
             "train": {"steps": 100},
             "optim": {"lr": 0.1, "final_lr": 0.0, "warmup_share": 0.1, "weight_decay": 0.2, "weight_decay_end": 0.3},
             "loss": {"warmup_teacher_temp": 0.02, "teacher_temp": 0.06, "warmup_teacher_temp_share": 0.5},
         }
     )
-    values = values_at(config, 0)
-    assert (values.lr, values.weight_decay, values.momentum, values.teacher_temp) == pytest.approx((0.01, 0.2, 0.996, 0.02))
-    assert values_at(config, 25).teacher_temp == pytest.approx(0.04)
+    schedules = build_system(config).schedules()
+    values = {name: schedule(0) for name, schedule in schedules.items()}
+    assert values == pytest.approx({"lr": 0.01, "weight_decay": 0.2, "momentum": 0.996, "teacher_temp": 0.02})
+    assert schedules["teacher_temp"](25) == pytest.approx(0.04)

@@ -9,8 +9,8 @@ from train_samples import tiny_config
 
 from internlm.monitor import clock as clock_module
 from internlm.monitor.clock import Clock, Probe
-from internlm.monitor.flops import build_on_meta, flops
 from internlm.monitor.speed import Speed, memory_gib, peak_tflops
+from internlm.systems.egoagent.cost import build_on_meta, cost, flops
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -109,7 +109,8 @@ def test_speeds_are_counts_over_seconds(stage):
     # 16-pixel frames in 8-pixel patches: 4 patches and a state query, a local crop 1 and 1; a clip adds an action and its query.
     image = config.data.crops.global_crops * 5 + 1 * 2
     clip = 2 * (4 + 1 + 1 + 1)
-    found = Speed(config, None).figures(images=30, clips=10, seconds=2.0)
+    about = cost(config)
+    found = Speed(about.frames, about.tokens, about.flops, None).figures({"image": 30, "clip": 10}, seconds=2.0)
     assert found == {"images_per_s": (30 + 10 * 3) / 2, "tokens_per_s": (30 * image + 10 * clip) / 2}
 
 
@@ -117,7 +118,9 @@ def test_mfu_is_the_models_flops_over_the_peak():
     config = tiny_config()
     counted = flops(config, build_on_meta(config.model).eval())
     done = 3 * counted["train_image"] + 5 * counted["train_clip"]
-    assert Speed(config, 1e9).figures(3, 5, 0.5)["mfu"] == pytest.approx(done / 0.5 / 1e9)
+    about = cost(config)
+    speed = Speed(about.frames, about.tokens, about.flops, 1e9)
+    assert speed.figures({"image": 3, "clip": 5}, 0.5)["mfu"] == pytest.approx(done / 0.5 / 1e9)
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,14 @@ def clip_batch(step: int, count: int = 4) -> ClipBatch:
     )
 
 
+def both(images, clips=None) -> dict:
+    """A step's batches by stream, of which either may be missing."""
+    return {name: batch for name, batch in (("image", images), ("clip", clips)) if batch is not None}
+
+
 def batches(start: int):
     """Endless batches of both kinds from a step on."""
     step = start
     while True:
-        yield image_batch(step), clip_batch(step)
+        yield both(image_batch(step), clip_batch(step))
         step += 1

@@ -17,15 +17,14 @@ from internlm.config.errors import ConfigError
 from internlm.config.schema import Config
 from internlm.core.init import autocast
 from internlm.core.mesh import Mesh, open_mesh
-from internlm.monitor import flops
 from internlm.monitor.live_memory import LiveMemory
-from internlm.parallel.apply import parallelise
 from internlm.parallel.plan import local
-from internlm.solver.schedule import values_at
-from internlm.systems.egoagent.loss import JointLoss
-from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.base import System
+from internlm.systems.egoagent import cost as flops
 from internlm.systems.egoagent.sequence import clip_layout, frame_layout
+from internlm.systems.resolve import build_system
 from internlm.train.engine import TorchEngine
+from internlm.train.state import divide_system
 
 CPU = torch.device("cpu")
 
@@ -85,16 +84,13 @@ def _build_layouts(config: Config) -> None:
 
 def _step(config: Config, mesh: Mesh, rank: int) -> DryRun:
     dtype = torch.float32 if config.train.dtype == "float32" else torch.bfloat16
-    agent = flops.build_on_meta(config.model)
     with torch.device("meta"):
-        loss = JointLoss(config.loss, config.model.prototypes)
-    for module in (agent, loss):
-        _onto_fake(module)
-    if config.stage == "pretrain":
-        agent.freeze_action_parts()
-    parallelise(agent, loss, config.parallel, mesh, dtype)
-    agent.train(), loss.train()
-    engine, values = TorchEngine(agent, config, mesh), values_at(config, 0)
+        system = build_system(config)
+    for part in system.parts().values():
+        _onto_fake(part.module)
+    divide_system(system, CPU, dtype, mesh)
+    agent = system.agent
+    engine, values = TorchEngine(system.parts(), config, mesh), {n: at(0) for n, at in system.schedules().items()}
 
     def finish() -> None:
         engine.clipped_norm()
@@ -108,7 +104,7 @@ def _step(config: Config, mesh: Mesh, rank: int) -> DryRun:
         engine.zero_grad()  # else those of the pieces before lie there
     with LiveMemory() as memory:
         memory.watch([*agent.parameters(), *states, *(p.grad for p in trained if p.grad is not None)])
-        for run in _losses(config, agent, loss):
+        for run in _losses(system):
             with autocast(CPU, dtype):
                 total = run()
             engine.backward(total, last=True)
@@ -125,8 +121,9 @@ def _step(config: Config, mesh: Mesh, rank: int) -> DryRun:
     )
 
 
-def _losses(config: Config, agent: EgoAgent, loss: JointLoss) -> Iterator:
+def _losses(system: System) -> Iterator:
     """The losses of a micro-step of each kind that the config trains on, to be called one after the other."""
+    config, agent, loss = system.config, system.agent, system.loss
     model, crops, train = config.model, config.data.crops, config.train
     images, clips = train.image_batch // train.accumulation, train.clip_batch // train.accumulation
     if images:

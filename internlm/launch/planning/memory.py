@@ -9,11 +9,11 @@ import torch
 from internlm.config.schema import ParallelConfig
 from internlm.core.collectives import ALONE
 from internlm.modality.frames import ConvStem
-from internlm.monitor import memory
 from internlm.monitor.live_memory import LiveMemory
 from internlm.parallel.norm import SyncedBatchNorm, synchronise_batch_norms
 from internlm.trunk.backbone import ffn_width
 
+from . import activations as memory
 from .workload import GRADIENT_BYTES, Pass, Workload
 
 

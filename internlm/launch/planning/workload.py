@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from internlm.config.schema import Config, ParallelConfig
-from internlm.monitor import flops, memory
 from internlm.parallel.plan import Cut, cuts, partial_names
+from internlm.systems.egoagent import cost as flops
 from internlm.trunk.backbone import ffn_width
+
+from . import activations as memory
 
 GRADIENT_BYTES = 4  # gradients are summed in float32
 

@@ -56,6 +56,11 @@ class EgoNetwork(nn.Module):
             if config.pose_context:
                 self.context_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Methods that need the weights of the whole network at once, besides ``forward``."""
+        return ("encode_clip",) if self.config.observer_attention == "clip" else ()
+
     def forward(self, images: Tensor | None, *actions: Tensor) -> Tensor | ClipReadout:
         """Images ``[N, 3, S, S]`` alone -> state ``[N, h]``; a clip with its actions -> ``ClipReadout``."""
         return self.forward_clip(images, *actions) if actions else self.encode(images)

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from internlm.config.schema import Config, ModelConfig
+from internlm.systems.egoagent.cost import clip_inputs, count
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
 from internlm.trunk.backbone import ffn_width
 from internlm.trunk.block import Block
 from internlm.trunk.rope import RotaryEmbedding
-
-from .flops import clip_inputs, count
 
 
 @dataclass(frozen=True)

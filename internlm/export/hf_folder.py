@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from internlm.checkpoint.manager import CheckpointError
 from internlm.config.load import load_config
 from internlm.config.schema import ModelConfig
 from internlm.data.view import describe_view, eval_transform, normalise
 from internlm.systems.egoagent.network import EgoNetwork
 
-from .manager import CheckpointError
 from .sources import exported_sources, source_of
 
 WEIGHTS, CONFIG, PREPROCESSING = "model.safetensors", "config.json", "preprocessor_config.json"
@@ -110,7 +110,7 @@ def check_hf(folder: Path, network: EgoNetwork, config: ModelConfig) -> dict[str
 def run_check(folder: Path, probe: Path, modules: Path) -> dict[str, float]:
     """Run ``hf/check_folder.py`` on a folder and a probe, offline, with ``modules`` as the cache of remote code."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(modules), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    script = source_of("internlm.checkpoint.hf.check_folder")
+    script = source_of("internlm.export.hf.check_folder")
     command = [sys.executable, "-I", str(script), str(folder.resolve()), str(probe.resolve())]
     try:
         done = subprocess.run(

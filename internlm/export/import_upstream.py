@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from internlm.checkpoint.manager import CheckpointManager
 from internlm.config.schema import Config
 from internlm.systems.egoagent.network import EgoNetwork
 
-from .manager import CheckpointManager
 from .upstream import UpstreamError, UpstreamNetwork, is_upstream, read_upstream
 
 FRESH_SEED = 1024  # of parts that the files do not hold

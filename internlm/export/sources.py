@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 ENTRIES = ("configuration_egoagent", "modeling_egoagent", "image_processing_egoagent")
-_HF = "internlm.checkpoint.hf"
+_HF = "internlm.export.hf"
 _PACKAGE = "internlm"
 # The network reads its shape from attributes; outside the package the Hugging Face configuration has the same ones.
 _REPLACED = {"internlm.config.schema": {"ModelConfig": ("configuration_egoagent", "EgoAgentConfig")}}

@@ -1,17 +1,15 @@
-"""From a checkpoint to a model: the trained agent for evaluation, or the start of stage 2."""
+"""From a checkpoint to an agent: trained, for evaluation, or the start of stage 2."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from internlm.checkpoint.manager import CheckpointError, find_checkpoint
 from internlm.config.schema import Config
-from internlm.systems.egoagent.network import EgoAgent
 
-from .hf_folder import is_export, read_hf
-from .manager import CheckpointError, find_checkpoint
+from .network import EgoAgent
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +29,14 @@ class InitReport:
         return text
 
 
-def load_agent(path: str | Path, device: torch.device | str = "cpu") -> tuple[EgoAgent, Config, int]:
-    """The agent of a run folder or checkpoint folder, in eval mode, with its run's config and step.
-
-    An exported Hugging Face folder is read too: its one network stands for both branches, as a model of single images.
-    Raises CheckpointError when there is no intact checkpoint.
-    """
-    if is_export(path):
-        return _exported_agent(Path(path), device)
+def load_trained(path: str | Path) -> tuple[EgoAgent, Config, int]:
+    """The agent of a run folder or checkpoint folder, with its run's config and step. CheckpointError where none is intact."""
     checkpoint = find_checkpoint(path, ("predictor", "observer"))
     config = Config.model_validate(checkpoint.meta["config"])
     agent = EgoAgent(config.model)
     agent.predictor.load_state_dict(checkpoint.parts["predictor"])
     agent.observer.load_state_dict(checkpoint.parts["observer"])
-    return agent.to(device).eval(), config, checkpoint.step
-
-
-def _exported_agent(folder: Path, device: torch.device | str) -> tuple[EgoAgent, Config, int]:
-    exported = read_hf(folder)
-    # Stage 1, whatever the run was: there is no pair of branches that could predict and be predicted.
-    config = Config.model_validate({"job_name": exported.job, "model": exported.model, "data": exported.data})
-    agent = EgoAgent(config.model)
-    own = agent.observer.state_dict()
-    _check_shapes("network", own, exported.tensors, folder)
-    absent = [name for name in own if name not in exported.tensors]
-    if absent:
-        raise CheckpointError(f"{folder} lacks {len(absent)} tensors of the network, the first is {absent[0]}")
-    tensors = {name: exported.tensors[name] for name in own}
-    agent.observer.load_state_dict(tensors)
-    agent.predictor.load_state_dict(agent.predictor.state_dict() | tensors)
-    log.info("%s holds the %s alone; it stands for both branches", folder, exported.branch)
-    return agent.to(device).eval(), config, exported.step
+    return agent, config, checkpoint.step
 
 
 def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path) -> InitReport:
@@ -81,7 +56,7 @@ def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path) -> InitReport:
         if part == "predictor" and not trained_actions:
             tensors = {name: tensor for name, tensor in tensors.items() if name in observer_names}
         own = module.state_dict()
-        _check_shapes(part, own, tensors, checkpoint.path)
+        check_shapes(part, own, tensors, checkpoint.path)
         module.load_state_dict({name: tensors.get(name, own[name]) for name in own})
         loaded += [f"{part}.{name}" for name in own if name in tensors]
         missing += [f"{part}.{name}" for name in own if name not in tensors]
@@ -91,7 +66,8 @@ def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path) -> InitReport:
     return report
 
 
-def _check_shapes(part: str, own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+def check_shapes(part: str, own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises CheckpointError, naming the first tensor whose shape is not the model's."""
     wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     if wrong:
         name = wrong[0]

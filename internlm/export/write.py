@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from internlm.checkpoint.manager import find_checkpoint
 from internlm.config.load import save_config
 from internlm.config.schema import Config
 from internlm.systems.egoagent.network import EgoNetwork
@@ -18,10 +19,9 @@ from . import hf_folder, programs
 from .card import model_card
 from .hf_folder import RECORD, RUN_CONFIG, ExportError
 from .import_upstream import model_only_config, teacher_of
-from .manager import find_checkpoint
+from .reading import load_agent
 from .results import Result, find_results, read_results
 from .upstream import UpstreamError, is_upstream, read_upstream
-from .weights import load_agent
 
 FORMATS = ("hf", "torch-export", "onnx")
 BRANCHES = ("observer", "predictor")

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from internlm.config.schema import Config, ModelConfig
-from internlm.systems.egoagent.network import EgoAgent
-from internlm.systems.egoagent.sequence import clip_layout, frame_layout
+
+from ..base import Cost
+from .network import EgoAgent
+from .sequence import clip_layout, frame_layout
+from .streams import CLIPS, IMAGES
 
 
 def build_on_meta(config: ModelConfig) -> EgoAgent:
@@ -88,6 +91,18 @@ def flops(config: Config, agent: EgoAgent) -> dict[str, int]:
         "train_image": 3 * views + crops.global_crops * image,
         "train_clip": 3 * predictor + observer,
     }
+
+
+def cost(config: Config) -> Cost:
+    """A clip counts as its T + 1 frames; tokens are those that the predictor reads."""
+    lengths, crops = tokens(config), config.data.crops
+
+    def training() -> dict[str, int]:
+        found = flops(config, build_on_meta(config.model).eval())
+        return {IMAGES: found["train_image"], CLIPS: found["train_clip"]}
+
+    views = crops.global_crops * lengths["image"] + crops.local_crops * lengths["local_crop"]
+    return Cost({IMAGES: 1, CLIPS: config.data.clip.steps + 1}, {IMAGES: views, CLIPS: lengths["clip"]}, training)
 
 
 def _image(agent: EgoAgent, size: int) -> int:

@@ -1,0 +1,95 @@
+"""What the rest of the package knows of anything that can be trained: its parts, what it reads, its loss terms."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from internlm.config.schema import Config
+from internlm.data.order import Stream
+
+Schedule = Callable[[int], float]  # a pure function of the optimizer step, from 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module that has a name of its own in checkpoints."""
+
+    module: nn.Module
+    trained: bool = False  # by the optimizer
+    follows: str | None = None  # the trained part whose moving average it is; the schedule ``momentum`` says how fast
+
+
+@dataclass
+class Terms:
+    """One piece of a step's loss: ``total`` carries the gradient; ``logged`` holds detached scalars, this process's share."""
+
+    total: Tensor
+    logged: dict[str, Tensor]
+    kept: dict[str, Tensor] = field(default_factory=dict)  # what the health reading needs, where it was asked for
+
+
+class Reading(Protocol):
+    """Whether a system still learns: the figures of one step."""
+
+    verdict: str | None  # the name of what is wrong
+
+    def named(self) -> dict[str, float]:
+        """The figures as metrics."""
+
+    def explain(self, verdict: str) -> str:
+        """One sentence for the person who watches the run: what is wrong, and what to try."""
+
+
+class System(Protocol):
+    """Everything that a folder of ``systems/`` brings: the trainer, checkpoints and the mesh need nothing else of it.
+
+    A system is built under the run's seed, alike on every process, and then changed in place by whoever moves or divides it.
+    """
+
+    config: Config
+
+    def parts(self) -> dict[str, Part]:
+        """All modules with state, by checkpoint name; a module is in one part."""
+
+    def streams(self) -> dict[str, Stream]:
+        """What a step reads, in the order in which its terms come."""
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Every value that changes with the step, logged as it is named; ``lr`` and ``weight_decay`` at least."""
+
+    def terms(
+        self, batches: Mapping[str, Any], values: Mapping[str, float], *, dtype: torch.dtype, keep: bool = False
+    ) -> list[Callable[[], Terms]]:
+        """The pieces of a step's loss, to be called one by one, each backward pass before the next piece.
+
+        ``batches`` by stream, in main memory; ``values`` are the schedules'. As many pieces for each batch as
+        ``train.accumulation`` says; their mean is the batch's loss. ``keep`` fills ``Terms.kept``: a collective.
+        """
+
+    def after_step(self, values: Mapping[str, float]) -> None:
+        """What else moves once the optimizer has stepped; moving averages of parts do so by themselves."""
+
+    def health(self, kept: list[dict[str, Tensor]]) -> Reading | None:
+        """Judge what the pieces of a step kept; None where there is nothing to judge by."""
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Last choices before the mesh divides the parts: kernels, what is frozen."""
+
+    def init_from(self, path: Path) -> None:
+        """Take over the weights of another run's checkpoint. Raises CheckpointError."""
+
+    def cost(self) -> "Cost":
+        """What a sample of each stream costs; builds nothing that takes memory."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """By stream: frames and trunk tokens of a sample, and the FLOPs of training on it (counted when they are asked for)."""
+
+    frames: Mapping[str, int]
+    tokens: Mapping[str, int]
+    flops: Callable[[], Mapping[str, int]]

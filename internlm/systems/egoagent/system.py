@@ -1,0 +1,110 @@
+"""EgoAgent as the trainer sees it: predictor, observer and losses, two streams, and what a step's terms are."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from internlm.config.schema import Config
+from internlm.core.init import autocast
+from internlm.data.batch import ClipBatch, ImageBatch, split
+from internlm.data.order import Stream
+from internlm.monitor.health import HealthReading, read_health
+from internlm.solver.schedule import cosine, optimizer_schedules, teacher_temperature
+from internlm.trunk.kernels import use_attention
+
+from ..base import Cost, Part, Schedule, Terms
+from .cost import cost
+from .inputs import clip_inputs, image_views, upload
+from .loss import JointLoss, LossParts
+from .network import EgoAgent
+from .streams import CLIPS, IMAGES, streams
+from .weights import init_from
+
+
+class EgoAgentSystem:
+    """A ``System``: stage ``pretrain`` trains on images alone, ``joint`` on images and clips (spec §5)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.agent = EgoAgent(config.model)
+        self.loss = JointLoss(config.loss, config.model.prototypes)
+
+    def parts(self) -> dict[str, Part]:
+        return {
+            "predictor": Part(self.agent.predictor, trained=True),
+            "observer": Part(self.agent.observer, follows="predictor"),
+            "loss": Part(self.loss),
+        }
+
+    def streams(self) -> dict[str, Stream]:
+        return streams(self.config)
+
+    def schedules(self) -> dict[str, Schedule]:
+        optim, loss, steps = self.config.optim, self.config.loss, self.config.train.steps
+        warm_up = {"start": loss.warmup_teacher_temp, "end": loss.teacher_temp, "share": loss.warmup_teacher_temp_share}
+        return optimizer_schedules(optim, steps) | {
+            "momentum": lambda step: cosine(step, steps, optim.momentum, optim.momentum_end),
+            "teacher_temp": lambda step: teacher_temperature(step, steps, **warm_up),
+        }
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        if self.config.stage == "pretrain":
+            self.agent.freeze_action_parts()
+        for network in (self.agent.predictor, self.agent.observer):
+            use_attention(network.backbone, self.config.model.attention, device, dtype)
+
+    def init_from(self, path: Path) -> None:
+        init_from(self.agent, self.loss, path)
+
+    def terms(
+        self, batches: Mapping[str, Any], values: Mapping[str, float], *, dtype: torch.dtype, keep: bool = False
+    ) -> list[Callable[[], Terms]]:
+        pieces, device = self.config.train.accumulation, next(self.agent.predictor.parameters()).device
+        images, clips = batches.get(IMAGES), batches.get(CLIPS)
+        temperature = values["teacher_temp"]
+        image_terms, clip_terms = [], []
+        if images is not None:
+            run = partial(self._image_terms, temperature=temperature, dtype=dtype, keep=keep)
+            image_terms = [partial(run, piece) for piece in split(upload(images, device), pieces)]
+        if clips is not None:
+            clips = upload(clips, device)
+            # Neighbouring frames of a clip resemble each other by nature; independent images are the better witness of health.
+            run = partial(self._clip_terms, temperature=temperature, dtype=dtype, keep=keep and images is None)
+            count = clips.visible.sum() / pieces
+            clip_terms = [partial(run, piece, count) for piece in split(clips, pieces)]
+        if not image_terms or not clip_terms:
+            return image_terms or clip_terms
+        return [term for pair in zip(image_terms, clip_terms, strict=True) for term in pair]
+
+    def _image_terms(self, piece: ImageBatch, *, temperature: float, dtype: torch.dtype, keep: bool) -> Terms:
+        views = image_views(piece)
+        with autocast(views[0].device, dtype):
+            parts = self.loss.image_loss(self.agent.predictor, self.agent.observer, views, temperature)
+        return self._terms(parts, keep)
+
+    def _clip_terms(self, piece: ClipBatch, count: Tensor, *, temperature: float, dtype: torch.dtype, keep: bool) -> Terms:
+        frames, next_frames, actions = clip_inputs(piece, jitter=self.config.data.clip.color_jitter > 0)
+        with autocast(frames.device, dtype):
+            parts = self.loss.clip_loss(
+                self.agent.predictor, self.agent.observer, frames, next_frames, actions, temperature, visible_count=count
+            )
+        return self._terms(parts, keep)
+
+    def _terms(self, parts: LossParts, keep: bool) -> Terms:
+        kept = {"teacher": self.loss.vocab.gathered(parts.teacher, -1), "features": parts.features} if keep else {}
+        return Terms(parts.total, parts.logged, kept)
+
+    def after_step(self, values: Mapping[str, float]) -> None:
+        pass
+
+    def health(self, kept: list[dict[str, Tensor]]) -> HealthReading | None:
+        if not kept:
+            return None
+        return read_health(*(torch.cat([piece[name] for piece in kept]) for name in ("teacher", "features")))
+
+    def cost(self) -> Cost:
+        return cost(self.config)

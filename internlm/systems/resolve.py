@@ -1,0 +1,20 @@
+"""From a config to the system that it names: ``system: NAME`` is the folder ``systems/NAME``, which has a ``build``."""
+
+from importlib import import_module
+
+from internlm.config.errors import ConfigError
+from internlm.config.schema import Config
+
+from .base import System
+
+
+def build_system(config: Config) -> System:
+    """The system of a config, freshly initialised on the current default device. Raises ConfigError for an unknown name."""
+    name = f"{__package__}.{config.system}"
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ConfigError(f"system {config.system!r} is unknown: there is no folder internlm/systems/{config.system}") from None
+    return module.build(config)
