@@ -22,8 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from internlm.checkpoint.background import BackgroundSaver
-from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.train.saving import Saver
 from internlm.train.state import TrainState, build_state
 

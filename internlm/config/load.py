@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from internlm.config import legacy, yaml12
 from internlm.config.errors import ConfigError, nearest_key
+from internlm.config.resolve import DEFAULT, config_class
 from internlm.config.schema import Config
 from internlm.config.source import Source, read_names
 
@@ -53,7 +54,7 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+def config_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every valid dotted key, sections included."""
     for name, info in model.model_fields.items():
         yield prefix + name
@@ -96,11 +97,15 @@ def _apply_override(source: Source, override: str) -> None:
 
 
 def _validate(source: Source) -> Config:
+    system = source.values.get("system", DEFAULT)
+    if not isinstance(system, str):
+        raise ConfigError(f"{source.origin('system')}: system = {system!r}: must be a name")
+    kind = config_class(system)
     # Strict JSON mode refuses "3" for 3 and 3.0 for an int, and takes a list for a tuple.
     try:
-        return Config.model_validate_json(json.dumps(_plain(source, source.values, "")), strict=True)
+        return kind.model_validate_json(json.dumps(_plain(source, source.values, "")), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(source, problem) for problem in error.errors())) from None
+        raise ConfigError("\n".join(_explain(source, kind, problem) for problem in error.errors())) from None
 
 
 def _plain(source: Source, value: Any, dotted: str) -> Any:
@@ -116,14 +121,14 @@ def _plain(source: Source, value: Any, dotted: str) -> Any:
     raise ConfigError(f"{source.origin(dotted)}: {dotted} = {value!r} is not a finite number, text, list or section")
 
 
-def _explain(source: Source, problem: dict[str, Any]) -> str:
+def _explain(source: Source, kind: type[Config], problem: dict[str, Any]) -> str:
     dotted = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
     value = problem["input"]
     if problem["type"] == "extra_forbidden":
         while isinstance(value, dict) and value:
             leaf, value = next(iter(value.items()))
             dotted = f"{dotted}.{leaf}"
-        near = nearest_key(dotted, config_keys())
+        near = nearest_key(dotted, config_keys(kind))
         return f"{source.origin(dotted)}: unknown key {dotted}" + (f"; did you mean {near}?" if near else "")
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":

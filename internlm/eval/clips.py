@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from internlm.config.schema import Config
 from internlm.core.collectives import rank, world_size
 from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.view import normalise
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 from .errors import EvalError

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from internlm.config.schema import Config
     from internlm.data.clips import ClipDataset
+    from internlm.systems.egoagent.config import EgoAgentConfig as Config
     from internlm.systems.egoagent.network import EgoAgent
 
     from .clips import ClipOutputs

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from internlm.config.schema import Config
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 
 from .results import Result
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from internlm.checkpoint.manager import CheckpointError
 from internlm.config.load import load_config
-from internlm.config.schema import ModelConfig
 from internlm.data.view import describe_view, eval_transform, normalise
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoNetwork
 
 from .sources import exported_sources, source_of

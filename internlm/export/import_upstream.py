@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from internlm.checkpoint.manager import CheckpointManager
-from internlm.config.schema import Config
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoNetwork
 
 from .upstream import UpstreamError, UpstreamNetwork, is_upstream, read_upstream

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from internlm.checkpoint.manager import CheckpointError
-from internlm.config.schema import Config
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
 from internlm.systems.egoagent.weights import check_shapes, load_trained
 

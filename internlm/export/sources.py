@@ -11,7 +11,7 @@ ENTRIES = ("configuration_egoagent", "modeling_egoagent", "image_processing_egoa
 _HF = "internlm.export.hf"
 _PACKAGE = "internlm"
 # The network reads its shape from attributes; outside the package the Hugging Face configuration has the same ones.
-_REPLACED = {"internlm.config.schema": {"ModelConfig": ("configuration_egoagent", "EgoAgentConfig")}}
+_REPLACED = {"internlm.systems.egoagent.config": {"ModelConfig": ("configuration_egoagent", "EgoAgentConfig")}}
 
 
 class SourceError(RuntimeError):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from internlm.config.errors import ConfigError
 from internlm.config.legacy import translate_model
-from internlm.config.schema import ModelConfig
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoNetwork
 
 from .upstream_names import CODEBOOK, GAIN, HEAD_SIZES, NAMES, ROTARY, Split

@@ -12,7 +12,7 @@ import torch
 
 from internlm.checkpoint.manager import find_checkpoint
 from internlm.config.load import save_config
-from internlm.config.schema import Config
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoNetwork
 
 from . import hf_folder, programs

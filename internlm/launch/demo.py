@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .demo_training import DemoError, train_stage
 
 if TYPE_CHECKING:
-    from internlm.config.schema import Config
+    from internlm.systems.egoagent.config import EgoAgentConfig as Config
     from internlm.train.loop import TrainResult
 
     from .demo_evaluation import Evaluated

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internlm.config.schema import Config, ParallelConfig
+from internlm.config.schema import ParallelConfig
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import ImageSource, open_images
 from internlm.data.loader import evaluation_clips
@@ -15,6 +15,7 @@ from internlm.eval.report import summary
 from internlm.eval.report.page import Figure
 from internlm.eval.retrieval.ranking import Gallery
 from internlm.eval.sensitivity import ACTIONS, prediction_kl
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.weights import init_from
 from internlm.train.loop import TrainResult
 from internlm.train.state import build_state

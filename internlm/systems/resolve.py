@@ -1,8 +1,6 @@
-"""From a config to the system that it names: ``system: NAME`` is the folder ``systems/NAME``, which has a ``build``."""
+"""From a config to the system that it names."""
 
-from importlib import import_module
-
-from internlm.config.errors import ConfigError
+from internlm.config.resolve import system_module
 from internlm.config.schema import Config
 
 from .base import System
@@ -10,11 +8,4 @@ from .base import System
 
 def build_system(config: Config) -> System:
     """The system of a config, freshly initialised on the current default device. Raises ConfigError for an unknown name."""
-    name = f"{__package__}.{config.system}"
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ConfigError(f"system {config.system!r} is unknown: there is no folder internlm/systems/{config.system}") from None
-    return module.build(config)
+    return system_module(config.system, "system").build(config)

@@ -1,5 +1,6 @@
 """The checkpoints of one run: which one all processes continue from, and writing the next ones together."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
+from internlm.config.errors import ConfigError
 from internlm.config.load import RESOLVED_NAME, dotted
+from internlm.config.resolve import parse_config
 from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
 from internlm.monitor.boards import TENSORBOARD, WANDB_ID
@@ -111,6 +114,8 @@ def set_aside(run_dir: Path) -> None:
 def _warn_of_changes(config: Config, saved: dict) -> None:
     """Name the keys in which a resumed run's config differs from the checkpoint's; the loss will not continue as it was."""
     ignored = ("run_dir", "job_name")
+    with contextlib.suppress(ValueError, ConfigError):  # keys that the checkpoint's version did not have had their defaults
+        saved = parse_config(saved).model_dump(mode="json")
     now, then = dict(dotted(config.model_dump(mode="json"))), dict(dotted(saved))
     for key in sorted(now.keys() | then.keys()):
         if key not in ignored and now.get(key) != then.get(key):

@@ -13,7 +13,8 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from processes import start
-from internlm.config.schema import ClipConfig, Config, ModelConfig
+from internlm.config.schema import ClipConfig
+from internlm.systems.egoagent.config import EgoAgentConfig as Config, ModelConfig
 from internlm.core.collectives import rank
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import open_images

@@ -10,7 +10,7 @@ from PIL import Image
 
 from internlm import cli
 from internlm.checkpoint.manager import CheckpointManager
-from internlm.config.schema import Config
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
 
 MODEL = {

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from torch.nn.attention.flex_attention import flex_attention
 
 from internlm.config.errors import ConfigError
-from internlm.config.schema import Config, ModelConfig
 from internlm.core.init import choose_device
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoNetwork
 from internlm.systems.egoagent.sequence import clip_layout, frame_layout
 from internlm.trunk.attention import sdpa

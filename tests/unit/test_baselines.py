@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from internlm.config.schema import ModelConfig
 from internlm.eval.motion import data as motion_data
 from internlm.eval.motion import metrics as pose_metrics
 from internlm.eval.motion import pose_agent
@@ -12,6 +11,7 @@ from internlm.eval.motion.baselines import diffusion, fit, simlpe
 from internlm.eval.motion.baselines.ridge import Ridge
 from internlm.eval.motion.baselines.velocity import constant_velocity, zero_velocity
 from internlm.eval.motion.forecasters import make
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoNetwork
 
 JOINTS = ("LeftUpLeg", "RightUpLeg", "Hips", "Neck", "LeftHand")

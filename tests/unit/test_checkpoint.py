@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, find_checkpoint, read_checkpoint
-from internlm.config.schema import Config, ModelConfig
 from internlm.export.reading import load_agent
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
 from internlm.systems.egoagent.weights import init_from

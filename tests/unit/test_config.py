@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from internlm.config import yaml12
 from internlm.config.errors import ConfigError, nearest_key
 from internlm.config.load import config_keys, load_config, save_config
-from internlm.config.schema import Config
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 
 
 @pytest.fixture
@@ -125,9 +125,9 @@ def test_a_broken_file_is_an_error_with_its_name(write, name, text, message):
 
 
 def test_nearest_key_prefers_the_same_name_elsewhere():
-    assert nearest_key("train.lr", config_keys()) == "optim.lr"
-    assert nearest_key("data.weight_decay", config_keys()) == "optim.weight_decay"
-    assert nearest_key("zzzzqqqq", config_keys()) is None
+    assert nearest_key("train.lr", config_keys(Config)) == "optim.lr"
+    assert nearest_key("data.weight_decay", config_keys(Config)) == "optim.weight_decay"
+    assert nearest_key("zzzzqqqq", config_keys(Config)) is None
 
 
 def test_run_folder_is_a_config(tmp_path):
@@ -205,7 +205,7 @@ def test_every_shipped_config_loads_with_relative_data_paths(root):
 
 
 def test_config_keys_are_the_schema():
-    keys = list(config_keys())
+    keys = list(config_keys(Config))
     assert len(keys) == len(set(keys))
     assert {"optim", "optim.lr", "data.crops.local_scale", "data.clip.steps"} <= set(keys)
     config = Config().model_dump()

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from internlm.config.load import load_config
-from internlm.config.schema import Config
 from internlm.launch.describe import as_text, describe
 from internlm.launch.planning import activations as memory
 from internlm.systems.egoagent import cost as flops
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
 
 SMALL = dict(

@@ -10,13 +10,14 @@ from data_samples import jpeg, picture, write_take
 from PIL import Image
 from safetensors.torch import save_file
 
-from internlm.config.schema import Config, ModelConfig
 from internlm.data.frames import MAX_PIXELS, DataError, ImageFolder, decode, open_images
 from internlm.data.view import eval_transform
 from internlm.eval import feature_files, features
 from internlm.eval.feature_cache import FeatureCache, fingerprint
 from internlm.eval.images import knn_protocol
 from internlm.eval.images.classes import confusions, per_class, read_class_list, restrict
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 MODEL = ModelConfig(

@@ -14,10 +14,10 @@ import torch
 
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.cli import main
-from internlm.config.schema import ModelConfig
 from internlm.export.import_upstream import import_upstream
 from internlm.export.reading import load_agent
 from internlm.export.upstream import UpstreamError, is_upstream, read_upstream
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 from internlm.systems.egoagent.weights import init_from

@@ -10,12 +10,12 @@ import pytest
 import torch
 from data_samples import jpeg, picture, write_take
 
-from internlm.config.schema import Config
 from internlm.data import loader
 from internlm.data.batch import split, to_device
 from internlm.data.frames import DataError, open_images
 from internlm.data.loader import BrokenCounts, evaluation_images
 from internlm.data.order import SampleOrder, Stream
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.streams import streams
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from internlm.config.schema import LossConfig, ModelConfig
 from internlm.objective.motion import pose_l1, visibility_bce
 from internlm.objective.next_state import next_state_kl
 from internlm.objective.self_distillation import Targets, entropy, head_cross_entropy, koleo, multicrop_cross_entropy, sinkhorn
+from internlm.systems.egoagent.config import LossConfig, ModelConfig
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
 

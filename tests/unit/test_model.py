@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from internlm.config.errors import ConfigError
-from internlm.config.schema import ModelConfig
 from internlm.modality.body_pose import last_observed, pose_features
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 from internlm.systems.egoagent.sequence import clip_layout, frame_layout
 

@@ -8,11 +8,12 @@ import pytest
 
 from internlm.cli import main
 from internlm.config.load import load_config
-from internlm.config.schema import Config, ParallelConfig
+from internlm.config.schema import ParallelConfig
 from internlm.launch.plan import GPUS, Gpu, meshes, plan
 from internlm.launch.planning.memory import memory_of
 from internlm.launch.planning.traffic import traffic_of
 from internlm.launch.planning.workload import read_workload
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))

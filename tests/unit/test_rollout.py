@@ -5,12 +5,12 @@ import pytest
 import torch
 from data_samples import body, write_take
 
-from internlm.config.schema import Config
 from internlm.data.loader import evaluation_clips
 from internlm.eval.clips import open_clips, run_clips
 from internlm.eval.errors import EvalError
 from internlm.eval.motion import protocol as motion_protocol
 from internlm.eval.motion import rollout
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import ClipReadout, EgoAgent
 
 CONFIG = dict(

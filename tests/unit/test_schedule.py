@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internlm.config.schema import Config
 from internlm.solver.schedule import cosine, learning_rate, teacher_temperature
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.resolve import build_system
 
 STEPS = 751_036

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from internlm.config.schema import LossConfig, ModelConfig
 from internlm.data.batch import ClipBatch
 from internlm.eval import sensitivity
 from internlm.eval.clips import normalise_clip
+from internlm.systems.egoagent.config import LossConfig, ModelConfig
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
 

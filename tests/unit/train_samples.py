@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from internlm.config.schema import Config
 from internlm.data.batch import ClipBatch, ImageBatch
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 
 NEUTRAL = torch.tensor([1.0, 1, 1, 0, 0, 0, 0, 0])
 STEPS, POSES, JOINTS, SIZE, SMALL = 2, 1, 3, 16, 8

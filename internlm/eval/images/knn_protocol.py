@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from internlm.config.schema import Config
 from internlm.core.collectives import rank
 from internlm.data.frames import ImageSource
 from internlm.data.view import short_side
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 from ..errors import EvalError

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internlm.config.schema import Config
 from internlm.core.collectives import rank
 from internlm.data.augment import resize_crop
 from internlm.data.frames import ImageSource
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
 
 from ..features import PIXELS, Features, extract

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..options import add_common, add_model, finish, load
 
 if TYPE_CHECKING:
-    from internlm.config.schema import Config
     from internlm.data.frames import ImageSource
+    from internlm.systems.egoagent.config import EgoAgentConfig as Config
     from internlm.systems.egoagent.network import EgoAgent
 
     from ..features import Features

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load
 
 if TYPE_CHECKING:
-    from internlm.config.schema import Config
     from internlm.data.clips import ClipDataset
+    from internlm.systems.egoagent.config import EgoAgentConfig as Config
     from internlm.systems.egoagent.network import EgoAgent
 
     from .forecasters import Forecaster

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from internlm.config.schema import Config
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 
 from ..errors import EvalError
 from .baselines.velocity import constant_velocity, zero_velocity

@@ -4,7 +4,7 @@ from transformers import PretrainedConfig
 
 
 class EgoAgentConfig(PretrainedConfig):
-    """Every key of ``internlm.config.schema.ModelConfig`` as an attribute, taken from config.json, and which branch it is.
+    """Every key of a run's section ``model`` as an attribute, taken from config.json, and which branch it is.
 
     Args:
         network: ``observer`` (moving average, images only) or ``predictor``.

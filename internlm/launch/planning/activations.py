@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from internlm.config.schema import Config, ModelConfig
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.cost import clip_inputs, count
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent

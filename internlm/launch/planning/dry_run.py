@@ -14,13 +14,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from internlm.config.errors import ConfigError
-from internlm.config.schema import Config
 from internlm.core.init import autocast
 from internlm.core.mesh import Mesh, open_mesh
 from internlm.monitor.live_memory import LiveMemory
 from internlm.parallel.plan import local
 from internlm.systems.base import System
 from internlm.systems.egoagent import cost as flops
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.sequence import clip_layout, frame_layout
 from internlm.systems.resolve import build_system
 from internlm.train.engine import TorchEngine

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from internlm.config.schema import Config, ParallelConfig
+from internlm.config.schema import ParallelConfig
 from internlm.parallel.plan import Cut, cuts, partial_names
 from internlm.systems.egoagent import cost as flops
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.trunk.backbone import ffn_width
 
 from . import activations as memory

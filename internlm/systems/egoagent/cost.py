@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from internlm.config.schema import Config, ModelConfig
-
 from ..base import Cost
+from .config import EgoAgentConfig, ModelConfig
 from .network import EgoAgent
 from .sequence import clip_layout, frame_layout
 from .streams import CLIPS, IMAGES
@@ -46,7 +45,7 @@ def parameters_by_part(agent: EgoAgent) -> dict[str, int]:
     }
 
 
-def tokens(config: Config) -> dict[str, int]:
+def tokens(config: EgoAgentConfig) -> dict[str, int]:
     """Sequence lengths: one image, one local crop, the predictor's clip and the observer's frames of that clip."""
     model, steps = config.model, config.data.clip.steps
     patches = (model.image_size // model.patch_size) ** 2
@@ -61,7 +60,7 @@ def tokens(config: Config) -> dict[str, int]:
     }
 
 
-def clip_inputs(config: Config, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, tuple[Tensor, ...]]:
+def clip_inputs(config: EgoAgentConfig, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Meta tensors shaped as one clip batch: images ``[B, T, 3, S, S]`` and (poses, visible, past poses, past visible)."""
     model, steps = config.model, config.data.clip.steps
     chunk = (batch, steps, model.poses_per_step, model.num_joints)
@@ -71,7 +70,7 @@ def clip_inputs(config: Config, batch: int, dtype: torch.dtype = torch.float32) 
     return images, (poses, visible, poses, visible)
 
 
-def flops(config: Config, agent: EgoAgent) -> dict[str, int]:
+def flops(config: EgoAgentConfig, agent: EgoAgent) -> dict[str, int]:
     """FLOPs of one sample.
 
     ``image``: forward of one image through the predictor and its head. ``clip``: forward of one clip through the predictor
@@ -93,7 +92,7 @@ def flops(config: Config, agent: EgoAgent) -> dict[str, int]:
     }
 
 
-def cost(config: Config) -> Cost:
+def cost(config: EgoAgentConfig) -> Cost:
     """A clip counts as its T + 1 frames; tokens are those that the predictor reads."""
     lengths, crops = tokens(config), config.data.crops
 

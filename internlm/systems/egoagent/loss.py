@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from internlm.config.schema import LossConfig
 from internlm.core.collectives import ALONE, Group
 from internlm.objective.motion import pose_l1, visibility_bce
 from internlm.objective.next_state import next_state_cross_entropy
 from internlm.objective.self_distillation import Targets, entropy, koleo, multicrop_cross_entropy
+
+from .config import LossConfig
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from internlm.config.errors import ConfigError
-from internlm.config.schema import ModelConfig
 from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.modality.frames import ConvStem, DinoHead
 from internlm.trunk.backbone import Backbone, ffn_width
 
+from .config import ModelConfig
 from .sequence import clip_layout, frame_layout
 
 

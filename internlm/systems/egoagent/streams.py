@@ -4,12 +4,13 @@ from functools import partial
 
 import numpy as np
 
-from internlm.config.schema import Config
 from internlm.data.augment import sample_views
 from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import open_images
 from internlm.data.order import Stream
+
+from .config import EgoAgentConfig
 
 IMAGES, CLIPS = "image", "clip"
 _FULL_DECODE = 512  # pixels; JPEGs this small gain nothing from a reduced decode
@@ -18,7 +19,7 @@ _FULL_DECODE = 512  # pixels; JPEGs this small gain nothing from a reduced decod
 class ImageViews:
     """The images of a run's data as samples of an ``ImageBatch``."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: EgoAgentConfig):
         data = config.data
         self.images = open_images(data.images, data.split, data.frame_stride)
         self.files, self._crops, self._model = len(self.images), data.crops, config.model
@@ -33,13 +34,13 @@ class ImageViews:
         return sample_views(rng, image, self._crops, self._model.image_size, self._model.local_image_size)
 
 
-def open_clips(config: Config) -> ClipDataset:
+def open_clips(config: EgoAgentConfig) -> ClipDataset:
     """The clips of a run's data."""
     data, model = config.data, config.model
     return ClipDataset(data.clips, data.split, data.clip, model.poses_per_step, model.num_joints, model.image_size)
 
 
-def streams(config: Config) -> dict[str, Stream]:
+def streams(config: EgoAgentConfig) -> dict[str, Stream]:
     """Images, then clips: together in every step, or (``train.mixing`` alternate) images in even steps and clips in odd ones."""
     train = config.train
     every = 2 if train.mixing == "alternate" and train.image_batch and train.clip_batch else 1

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from internlm.config.schema import Config
 from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, ImageBatch, split
 from internlm.data.order import Stream
@@ -17,6 +16,7 @@ from internlm.solver.schedule import cosine, optimizer_schedules, teacher_temper
 from internlm.trunk.kernels import use_attention
 
 from ..base import Cost, Part, Schedule, Terms
+from .config import EgoAgentConfig
 from .cost import cost
 from .inputs import clip_inputs, image_views, upload
 from .loss import JointLoss, LossParts
@@ -28,7 +28,7 @@ from .weights import init_from
 class EgoAgentSystem:
     """A ``System``: stage ``pretrain`` trains on images alone, ``joint`` on images and clips (spec §5)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: EgoAgentConfig) -> None:
         self.config = config
         self.agent = EgoAgent(config.model)
         self.loss = JointLoss(config.loss, config.model.prototypes)
@@ -108,3 +108,6 @@ class EgoAgentSystem:
 
     def cost(self) -> Cost:
         return cost(self.config)
+
+
+build = EgoAgentSystem

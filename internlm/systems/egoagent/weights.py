@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from internlm.checkpoint.manager import CheckpointError, find_checkpoint
-from internlm.config.schema import Config
 
+from .config import EgoAgentConfig
 from .network import EgoAgent
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ class InitReport:
         return text
 
 
-def load_trained(path: str | Path) -> tuple[EgoAgent, Config, int]:
+def load_trained(path: str | Path) -> tuple[EgoAgent, EgoAgentConfig, int]:
     """The agent of a run folder or checkpoint folder, with its run's config and step. CheckpointError where none is intact."""
     checkpoint = find_checkpoint(path, ("predictor", "observer"))
-    config = Config.model_validate(checkpoint.meta["config"])
+    config = EgoAgentConfig.model_validate(checkpoint.meta["config"])
     agent = EgoAgent(config.model)
     agent.predictor.load_state_dict(checkpoint.parts["predictor"])
     agent.observer.load_state_dict(checkpoint.parts["observer"])
