@@ -121,6 +121,8 @@ def _divide_block(block: Block, tp: Group, sequence: bool) -> None:
     block.mlp.down = _SummedLinear(block.mlp.down, tp, sequence=sequence)
     for part in (block.attention, block.mlp):
         part.register_forward_pre_hook(partial(_enter_tokens if sequence else _enter, tp))
+    if sequence and block.modulation is not None:
+        block.modulation.register_forward_hook(partial(_own_tokens, tp))
 
 
 def _keep_outputs(linear: nn.Linear, tp: Group, sections: int = 1) -> None:
@@ -167,6 +169,10 @@ def _enter_tokens(tp: Group, module: nn.Module, arguments: tuple) -> tuple:
 
 def _to_shares(tp: Group, module: nn.Module, arguments: tuple) -> tuple:
     return regions.shares(regions.padded(arguments[0], tp, TOKENS), tp, TOKENS), *arguments[1:]
+
+
+def _own_tokens(tp: Group, module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
+    return regions.shares(regions.padded(output, tp, TOKENS), tp, TOKENS)
 
 
 def _to_whole(tp: Group, module: nn.Module, arguments: tuple) -> tuple:
