@@ -8,6 +8,7 @@ from internlm.config.schema import ModelConfig
 from internlm.modality.body_pose import last_observed, pose_features
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 from internlm.systems.egoagent.sequence import clip_layout, frame_layout
+from internlm.trunk.cache import KVCache
 
 BATCH, STEPS = 2, 3
 TINY = dict(
@@ -200,3 +201,49 @@ def test_layer_norm_stem_is_free_of_the_batch():
     agent = tiny(stem_norm="layer").train()
     images = frames(agent.config)[:, 0]
     torch.testing.assert_close(agent.predictor(images)[:1], agent.predictor(images[:1]))
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@pytest.mark.parametrize("seen", [0, 1, STEPS])
+@pytest.mark.parametrize("at_once", [False, True])
+@torch.no_grad()
+def test_a_clip_read_as_it_becomes_known_is_the_clip(sequence, seen, at_once):
+    """A frame and the poses before it, then the poses after it: the read-outs of the whole clip."""
+    agent = tiny(sequence=sequence, pose_context=True, pose_target="offset")
+    network, given = agent.predictor, actions(agent.config, visible=0.8)
+    with torch.no_grad():
+        network.pose_head.layers[-1].weight.normal_(std=0.1)
+    images = frames(agent.config, seen) if seen else None
+    whole = network(images, *given)
+    patches = network.stem(images.flatten(0, 1)).unflatten(0, (BATCH, seen)) if seen else None
+    poses, visible, past, past_visible = given
+    layout, cache = clip_layout(16 if seen else 0, STEPS, sequence, frames=seen), KVCache()
+    found, states = [], []
+    for t in range(STEPS):
+        image = {"patches": patches[:, t : t + 1]} if t < seen else {}
+        now = {"past": (past[:, t : t + 1], past_visible[:, t : t + 1])}
+        acted = {"actions": (poses[:, t : t + 1], visible[:, t : t + 1])}
+        calls = [{**image, **now, **acted}] if at_once else [image, now, acted] if image else [now, acted]
+        for call in calls:
+            readout = network.append(cache, layout, **call)
+            found += [] if readout.action is None else [(readout.action, readout.visibility)]
+            states.append(readout.state)
+    action, visibility = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    for mine, theirs in ((action, whole.action), (visibility, whole.visibility), (torch.cat(states, 1), whole.state)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert cache.seen == len(layout)
+
+
+@torch.no_grad()
+def test_what_does_not_come_next_in_a_clip_is_refused():
+    agent = tiny()
+    network, layout, cache = agent.predictor, clip_layout(16, 2, "causal"), KVCache()
+    poses, visible, past, past_visible = (given[:, :1] for given in actions(agent.config))
+    patches = network.stem(frames(agent.config, 1)[:, 0])[:, None]
+    with pytest.raises(ValueError, match=r"after 0 tokens of this clip come \{\}, and given are \{'action_query': 1\}"):
+        network.append(cache, layout, past=(past, past_visible))
+    network.append(cache, layout, patches=patches, past=(past, past_visible))
+    with pytest.raises(ValueError, match=r"come \{'action': 1, 'state': 1\}, and given are \{'action_query': 1, 'action': 1"):
+        network.append(cache, clip_layout(16, 2, "causal")[:19], past=(past, past_visible), actions=(poses, visible))
+    network.append(cache, layout, actions=(poses, visible))
+    assert cache.seen == 19
