@@ -11,8 +11,6 @@ from .cache import KVCache
 from .layout import Layout
 from .rope import RotaryEmbedding
 
-_TABLE = 256  # running positions of a cache are looked up in tables that grow by so many
-
 
 def ffn_width(hidden: int, ratio: float, multiple_of: int) -> int:
     """Inner width of the SwiGLU: int(hidden·ratio) rounded up to a multiple (2816 for 1024, 5632 for 2048)."""
@@ -81,9 +79,7 @@ class Backbone(nn.Module):
     def _rotary(self, tokens: Tensor, positions: Tensor | None, start: int) -> Tensor:
         batch, length = tokens.shape[:2]
         if positions is None:
-            if not start:
-                return self.rotary(length, tokens.device)
-            return self.rotary(-(-(start + length) // _TABLE) * _TABLE, tokens.device)[start : start + length]
+            return self.rotary(length, tokens.device, start)
         place = () if self.rotary.axes == 1 else (self.rotary.axes,)
         if tuple(positions.shape) not in ((length, *place), (batch, length, *place)):
             wanted = ", ".join(("L", *map(str, place)))

@@ -26,11 +26,12 @@ class RotaryEmbedding(nn.Module):
         self.head_size, self.base, self.axes = head_size, base, axes
         self.register_buffer("table", torch.empty(0, 2, head_size // 2), persistent=False)
 
-    def forward(self, length: int, device: torch.device) -> Tensor:
-        """Return ``[L, 2, head_size/2]`` (cosine, sine) for positions 0..L-1, whatever ``axes`` is."""
+    def forward(self, length: int, device: torch.device, start: int = 0) -> Tensor:
+        """Return ``[L, 2, head_size/2]`` (cosine, sine) for positions start..start+L-1, whatever ``axes`` is."""
+        if start:  # a stream's: a table of it would grow for ever
+            return self._table(torch.arange(start, start + length, device=device))
         if self.table.shape[0] < length or self.table.device != device:
-            angles = self._angles(torch.arange(length, device=device), self.head_size)
-            self.table = torch.stack((angles.cos(), angles.sin()), dim=1)
+            self.table = self._table(torch.arange(length, device=device))
         return self.table[:length]
 
     def at(self, positions: Tensor) -> Tensor:
@@ -44,6 +45,10 @@ class RotaryEmbedding(nn.Module):
         table = torch.stack((angles.cos(), angles.sin()), dim=-2)
         # Tokens first in every case: what sequence parallelism and ``rotate`` count is the length of the table.
         return table.transpose(0, 1) if table.ndim == 4 else table
+
+    def _table(self, index: Tensor) -> Tensor:
+        angles = self._angles(index, self.head_size)
+        return torch.stack((angles.cos(), angles.sin()), dim=1)
 
     def _angles(self, positions: Tensor, share: int) -> Tensor:
         """``[...] -> [..., share/2]``: each position times the frequencies of ``share`` channels."""

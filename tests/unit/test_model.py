@@ -240,10 +240,23 @@ def test_what_does_not_come_next_in_a_clip_is_refused():
     network, layout, cache = agent.predictor, clip_layout(16, 2, "causal"), KVCache()
     poses, visible, past, past_visible = (given[:, :1] for given in actions(agent.config))
     patches = network.stem(frames(agent.config, 1)[:, 0])[:, None]
-    with pytest.raises(ValueError, match=r"after 0 tokens of this clip come \{\}, and given are \{'action_query': 1\}"):
+    with pytest.raises(ValueError, match=r"after 0 tokens .* come \{'image': 16, 'action_query': 1\}, and given are \{'act"):
         network.append(cache, layout, past=(past, past_visible))
     network.append(cache, layout, patches=patches, past=(past, past_visible))
-    with pytest.raises(ValueError, match=r"come \{'action': 1, 'state': 1\}, and given are \{'action_query': 1, 'action': 1"):
-        network.append(cache, clip_layout(16, 2, "causal")[:19], past=(past, past_visible), actions=(poses, visible))
+    for wrong in ({"patches": patches}, {"past": (past, past_visible), "actions": (poses, visible)}, {}):
+        with pytest.raises(ValueError, match=r"after 17 tokens of this clip come"):
+            network.append(cache, layout, **wrong)
+    assert cache.seen == 17
     network.append(cache, layout, actions=(poses, visible))
     assert cache.seen == 19
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@torch.no_grad()
+def test_an_observer_of_clips_reads_frame_by_frame(sequence):
+    agent = tiny(sequence=sequence, observer_attention="clip")
+    images = frames(agent.config)
+    patches = agent.observer.stem(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    layout, cache = frame_layout(16, sequence, STEPS), KVCache()
+    states = [agent.observer.append(cache, layout, patches=patches[:, t : t + 1]).state for t in range(STEPS)]
+    torch.testing.assert_close(torch.cat(states, 1), agent.observer.encode_clip(images), rtol=1e-5, atol=1e-5)

@@ -25,9 +25,12 @@ def test_the_running_index_given_is_the_running_index_to_the_bit():
 @torch.no_grad()
 def test_tables_are_what_they_have_always_been():
     """Written out: pair i of d/2 turns by position · base^(-2i/d)."""
-    table = RotaryEmbedding(16, 100.0)(5, torch.device("cpu"))
+    rotary, cpu = RotaryEmbedding(16, 100.0), torch.device("cpu")
     angles = torch.arange(5.0)[:, None] * 100.0 ** (-torch.arange(0, 16, 2).float() / 16)
-    assert torch.equal(table, torch.stack((angles.cos(), angles.sin()), 1))
+    assert torch.equal(rotary(5, cpu), torch.stack((angles.cos(), angles.sin()), 1))
+    assert torch.equal(rotary(3, cpu, start=1000), rotary(1003, cpu)[1000:]) and len(rotary.table) == 1003
+    rotary(3, cpu, start=5000)
+    assert len(rotary.table) == 1003, "a stream's positions leave nothing behind"
 
 
 @torch.no_grad()

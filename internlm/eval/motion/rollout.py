@@ -110,7 +110,7 @@ def _cut(
 ) -> dict[str, np.ndarray]:
     chunked = dataset.clip.pose_coordinates == "chunk"
     moved = to_device(batch, device)
-    images = normalise_clip(moved.images)
+    images = normalise_clip(moved.images[:, :-1])
     truth = batch.poses.double().numpy()
     world = transform_points(own, truth)
     moves = torch.from_numpy(invert_rigid(anchors[:, 1:]) @ anchors[:, :-1]).float().to(device) if chunked else None

@@ -121,9 +121,10 @@ class EgoNetwork(nn.Module):
     ) -> ClipReadout:
         """Read what comes next in a clip whose beginning is in ``cache``: the read-outs of ``forward_clip`` for it alone.
 
-        ``layout`` is the clip's (``clip_layout``); what comes next there must be just what is given: ``patches`` ``[B, F, p, h]``
-        of F images out of the stem, ``past`` (poses ``[B, Q, P, J, 3]`` and visibility) of Q action queries, ``actions`` (the
-        same) of A steps, each with its state query. ValueError where it is not. In eval mode and without gradients.
+        ``layout`` is the clip's (``clip_layout``, an observer's ``frame_layout``); what comes next there must be just what is
+        given: ``patches`` ``[B, F, p, h]`` of F images out of the stem, ``past`` (poses ``[B, Q, P, J, 3]`` and visibility) of Q
+        action queries, ``actions`` (the same) of A steps. State queries are asked where they stand among or right after these.
+        ValueError where something else comes next. In eval mode and without gradients.
         """
         tokens = {}
         if patches is not None:
@@ -134,11 +135,16 @@ class EgoNetwork(nn.Module):
                 tokens["action_query"] = tokens["action_query"] + self.context_projector(*past)
         if actions is not None:
             tokens["action"] = self.pose_projector(*actions)
-            tokens["state"] = self.state_query.expand_as(tokens["action"])
-        piece = layout[cache.seen : cache.seen + sum(part.shape[1] for part in tokens.values())]
+        given = {name: part.shape[1] for name, part in tokens.items() if part.shape[1]}
+        ahead = {name: at[at >= cache.seen].tolist() for name, at in layout.index.items()}
+        stop = max((place + 1 for name, count in given.items() for place in ahead.get(name, [])[:count]), default=cache.seen)
+        while stop in ahead["state"]:
+            stop += 1
+        piece = layout[cache.seen : stop]
         next_up = {name: at.numel() for name, at in piece.index.items()}
-        if next_up != (given := {name: part.shape[1] for name, part in tokens.items() if part.shape[1]}):
+        if not given or {name: count for name, count in next_up.items() if name != "state"} != given:
             raise ValueError(f"after {cache.seen} tokens of this clip come {next_up}, and given are {given}")
+        tokens["state"] = self.state_query.expand(next(iter(tokens.values())).shape[0], next_up.get("state", 0), -1)
         sequence = torch.cat([tokens[name] for name in next_up], dim=1)
         places = torch.cat([piece.index[name].flatten() for name in next_up])
         hidden = self.backbone(sequence[:, places.argsort()], piece, cache=cache)
