@@ -5,6 +5,7 @@ layout all are readable, so all are kept.) A call's tokens may see each other; t
 token would have seen them, and ``open`` refuses that. Results equal one call with all tokens up to rounding.
 """
 
+import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -70,7 +71,7 @@ class KVCache:
         self._shared: tuple[tuple[list[Tensor], list[Tensor]], ...] = ()  # what stood in the caches that this is a branch of
         self._held: Layout | None = None  # labels of what is kept, the shared tokens first
         self._passed: Layout | None = None  # and of what was not kept
-        self._marks: list[Mark] = []
+        self._marks: list[weakref.ref[Mark]] = []  # weak: one that its owner dropped keeps no old buffers alive
 
     def __len__(self) -> int:
         """How many tokens are kept and seen by new ones, shared ones included."""
@@ -84,15 +85,16 @@ class KVCache:
 
     def mark(self) -> Mark:
         """A mark to ``rollback`` to, as often as wanted, until one before it is gone back to."""
-        self._marks.append(Mark(self.seen, self._length, self._held, self._passed, self._own))
-        return self._marks[-1]
+        mark = Mark(self.seen, self._length, self._held, self._passed, self._own)
+        self._marks = [*(known for known in self._marks if known() is not None), weakref.ref(mark)]
+        return mark
 
     def rollback(self, mark: Mark) -> None:
         """Forget all that was read since ``mark``. ValueError where it is not this cache's, or was itself rolled back."""
-        if not any(mark is known for known in self._marks):
+        at = next((at for at, known in enumerate(self._marks) if known() is mark), None)
+        if at is None:
             raise ValueError("this mark is not of this cache, or the cache was taken back to before it")
-        while self._marks[-1] is not mark:
-            self._marks.pop()
+        del self._marks[at + 1 :]
         self.seen, self._length, self._held, self._passed, self._own = (
             mark.seen, mark.length, mark.held, mark.passed, mark.own,
         )  # fmt: skip
@@ -130,9 +132,10 @@ class KVCache:
                 room[:, :, : len(rows)] = buffer[:, :, rows.to(buffer.device)]
                 mine.append(room)
         self._own, self._length = fresh, len(rows)
-        self._held = self._held.select(kept)
+        self._held = self._held.select(kept) if len(rows) else None
         if self._passed is not None:
-            self._passed = self._passed.select(self._recent(self._passed, before))
+            recent = self._recent(self._passed, before)
+            self._passed = self._passed.select(recent) if recent.any() else None
 
     @staticmethod
     def _recent(layout: Layout, before: int) -> Tensor:
@@ -167,6 +170,8 @@ class KVCache:
 
     def close(self, layout: Layout) -> None:
         """Keep the readable ones of the tokens that all layers have seen."""
+        if self._length < self._own.lent:
+            self._own.lent = 0  # every layer has moved to buffers of its own
         readable = layout.readable if layout.batch is None else layout.readable.any(0)
         if readable.all():
             self._length += len(layout)

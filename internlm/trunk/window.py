@@ -61,7 +61,7 @@ class Window:
             self._first = newest - self.steps + 1
             self.cache.forget(self._first)
             return
-        self._first = newest - (self.steps + 1) // 2
+        self._first = newest - min((self.steps + 1) // 2, self.steps - 1)
         self.cache = KVCache(self.cache.capacity)
         self._read = tuple(call for call in self._read if int(call[1].step.min()) >= self._first)
         for tokens, layout, positions, condition in self._read:

@@ -1,6 +1,8 @@
 """A cache gives what reading everything anew gives: in any pieces, branched, taken back, and in windows that move on."""
 
+import gc
 import random
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -136,8 +138,12 @@ def test_a_branch_stays_while_its_origin_goes_on_and_back():
     cache.rollback(mark)
     network(tokens(BATCH, 7, seed=3), layout[7:14], cache=cache)  # over the rows that the branch looks at
     close(network(x[:, 14:], layout[14:], cache=branch), full[:, 14:])
+    mine = cache._own.keys[0].data_ptr()
     cache.rollback(mark)
-    close(network(x[:, 7:], layout[7:], cache=cache), full[:, 7:])
+    for t in range(7, 14):
+        network(x[:, t : t + 1], layout[t : t + 1], cache=cache)
+    assert cache._own.keys[0].data_ptr() == mine, "moved away from the branch once, not at every call"
+    close(network(x[:, 14:], layout[14:], cache=cache), full[:, 14:])
 
 
 @pytest.mark.parametrize("kind", ["causal", "block"])
@@ -217,6 +223,55 @@ def test_a_window_that_slides_is_a_band_and_one_that_restarts_is_a_new_sequence(
     newest = network(x[:, -steps * each :], layout[-steps * each :])[:, -each:]
     assert (slid[:, -each:] - newest).abs().max() > 1e-3, "what slides remembers what left it"
     assert len(sliding.cache) == int(layout[-steps * each :].readable.sum()) and len(restarting.cache) < len(sliding.cache)
+
+
+@pytest.mark.parametrize("policy", ["slide", "restart"])
+def test_a_window_of_one_step_sees_that_step_alone(policy):
+    network, layout = trunk(), clip_layout(PATCHES, 4, "block")
+    x, each, window = tokens(BATCH, len(layout)), PATCHES + 3, Window(network, 1, policy)
+    for t in range(4):
+        part = slice(t * each, (t + 1) * each)
+        close(window.append(x[:, part], layout[part]), network(x[:, part], layout[part]))
+
+
+def test_marks_that_nobody_has_any_more_keep_nothing():
+    network, layout = trunk(), clip_layout(PATCHES, 9, "causal")
+    x, cache, old = tokens(BATCH, len(layout)), KVCache(), []
+    for t in range(9):
+        part = slice(t * 7, (t + 1) * 7)
+        cache.forget(t - 1)
+        mark = cache.mark()
+        network(x[:, part], layout[part], cache=cache)
+        cache.rollback(mark)
+        network(x[:, part], layout[part], cache=cache)
+        old.append(weakref.ref(cache._own))
+    del mark
+    cache.mark()
+    gc.collect()
+    assert len(cache._marks) == 1 and [segment() for segment in old[:-1]] == [None] * 8
+
+
+@pytest.mark.parametrize("context", [1, 2, 5])
+def test_a_world_model_writes_token_by_token_or_frame_by_frame(context):
+    """Any context, any length: strictly causal one token a call; block: an opener with all queries, then their clean twins."""
+    frames, n = 7, 3
+    causal, block = labelled([(t // n, t, 0, True) for t in range(frames * n)]), block_world(frames, n)
+    network = trunk()
+    place = torch.tensor([f * (1 + n) + i for f in range(frames) for i in (0, *range(1, n + 1), *range(1, n + 1))])
+    x, at = tokens(BATCH, len(causal)), context * n
+    close(in_pieces(network, x, causal, [0, *range(at, len(causal) + 1)], KVCache()), network(x, causal))
+    x, each = tokens(BATCH, len(block)), 1 + 2 * n
+    at = [0, *(place for f in range(context, frames) for place in (f * each, f * each + 1 + n)), frames * each]
+    close(in_pieces(network, x, block, at, KVCache(), place), network(x, block, place))
+
+
+def test_a_cache_attends_by_itself_whatever_kernel_trains():
+    network, layout = trunk(), clip_layout(PATCHES, 2, "causal")
+    x, full = tokens(BATCH, len(layout)), network(tokens(BATCH, len(layout)), layout)
+    for block in network.blocks:
+        block.attention.attend = None
+    network.mask_of = None
+    close(in_pieces(network, x, layout, [0, 7, 8, 14], KVCache()), full)
 
 
 @pytest.mark.parametrize("policy", ["slide", "restart"])

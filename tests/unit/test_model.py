@@ -234,6 +234,25 @@ def test_a_clip_read_as_it_becomes_known_is_the_clip(sequence, seen, at_once):
     assert cache.seen == len(layout)
 
 
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@torch.no_grad()
+def test_a_clip_is_read_under_autocast_as_well(sequence):
+    agent = tiny(sequence=sequence, pose_context=True)
+    network, given, images = agent.predictor, actions(agent.config), frames(agent.config)
+    poses, visible, past, past_visible = given
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole = network(images, *given)
+        patches = network.stem(images.flatten(0, 1)).unflatten(0, (BATCH, STEPS))
+        layout, cache = clip_layout(16, STEPS, sequence), KVCache()
+        first = network.append(cache, layout, patches=patches[:, :1], past=(past[:, :1], past_visible[:, :1]))
+        rest = network.append(
+            cache.branch(1), layout, patches=patches[:, 1:], past=(past[:, 1:], past_visible[:, 1:]), actions=(poses, visible)
+        )
+    action, state = torch.cat((first.action, rest.action), 1), torch.cat((first.state, rest.state), 1)
+    for found, expected in ((action, whole.action), (state, whole.state)):
+        assert (found.float() - expected.float()).norm() <= 2e-2 * expected.float().norm()
+
+
 @torch.no_grad()
 def test_what_does_not_come_next_in_a_clip_is_refused():
     agent = tiny()
