@@ -21,8 +21,7 @@ def chunks(poses: Tensor, size: int) -> Tensor:
 def roll_out(network: EgoNetwork, past: Tensor, poses: int) -> Tensor:
     """Observed ``[B, I, J, 3]`` -> the next ``poses`` poses ``[B, poses, J, 3]``, each chunk predicted from those before.
 
-    The first observed chunk is only the past of the second; the pose of a chunk that is not known yet is a placeholder that
-    its own action query does not see.
+    The first observed chunk is only the past of the second.
     """
     known = chunks(past, network.config.poses_per_step)
     observed, wanted = known.shape[1], -(-poses // network.config.poses_per_step)
@@ -31,7 +30,10 @@ def roll_out(network: EgoNetwork, past: Tensor, poses: int) -> Tensor:
 
 
 def _through_whole_sequences(network: EgoNetwork, known: Tensor, wanted: int) -> Tensor:
-    """Every chunk reads all before it anew: for training, which needs the gradient of all of them."""
+    """Every chunk reads all before it anew: for training, which needs the gradient of all of them.
+
+    The pose of a chunk that is not known yet is a placeholder that its own action query does not see.
+    """
     for _ in range(wanted):
         given = torch.cat((known[:, 1:], known[:, -1:]), dim=1)
         seen = torch.ones(given.shape[:-1], dtype=torch.bool, device=given.device)
