@@ -90,6 +90,9 @@ def divide(network: nn.Module, tp: Group, *, sequence: bool) -> None:
             trunk.blocks[0].register_forward_pre_hook(partial(_to_shares, tp))
             trunk.norm.register_forward_pre_hook(partial(_to_whole, tp))
             trunk.register_forward_hook(_without_padding)
+            for block in trunk.blocks:
+                if block.modulation is not None:
+                    block.modulation.register_forward_hook(partial(_own_tokens, tp))
 
 
 def _divisions(module: nn.Module) -> list[tuple[str, Division, nn.Module]]:
@@ -178,6 +181,10 @@ def _enter_tokens(tp: Group, module: nn.Module, arguments: tuple) -> tuple:
 
 def _to_shares(tp: Group, module: nn.Module, arguments: tuple) -> tuple:
     return regions.shares(regions.padded(arguments[0], tp, TOKENS), tp, TOKENS), *arguments[1:]
+
+
+def _own_tokens(tp: Group, module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
+    return regions.shares(regions.padded(output, tp, TOKENS), tp, TOKENS)
 
 
 def _to_whole(tp: Group, module: nn.Module, arguments: tuple) -> tuple:

@@ -1,8 +1,13 @@
 """The trunk: a stack of blocks with a final norm. It knows tokens and layouts, no modality."""
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 
+from .adaln import AdaLN, Condition, Conditioning
 from .block import Block
+from .cache import KVCache
 from .layout import Layout
 from .rope import RotaryEmbedding
 
@@ -13,22 +18,72 @@ def ffn_width(hidden: int, ratio: float, multiple_of: int) -> int:
 
 
 class Backbone(nn.Module):
-    """``[B, L, h] -> [B, L, h]``, final norm applied."""
+    """``[B, L, h] -> [B, L, h]``, final norm applied.
 
-    def __init__(self, *, hidden: int, layers: int, heads: int, inner: int, eps: float, rope_base: float, init_std: float):
+    ``axes``: coordinates of a given position (1, or 3: time, row, column). ``adaln``: takes conditions, its gates starting at
+    zero or one.
+    """
+
+    def __init__(
+        self, *, hidden: int, layers: int, heads: int, inner: int, eps: float, rope_base: float, init_std: float,
+        axes: int = 1, adaln: AdaLN | None = None,
+    ):  # fmt: skip
         super().__init__()
-        self.rotary = RotaryEmbedding(hidden // heads, rope_base)
-        self.blocks = nn.ModuleList(Block(hidden, heads, inner, eps) for _ in range(layers))
+        self.rotary = RotaryEmbedding(hidden // heads, rope_base, axes)
+        self.blocks = nn.ModuleList(Block(hidden, heads, inner, eps, adaln) for _ in range(layers))
         self.norm = nn.RMSNorm(hidden, eps=eps)
+        self.conditioning = None if adaln is None else Conditioning(hidden)
         self.mask_of = Layout.mask  # in the form that the blocks' attention takes
         for index, block in enumerate(self.blocks):
             block.init_weights(index, init_std)
 
-    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        layout: Layout,
+        positions: Tensor | None = None,
+        *,
+        condition: Condition | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states of ``tokens``, whose labels are ``layout``.
+
+        ``positions`` ``[L]`` or ``[B, L]`` (three axes: ``[L, 3]`` or ``[B, L, 3]``); None: the running index, over all axes'
+        channels. ``condition``: what modulates the blocks; None: nothing does. ``cache``: what earlier calls left there is seen
+        as if it stood before the tokens, and they are left there too; in eval mode, without gradients, with ``sdpa``.
+        """
         if tokens.shape[1] != len(layout):
             raise ValueError(f"{tokens.shape[1]} tokens do not fit a layout of {len(layout)}")
-        rotary = self.rotary(len(layout), tokens.device)
-        mask = self.mask_of(layout, tokens.device)
-        for block in self.blocks:
-            tokens = block(tokens, rotary, mask)
-        return self.norm(tokens)
+        if layout.batch not in (None, tokens.shape[0]):
+            raise ValueError(f"a batch of {tokens.shape[0]} does not fit a layout of {layout.batch} samples")
+        if condition is not None and self.conditioning is None:
+            raise ValueError("this trunk takes no conditions: it was built without adaln")
+        rotary = self._rotary(tokens, positions, 0 if cache is None else cache.seen)
+        if condition is not None:
+            condition, scale, shift = self.conditioning(condition)
+        if cache is None:
+            mask, attends = self.mask_of(layout, tokens.device), [None] * len(self.blocks)
+        else:
+            if self.training or torch.is_grad_enabled():
+                raise RuntimeError("a cache keeps no gradients: call eval() on the network and work under torch.no_grad()")
+            mask = cache.open(tokens.shape[0], layout, tokens.device)
+            attends = [partial(cache.attend, index) for index in range(len(self.blocks))]
+        for block, attend in zip(self.blocks, attends, strict=True):
+            tokens = block(tokens, rotary, mask, condition, attend)
+        if cache is not None:
+            cache.close(layout)
+        hidden = self.norm(tokens)
+        # Sequence parallelism leaves padding behind the tokens until the call ends.
+        return hidden if condition is None else hidden[:, : len(layout)] * (1 + scale) + shift
+
+    def _rotary(self, tokens: Tensor, positions: Tensor | None, start: int) -> Tensor:
+        batch, length = tokens.shape[:2]
+        if positions is None:
+            return self.rotary(length, tokens.device, start)
+        place = () if self.rotary.axes == 1 else (self.rotary.axes,)
+        if tuple(positions.shape) not in ((length, *place), (batch, length, *place)):
+            wanted = ", ".join(("L", *map(str, place)))
+            raise ValueError(
+                f"positions of shape {tuple(positions.shape)} do not fit {batch} x {length} tokens: [{wanted}] or [B, {wanted}]"
+            )
+        return self.rotary.at(positions.to(tokens.device))

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from internlm.core.roles import Division
 
-from .attention import SelfAttention
+from .adaln import AdaLN, Condition, Modulation
+from .attention import Attend, SelfAttention
 
 
 class SwiGLU(nn.Module):
@@ -26,20 +27,27 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """``[B, L, h] -> [B, L, h]``; ``mask`` as in ``SelfAttention``."""
+    """``[B, L, h] -> [B, L, h]``; ``mask`` and ``attend`` as in ``SelfAttention``. ``adaln``: with a table for conditions."""
 
     between = ("attention_norm", "mlp_norm")  # work on tokens one by one, so that a divided sequence divides their work
 
-    def __init__(self, hidden: int, heads: int, inner: int, eps: float):
+    def __init__(self, hidden: int, heads: int, inner: int, eps: float, adaln: AdaLN | None = None):
         super().__init__()
         self.attention_norm = nn.RMSNorm(hidden, eps=eps)
         self.attention = SelfAttention(hidden, heads)
         self.mlp_norm = nn.RMSNorm(hidden, eps=eps)
         self.mlp = SwiGLU(hidden, inner)
+        self.modulation = None if adaln is None else Modulation(hidden, adaln)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Any) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, mask)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(
+        self, x: Tensor, rotary: Tensor, mask: Any, condition: Condition | None = None, attend: Attend | None = None
+    ) -> Tensor:
+        if condition is None:
+            x = x + self.attention(self.attention_norm(x), rotary, mask, attend)
+            return x + self.mlp(self.mlp_norm(x))
+        scale, shift, gate, mlp_scale, mlp_shift, mlp_gate = self.modulation(condition).unbind(-2)
+        x = x + gate * self.attention(self.attention_norm(x) * (1 + scale) + shift, rotary, mask, attend)
+        return x + mlp_gate * self.mlp(self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift)
 
     def init_weights(self, index: int, std: float) -> None:
         """Initialise as block ``index`` (from 0): the residual branches shrink with depth (spec §2.1, init row).

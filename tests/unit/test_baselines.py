@@ -135,6 +135,19 @@ def test_pose_agent_starts_as_zero_velocity_and_continues_by_chunks():
     torch.testing.assert_close(longer[:, 5:10], pose_agent.roll_out(network, torch.cat((past, shorter), 1), 5))
 
 
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@pytest.mark.parametrize(("observed", "poses"), [(1, 5), (1, 20), (3, 12)])
+@torch.no_grad()
+def test_pose_agent_reads_every_chunk_once(sequence, observed, poses, monkeypatch):
+    """Rolled out without gradients, it is what whole passes over all chunks give."""
+    network, past = pose_network(sequence=sequence, num_layers=3), torch.randn(2, 5 * observed, 5, 3)
+    network.pose_head.layers[-1].weight.normal_(std=0.1)
+    with torch.enable_grad():
+        expected = pose_agent.roll_out(network, past, poses).detach()
+    monkeypatch.setattr(network, "forward_clip", None)
+    torch.testing.assert_close(pose_agent.roll_out(network, past, poses), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_pose_agent_loss_reaches_every_weight_but_the_visibility():
     network = pose_network(pose_target="absolute")
     past, future = torch.randn(2, 10, 5, 3), torch.randn(2, 10, 5, 3)

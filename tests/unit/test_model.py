@@ -8,6 +8,7 @@ from internlm.modality.body_pose import last_observed, pose_features
 from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 from internlm.systems.egoagent.sequence import clip_layout, frame_layout
+from internlm.trunk.cache import KVCache
 
 BATCH, STEPS = 2, 3
 TINY = dict(
@@ -200,3 +201,81 @@ def test_layer_norm_stem_is_free_of_the_batch():
     agent = tiny(stem_norm="layer").train()
     images = frames(agent.config)[:, 0]
     torch.testing.assert_close(agent.predictor(images)[:1], agent.predictor(images[:1]))
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@pytest.mark.parametrize("seen", [0, 1, STEPS])
+@pytest.mark.parametrize("at_once", [False, True])
+@torch.no_grad()
+def test_a_clip_read_as_it_becomes_known_is_the_clip(sequence, seen, at_once):
+    """A frame and the poses before it, then the poses after it: the read-outs of the whole clip."""
+    agent = tiny(sequence=sequence, pose_context=True, pose_target="offset")
+    network, given = agent.predictor, actions(agent.config, visible=0.8)
+    with torch.no_grad():
+        network.pose_head.layers[-1].weight.normal_(std=0.1)
+    images = frames(agent.config, seen) if seen else None
+    whole = network(images, *given)
+    patches = network.stem(images.flatten(0, 1)).unflatten(0, (BATCH, seen)) if seen else None
+    poses, visible, past, past_visible = given
+    layout, cache = clip_layout(16 if seen else 0, STEPS, sequence, frames=seen), KVCache()
+    found, states = [], []
+    for t in range(STEPS):
+        image = {"patches": patches[:, t : t + 1]} if t < seen else {}
+        now = {"past": (past[:, t : t + 1], past_visible[:, t : t + 1])}
+        acted = {"actions": (poses[:, t : t + 1], visible[:, t : t + 1])}
+        calls = [{**image, **now, **acted}] if at_once else [image, now, acted] if image else [now, acted]
+        for call in calls:
+            readout = network.append(cache, layout, **call)
+            found += [] if readout.action is None else [(readout.action, readout.visibility)]
+            states.append(readout.state)
+    action, visibility = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    for mine, theirs in ((action, whole.action), (visibility, whole.visibility), (torch.cat(states, 1), whole.state)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert cache.seen == len(layout)
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@torch.no_grad()
+def test_a_clip_is_read_under_autocast_as_well(sequence):
+    agent = tiny(sequence=sequence, pose_context=True)
+    network, given, images = agent.predictor, actions(agent.config), frames(agent.config)
+    poses, visible, past, past_visible = given
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole = network(images, *given)
+        patches = network.stem(images.flatten(0, 1)).unflatten(0, (BATCH, STEPS))
+        layout, cache = clip_layout(16, STEPS, sequence), KVCache()
+        first = network.append(cache, layout, patches=patches[:, :1], past=(past[:, :1], past_visible[:, :1]))
+        rest = network.append(
+            cache.branch(1), layout, patches=patches[:, 1:], past=(past[:, 1:], past_visible[:, 1:]), actions=(poses, visible)
+        )
+    action, state = torch.cat((first.action, rest.action), 1), torch.cat((first.state, rest.state), 1)
+    for found, expected in ((action, whole.action), (state, whole.state)):
+        assert (found.float() - expected.float()).norm() <= 2e-2 * expected.float().norm()
+
+
+@torch.no_grad()
+def test_what_does_not_come_next_in_a_clip_is_refused():
+    agent = tiny()
+    network, layout, cache = agent.predictor, clip_layout(16, 2, "causal"), KVCache()
+    poses, visible, past, past_visible = (given[:, :1] for given in actions(agent.config))
+    patches = network.stem(frames(agent.config, 1)[:, 0])[:, None]
+    with pytest.raises(ValueError, match=r"after 0 tokens .* come \{'image': 16, 'action_query': 1\}, and given are \{'act"):
+        network.append(cache, layout, past=(past, past_visible))
+    network.append(cache, layout, patches=patches, past=(past, past_visible))
+    for wrong in ({"patches": patches}, {"past": (past, past_visible), "actions": (poses, visible)}, {}):
+        with pytest.raises(ValueError, match=r"after 17 tokens of this clip come"):
+            network.append(cache, layout, **wrong)
+    assert cache.seen == 17
+    network.append(cache, layout, actions=(poses, visible))
+    assert cache.seen == 19
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@torch.no_grad()
+def test_an_observer_of_clips_reads_frame_by_frame(sequence):
+    agent = tiny(sequence=sequence, observer_attention="clip")
+    images = frames(agent.config)
+    patches = agent.observer.stem(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    layout, cache = frame_layout(16, sequence, STEPS), KVCache()
+    states = [agent.observer.append(cache, layout, patches=patches[:, t : t + 1]).state for t in range(STEPS)]
+    torch.testing.assert_close(torch.cat(states, 1), agent.observer.encode_clip(images), rtol=1e-5, atol=1e-5)

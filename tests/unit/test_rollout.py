@@ -58,25 +58,61 @@ def test_a_network_that_stands_still_stands_still_in_the_right_frame(tmp_path, c
 def test_predictions_are_fed_back_in_the_coordinates_of_the_next_step(tmp_path, coordinates, monkeypatch):
     """A network that always answers with the truth of its step: the past that it is shown must then be the true past too."""
     agent, dataset, batches = setting(tmp_path, coordinates)
-    asked = []
+    asked, batch = [], batches[0]
 
-    def answer(images, poses, visible, past, past_visible):
-        step, frames = poses.shape[1] - 1, images.shape[1]
-        asked.append((step, frames))
-        batch = batches[0]
-        if frames == step + 1:  # images known
-            assert torch.equal(past_visible, batch.past_visible[:, : step + 1])
-            shown = past * past_visible[..., None]
-            torch.testing.assert_close(shown, batch.past_poses[:, : step + 1], atol=1e-4, rtol=0)
-            torch.testing.assert_close(poses[:, :step], batch.poses[:, :step], atol=1e-4, rtol=0)
-        return ClipReadout(batch.poses[:, : step + 1], visible.float(), poses)
+    def answer(cache, layout, *, patches=None, past, actions):
+        frames, queries, acted = getattr(cache, "read", (0, 0, 0))
+        now = slice(queries, queries + past[0].shape[1])
+        cache.read = frames + (0 if patches is None else patches.shape[1]), now.stop, acted + actions[0].shape[1]
+        asked.append(cache.read)
+        if cache.read[0] == now.stop:  # images known
+            assert torch.equal(past[1], batch.past_visible[:, now])
+            torch.testing.assert_close(past[0] * past[1][..., None], batch.past_poses[:, now], atol=1e-4, rtol=0)
+            torch.testing.assert_close(actions[0], batch.poses[:, acted : cache.read[2]], atol=1e-4, rtol=0)
+        return ClipReadout(batch.poses[:, now], past[1].float(), past[0])
 
-    monkeypatch.setattr(agent.predictor, "forward_clip", answer)
+    monkeypatch.setattr(agent.predictor, "append", answer)
     rolled = rollout.roll_out(agent, dataset, batches[:1], observed=1)
-    assert asked == [(1, 2), (2, 3), (1, 2), (2, 2)], "with the images, then with those up to I_k alone"
+    expected = [(2, 2, 1), (3, 3, 2), (2, 2, 1), (2, 3, 2)]  # images, action queries and actions read so far
+    assert asked == expected, "with the images, then with those up to I_k alone"
     mask = rolled.visible
     assert mask[:, :, 3].all() and not mask[:, :, 4].any(), "joint 4 is never visible"
     np.testing.assert_allclose(rolled.images[mask], rolled.target[mask], atol=1e-4)
+
+
+def read_anew(predictor, batch, images, k, moves):
+    """Every chunk from a pass over all before it: what ``_fed_back`` spares."""
+    poses, visible, past, past_visible = (x.clone() for x in (batch.poses, batch.visible, batch.past_poses, batch.past_visible))
+    seen = past_visible[:, k].any(1, keepdim=True).expand_as(visible[:, k])
+    for step in range(k, poses.shape[1]):
+        upto = slice(0, step + 1)
+        given = (poses[:, upto], visible[:, upto], past[:, upto], past_visible[:, upto])
+        poses[:, step], visible[:, step] = predictor.forward_clip(images[:, upto], *given).action[:, -1], seen
+        if step + 1 < poses.shape[1]:
+            past[:, step + 1] = poses[:, step] if moves is None else rollout._turned(moves[:, step], poses[:, step])
+            past_visible[:, step + 1] = seen
+    return poses[:, k:].double().numpy()
+
+
+@pytest.mark.parametrize("sequence", ["causal", "block"])
+@pytest.mark.parametrize("target", ["offset", "absolute"])
+@torch.no_grad()
+def test_a_roll_out_is_that_of_whole_passes(tmp_path, sequence, target):
+    agent, dataset, batches = setting(tmp_path, "chunk", steps=5)
+    torch.manual_seed(1)
+    model = Config(**CONFIG).model.model_copy(update=dict(sequence=sequence, pose_target=target, num_layers=3))
+    predictor = EgoAgent(model).eval().predictor
+    predictor.pose_head.layers[-1].weight.normal_(std=0.1)
+    batch, anchors, _ = rollout.with_cameras(dataset, batches[0])
+    moves = torch.from_numpy(rollout.invert_rigid(anchors[:, 1:]) @ anchors[:, :-1]).float()
+    images = rollout.normalise_clip(batch.images)
+    patches = predictor.stem(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    for observed in (1, 2, 4):
+        for frames, between in ((5, moves), (observed + 1, None)):
+            found = rollout._fed_back(predictor, batch, patches[:, :frames], observed, between)
+            expected = read_anew(predictor, batch, images[:, :frames], observed, between)
+            assert found.shape[1] == 5 - observed
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_one_step_is_the_teacher_forced_chunk(tmp_path):

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from internlm.systems.egoagent.network import EgoNetwork
+from internlm.systems.egoagent.sequence import clip_layout
+from internlm.trunk.cache import KVCache
 
 from ..errors import EvalError
 from .baselines.fit import motion_loss
@@ -19,17 +21,36 @@ def chunks(poses: Tensor, size: int) -> Tensor:
 def roll_out(network: EgoNetwork, past: Tensor, poses: int) -> Tensor:
     """Observed ``[B, I, J, 3]`` -> the next ``poses`` poses ``[B, poses, J, 3]``, each chunk predicted from those before.
 
-    The first observed chunk is only the past of the second; the pose of a chunk that is not known yet is a placeholder that
-    its own action query does not see.
+    The first observed chunk is only the past of the second.
     """
     known = chunks(past, network.config.poses_per_step)
-    observed = known.shape[1]
-    for _ in range(-(-poses // network.config.poses_per_step)):
+    observed, wanted = known.shape[1], -(-poses // network.config.poses_per_step)
+    ahead = _through_whole_sequences if network.training or torch.is_grad_enabled() else _through_a_cache
+    return ahead(network, known, wanted)[:, observed:].flatten(1, 2)[:, :poses]
+
+
+def _through_whole_sequences(network: EgoNetwork, known: Tensor, wanted: int) -> Tensor:
+    """Every chunk reads all before it anew: for training, which needs the gradient of all of them.
+
+    The pose of a chunk that is not known yet is a placeholder that its own action query does not see.
+    """
+    for _ in range(wanted):
         given = torch.cat((known[:, 1:], known[:, -1:]), dim=1)
         seen = torch.ones(given.shape[:-1], dtype=torch.bool, device=given.device)
         readout = network.forward_clip(None, given, seen, known, seen)
         known = torch.cat((known, readout.action[:, -1:]), dim=1)
-    return known[:, observed:].flatten(1, 2)[:, :poses]
+    return known
+
+
+def _through_a_cache(network: EgoNetwork, known: Tensor, wanted: int) -> Tensor:
+    layout, cache = clip_layout(0, known.shape[1] + wanted - 1, network.config.sequence, frames=0), KVCache()
+    past, given = known, known[:, 1:]
+    for _ in range(wanted):
+        seen = torch.ones(past.shape[:-1], dtype=torch.bool, device=past.device)
+        readout = network.append(cache, layout, past=(past, seen), actions=(given, seen[:, : given.shape[1]]))
+        past = given = readout.action[:, -1:]
+        known = torch.cat((known, past), dim=1)
+    return known
 
 
 def loss(network: EgoNetwork, past: Tensor, future: Tensor, visible: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.sequence import clip_layout
+from internlm.trunk.cache import KVCache
 
 from ..clips import normalise_clip
 from ..errors import EvalError
@@ -108,12 +110,13 @@ def _cut(
 ) -> dict[str, np.ndarray]:
     chunked = dataset.clip.pose_coordinates == "chunk"
     moved = to_device(batch, device)
-    images = normalise_clip(moved.images)
+    images = normalise_clip(moved.images[:, :-1])
     truth = batch.poses.double().numpy()
     world = transform_points(own, truth)
     moves = torch.from_numpy(invert_rigid(anchors[:, 1:]) @ anchors[:, :-1]).float().to(device) if chunked else None
-    known = _fed_back(predictor, moved, images, k, moves)
-    alone = _fed_back(predictor, moved, images[:, : k + 1], k, None)
+    patches = predictor.stem(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    known = _fed_back(predictor, moved, patches, k, moves)
+    alone = _fed_back(predictor, moved, patches[:, : k + 1], k, None)
     here = anchors[:, k : k + 1, None] if chunked else own[:, k:]
     before = batch.past_poses[:, 0].double().numpy()  # the chunk before the clip, in the coordinates of its first step
     before_world = transform_points(anchors[:, :1] if chunked else own[:, 0], before)
@@ -138,28 +141,28 @@ def _cut(
     }
 
 
-def _fed_back(predictor: EgoNetwork, batch: ClipBatch, images: Tensor, k: int, moves: Tensor | None) -> np.ndarray:
+def _fed_back(predictor: EgoNetwork, batch: ClipBatch, patches: Tensor, k: int, moves: Tensor | None) -> np.ndarray:
     """Chunks k..T-1 ``[C, T-k, P, J, 3]``, each from the true ones before k and the predicted ones since.
 
     ``moves`` [C, T-1, 4, 4]: from the camera of each image to the next one's; None where a chunk needs no change of
-    coordinates to be the next one's past. ``images`` of the first steps, all or up to I_k.
+    coordinates to be the next one's past. ``patches`` [C, F, p, h] of the first steps' images, all or up to I_k.
     """
-    poses, visible = batch.poses.clone(), batch.visible.clone()
-    past, past_visible = batch.past_poses.clone(), batch.past_visible.clone()
-    steps = poses.shape[1]
+    poses, visible, past, past_visible = batch.poses, batch.visible, batch.past_poses, batch.past_visible
+    steps, frames = poses.shape[1], patches.shape[1]
+    layout, cache = clip_layout(patches.shape[2], steps, predictor.config.sequence, frames), KVCache()
     # A predicted joint counts as seen where it was seen last: one that is never recorded must not appear.
-    seen = past_visible[:, k].any(1, keepdim=True).expand_as(visible[:, k])
-    for step in range(k, steps):
-        upto = slice(0, step + 1)
-        readout = predictor.forward_clip(
-            images[:, upto], poses[:, upto], visible[:, upto], past[:, upto], past_visible[:, upto]
-        )
-        poses[:, step] = readout.action[:, -1]
-        visible[:, step] = seen
-        if step + 1 < steps:
-            past[:, step + 1] = poses[:, step] if moves is None else _turned(moves[:, step], poses[:, step])
-            past_visible[:, step + 1] = seen
-    return poses[:, k:].double().cpu().numpy()
+    seen = past_visible[:, k].any(1, keepdim=True).expand_as(visible[:, k])[:, None]
+    readout = predictor.append(
+        cache, layout, patches=patches[:, : k + 1], past=(past[:, : k + 1], past_visible[:, : k + 1]),
+        actions=(poses[:, :k], visible[:, :k]),
+    )  # fmt: skip
+    chunks = [readout.action[:, -1:]]
+    for step in range(k + 1, steps):
+        before = chunks[-1] if moves is None else _turned(moves[:, step - 1], chunks[-1][:, 0])[:, None]
+        image = patches[:, step : step + 1] if step < frames else None
+        readout = predictor.append(cache, layout, patches=image, past=(before, seen), actions=(chunks[-1], seen))
+        chunks.append(readout.action)
+    return torch.cat(chunks, dim=1).double().cpu().numpy()
 
 
 def _turned(transform: Tensor, points: Tensor) -> Tensor:

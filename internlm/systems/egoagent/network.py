@@ -10,6 +10,8 @@ from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.modality.frames import ConvStem, DinoHead
 from internlm.trunk.backbone import Backbone, ffn_width
+from internlm.trunk.cache import KVCache
+from internlm.trunk.layout import Layout
 
 from .config import ModelConfig
 from .sequence import clip_layout, frame_layout
@@ -17,10 +19,10 @@ from .sequence import clip_layout, frame_layout
 
 @dataclass(frozen=True)
 class ClipReadout:
-    """What the predictor reads out of a clip of T steps."""
+    """What the predictor reads out of a clip of T steps. No action where no action query was asked (``append``)."""
 
-    action: Tensor  # float32 [B, T, P, J, 3], metres: A'_t
-    visibility: Tensor  # float32 [B, T, P, J], logits
+    action: Tensor | None  # float32 [B, T, P, J, 3], metres: A'_t
+    visibility: Tensor | None  # float32 [B, T, P, J], logits
     state: Tensor  # [B, T, h]: hidden of S'_{t+1}
 
 
@@ -115,6 +117,49 @@ class EgoNetwork(nn.Module):
         hidden = self.backbone(sequence, layout)
         motion, visibility = self.pose_head(hidden[:, layout.index["action_query"].flatten()], past_poses, past_visible)
         return ClipReadout(motion, visibility, hidden[:, layout.index["state"].flatten()])
+
+    def append(
+        self,
+        cache: KVCache,
+        layout: Layout,
+        *,
+        patches: Tensor | None = None,
+        past: tuple[Tensor, Tensor] | None = None,
+        actions: tuple[Tensor, Tensor] | None = None,
+    ) -> ClipReadout:
+        """Read what comes next in a clip whose beginning is in ``cache``: the read-outs of ``forward_clip`` for it alone.
+
+        ``layout`` is the clip's (``clip_layout``, an observer's ``frame_layout``); what comes next there must be just what is
+        given: ``patches`` ``[B, F, p, h]`` of F images out of the stem, ``past`` (poses ``[B, Q, P, J, 3]`` and visibility) of Q
+        action queries, ``actions`` (the same) of A steps. State queries are asked where they stand among or right after these.
+        ValueError where something else comes next. In eval mode and without gradients.
+        """
+        tokens = {}
+        if patches is not None:
+            tokens["image"] = patches.flatten(1, 2)
+        if past is not None:
+            tokens["action_query"] = self.action_query.expand(*past[0].shape[:2], -1)
+            if self.config.pose_context:
+                tokens["action_query"] = tokens["action_query"] + self.context_projector(*past)
+        if actions is not None:
+            tokens["action"] = self.pose_projector(*actions)
+        given = {name: part.shape[1] for name, part in tokens.items() if part.shape[1]}
+        ahead = {name: at[at >= cache.seen].tolist() for name, at in layout.index.items()}
+        stop = max((place + 1 for name, count in given.items() for place in ahead.get(name, [])[:count]), default=cache.seen)
+        while stop in ahead["state"]:
+            stop += 1
+        piece = layout[cache.seen : stop]
+        next_up = {name: at.numel() for name, at in piece.index.items()}
+        if not given or {name: count for name, count in next_up.items() if name != "state"} != given:
+            raise ValueError(f"after {cache.seen} tokens of this clip come {next_up}, and given are {given}")
+        tokens["state"] = self.state_query.expand(next(iter(tokens.values())).shape[0], next_up.get("state", 0), -1)
+        sequence = torch.cat([tokens[name] for name in next_up], dim=1)
+        places = torch.cat([piece.index[name].flatten() for name in next_up])
+        hidden = self.backbone(sequence[:, places.argsort()], piece, cache=cache)
+        state = hidden[:, piece.index["state"].flatten()] if "state" in next_up else hidden[:, :0]
+        if past is None:
+            return ClipReadout(None, None, state)
+        return ClipReadout(*self.pose_head(hidden[:, piece.index["action_query"].flatten()], *past), state)
 
 
 class EgoAgent(nn.Module):
