@@ -14,6 +14,7 @@ import numpy as np
 
 from dataset_preprocess.manifest import Manifest
 from dataset_preprocess.pose_sanity import measure
+from dataset_preprocess.time_sanity import time_faults
 from dataset_preprocess.workers import WorkerDied, run_in_processes
 from internlm.data.store import PoseTrack, StoreError, Take, TakeInfo, TakeStore
 from internlm.data.store.unfinished import remains
@@ -92,6 +93,7 @@ def check_take(take: Take, *, decode_every: int = 1) -> Findings:
         found.faults.append(str(error))
     try:
         found.cells["labels"] = " ".join(sorted(take.labels().keys() - {"frames"}))
+        found.faults.extend(time_faults(take))
     except (StoreError, OSError) as error:
         found.faults.append(str(error))
     return found
