@@ -114,7 +114,11 @@ def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict
 
         labels = {"frames": numbers, "timestamp_ns": np.round(1e9 * video.seconds[chosen]).astype(np.int64)}
         StoreWriter(out).add_take(info, frames(), labels=labels, packed=settings.packed, overwrite=True)
-    counts = {"gaps": int(numbers[-1]) + 1 - len(numbers), "frames before the first key frame left out": video.skipped}
+    counts = {
+        "gaps": int(numbers[-1]) + 1 - len(numbers),
+        "frames before the first key frame left out": video.skipped,
+        "unfinished at the end left out": int(video.torn),
+    }
     return {"frames": len(numbers), **{what: count for what, count in counts.items() if count}}
 
 

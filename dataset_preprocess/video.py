@@ -14,7 +14,7 @@ import numpy as np
 
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.video_picture import Converter, read_turn, shown_size, tell_colours, wide_primaries
-from dataset_preprocess.video_time import Timeline, read_timeline, usual_rate
+from dataset_preprocess.video_time import Timeline, read_timeline, usual_rate, whole_packets
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Video:
     """A video file that can be read. Use ``open_video``.
 
     facts: what its frames and times are, not what the header says. seconds: float64 [N], when each frame is shown, from the
-    first one on. skipped: frames left out at the start, which a cut file has before its first key frame. primaries: the name
-    of colours wider than usual, None for usual ones.
+    first one on. skipped: frames left out at the start, which a cut file has before its first key frame; torn: whether its last
+    frame was left out, inside which it ends. primaries: the name of colours wider than usual, None for usual ones.
     """
 
     def __init__(self, path: Path, threads: int):
@@ -42,7 +42,8 @@ class Video:
             self._aspect = stream.sample_aspect_ratio  # the container's, else what the codec says at its start
             self._timeline = timeline = read_timeline(path, container, stream)
             announced = [float(rate or 0) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate)]
-        self.seconds, self.skipped, first = timeline.seconds, timeline.skipped, timeline.first
+        self.seconds, first = timeline.seconds, timeline.first
+        self.skipped, self.torn = timeline.skipped, timeline.torn
         tell_colours(path, first)
         self.primaries = wide_primaries(first)
         rate = usual_rate(self.seconds, announced, float(timeline.unit))
@@ -151,14 +152,8 @@ def _video_stream(path: Path, container, threads: int):
 
 
 def _packets_to_decode(container, stream, timeline: Timeline) -> Iterator[Any]:
-    """Packets from the first that can be decoded on; an empty one at the end asks for what the decoder still holds."""
-    place = -1
-    for packet in container.demux(stream):
-        if not packet.size:
-            if packet.pts is None and packet.dts is None:
-                yield packet
-            continue  # an empty packet with a time is a dropped frame
-        place += 1
+    """Packets from the first that can be decoded on."""
+    for place, packet in enumerate(whole_packets(container, stream, timeline.torn)):
         early = timeline.leading is not None and packet.pts is not None and packet.pts < timeline.leading
         if place >= timeline.first_packet and not early:
             yield packet

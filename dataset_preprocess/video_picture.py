@@ -11,7 +11,7 @@ import numpy as np
 from dataset_preprocess.errors import RecordingError
 
 # ITU-T H.273: code points of matrix coefficients and transfer characteristics, as in every codec and container.
-_RGB, _BT709, _UNSAID = 0, 1, 2
+_BT709, _UNSAID = 1, 2
 _MATRICES = {1, 2, 4, 5, 6, 7, 9}  # what libswscale knows: BT.709, unsaid, FCC, BT.601 (two names), SMPTE 240M, BT.2020
 _CURVES = {1, 2, 4, 5, 6, 7, 11, 12, 13, 14, 15}  # for displays of usual brightness
 _HDR = {16: "PQ", 18: "HLG"}
@@ -113,7 +113,7 @@ def tell_colours(path: Path, frame) -> None:
         raise RecordingError(f"{path}: is of high dynamic range ({kind}); bring it to the usual range: {_TONEMAP}")
     if frame.color_trc not in _CURVES:
         raise RecordingError(f"{path}: has transfer characteristics {frame.color_trc} (H.273), no usual video's; {_TONEMAP}")
-    if frame.format.is_rgb:
+    if frame.format.is_rgb or frame.format.has_palette:
         return
     if frame.colorspace not in _MATRICES:
         raise RecordingError(

@@ -7,6 +7,7 @@ A first reading of the file, without decoding where a packet is a frame. Files d
     fields, VP8, MPEG-1/2    packets that are no frame of their own: the decoder tells which frames there are
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataset_preprocess.errors import RecordingError
-from dataset_preprocess.video_length import bytes_missing
+from dataset_preprocess.video_length import bytes_missing, ends_inside_packet
 
 REMAKE = "remake it with ffmpeg -i FILE NEW.mp4"
 ONE_FRAME_A_PACKET = ("h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "ffv1", "png", "rawvideo")
@@ -39,8 +40,8 @@ class Timeline:
     stamps: int64 [N], rising, one for each frame in the order of showing, in ``unit`` seconds. counted: frames are told by their
     place in the decoder's output, not by their stamp. skippable: a packet is a frame, so unwanted ones need not be decoded.
     skipped: frames before the first that can be decoded. first_packet: place of the first packet to give to the decoder;
-    leading: stamp of its frame if those that follow it and are shown earlier lack their references. first: the first decoded
-    frame. pixel_aspect: as the decoder knew it then.
+    leading: stamp of its frame if those that follow it and are shown earlier lack their references. torn: the file ends inside
+    its last packet, which is left out. first: the first decoded frame. pixel_aspect: as the decoder knew it then.
     """
 
     stamps: np.ndarray
@@ -50,6 +51,7 @@ class Timeline:
     skipped: int
     first_packet: int
     leading: int | None
+    torn: bool
     first: Any
     pixel_aspect: Fraction | None
 
@@ -68,14 +70,14 @@ def read_timeline(path: Path, container, stream) -> Timeline:
     packets: list[Stamp] = []
     shown: list[int | None] = []  # stamps of what the decoder gives, where it is asked for everything
     first = aspect = None
+    torn = container.format.name == "mpegts" and ends_inside_packet(path, stream.id)
     try:
-        for packet in container.demux(stream):
-            last = packet.size == 0 and packet.pts is None and packet.dts is None
+        for packet in whole_packets(container, stream, torn):
             if packet.size:
                 if packet.is_corrupt and (first is not None or not _cut_anywhere(container)):
                     raise RecordingError(f"{path}: is damaged or breaks off near frame {len(packets)}; fetch it again")
                 packets.append(Stamp(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-            if (packet.size or last) and (first is None or decode_all):
+            if first is None or decode_all:
                 for frame in _frames(packet):
                     if first is None:
                         first, aspect = frame, context.sample_aspect_ratio
@@ -108,8 +110,35 @@ def read_timeline(path: Path, container, stream) -> Timeline:
         raise RecordingError(f"{path}: shows two frames at the time of frame {place}; {REMAKE}")
     skipped = sum(p.pts is not None and p.pts < start and not p.hidden for p in packets) if not counted else 0
     return Timeline(
-        found, Fraction(stream.time_base), counted, not counted and not decode_all, skipped, first_packet, leading, first, aspect
+        found,
+        Fraction(stream.time_base),
+        counted,
+        not counted and not decode_all,
+        skipped,
+        first_packet,
+        leading,
+        torn,
+        first,
+        aspect,
     )
+
+
+def whole_packets(container, stream, torn: bool) -> Iterator[Any]:
+    """A stream's packets and the empty one at the end, which asks for what the decoder still holds.
+
+    Without the empty packets of dropped frames and, where it is ``torn``, without the last packet.
+    """
+    held = None
+    for packet in container.demux(stream):
+        if packet.size:
+            if held is not None:
+                yield held
+            held = packet
+        elif packet.pts is None and packet.dts is None:
+            if held is not None and not torn:
+                yield held
+            held = None
+            yield packet
 
 
 def usual_rate(seconds: np.ndarray, announced: list[float], unit: float) -> float:

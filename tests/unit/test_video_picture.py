@@ -167,3 +167,40 @@ def test_an_older_library_is_refused_for_its_colours(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "__version__", "16.1.0")
     with pytest.raises(RecordingError, match="av 16.1.0 is installed, whose colours are wrong: pip install 'av>=17'"):
         read(path)
+
+
+@pytest.mark.parametrize("size", [64, 704])
+def test_the_built_in_worlds_videos_keep_their_colours(tmp_path, size):
+    from types import SimpleNamespace
+
+    from internlm.data.egoworld.camera import default_camera
+    from internlm.data.egoworld.raw import write_video as write_raw
+
+    image = np.repeat(np.array(COLOURS, np.uint8), size // 4, 0)[None].repeat(size, 0)
+    write_raw(tmp_path / "v.mp4", SimpleNamespace(camera=default_camera("fisheye624", size), images=lambda: [(0, image, None)]))
+    assert colour_error(tmp_path / "v.mp4", None) <= 5
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixels"),
+    [
+        ("mp4", "libx264rgb", "rgb24"),
+        ("mp4", "libx264", "yuv444p"),
+        ("mkv", "ffv1", "yuv422p10le"),
+        ("mkv", "ffv1", "bgr0"),
+        ("avi", "mjpeg", "yuvj420p"),
+        ("mov", "prores_ks", "yuv422p10le"),
+        ("mov", "qtrle", "rgb24"),
+        ("mov", "png", "rgb24"),
+        ("avi", "rawvideo", "yuv420p"),
+        ("gif", "gif", "rgb8"),
+    ],
+)
+def test_other_ways_of_coding_pixels(tmp_path, suffix, codec, pixels):
+    greys = [np.full((64, 96, 3), value, np.uint8) for value in (40, 120, 220)]
+    path = write_video(tmp_path / f"v.{suffix}", 3, codec=codec, pixels=pixels, pictures=greys)
+    found = read(path)
+    assert np.abs([image.mean() - grey.mean() for image, grey in zip(found.values(), greys)]).max() <= (
+        20 if pixels == "rgb8" else 3
+    )
+    assert len(found) == 3

@@ -133,9 +133,14 @@ def test_a_stream_cut_inside_a_group_starts_at_its_first_key_frame(tmp_path, cod
             assert list(found) == list(range(40 - shift)) and np.allclose(np.diff(video.seconds), 1 / 30)
             told = max(told, video.skipped)
     assert told > 2
+    path.write_bytes(data[188 * int(0.4 * packets) : 188 * int(0.8 * packets) + 77])  # and ends inside a frame
+    with open_video(path) as video:
+        images = dict(video.frames(lambda index: True))
+        found = np.array([round((image.mean() - 69.5) / 3) for image in images.values()])
+        assert video.torn and (found - found[0] == np.round(30 * video.seconds)).all()
     path.write_bytes(data[188 * int(0.1 * packets) :])
     assert data_command("videos", tmp_path / "s", path, "--rate", 10) == 0
-    assert re.search(r"v: \d+ frames, \d+ frames before the first key frame left out", capfd.readouterr().out)
+    assert re.search(r"v: \d+ frames, (\d+ gaps, )?\d+ frames before the first key frame left out", capfd.readouterr().out)
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("avi", "libx264")])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from internlm.data.mocap import Motion
 
 RAW_SIZE = 2880
+BT601 = 6  # ITU-T H.273, matrix coefficients
 CROP = 32  # the 1408 picture is the raw one less 32 pixels on each side, halved
 LANDSCAPE_FROM_UPRIGHT = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # the sensor lies on its side: up is -x
 MANUAL_STEP = 3  # annotated by hand at 10 Hz, with a phase of each take's own
@@ -168,6 +169,7 @@ def write_video(path: Path, take: SimulatedTake) -> None:
         stream = container.add_stream("libx264", rate=int(FRAME_RATE), options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = take.camera.width, take.camera.height, "yuv420p"
         stream.thread_count = 1
+        stream.codec_context.colorspace = BT601  # what the conversion below uses; without a mark large videos are read by BT.709
         for _, rgb, _ in take.images():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         container.mux(stream.encode())
