@@ -142,10 +142,13 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _video_stream(path: Path, container, threads: int):
-    """The first video stream, its decoder set up."""
-    if not container.streams.video:
+    """The first video stream that is no cover picture, its decoder set up."""
+    from av.stream import Disposition
+
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
         raise RecordingError(f"{path}: has no video stream; no video, or a download that broke off")
-    stream = container.streams.video[0]
+    stream = streams[0]
     stream.thread_type = "SLICE" if threads == 1 else "AUTO"
     stream.codec_context.thread_count = threads
     return stream

@@ -66,7 +66,7 @@ def read_timeline(path: Path, container, stream) -> Timeline:
     from av.error import FFmpegError
 
     context, avi = stream.codec_context, container.format.name == "avi"
-    decode_all = context.name not in ONE_FRAME_A_PACKET and not avi
+    decode_all = context.codec.canonical_name not in ONE_FRAME_A_PACKET and not avi
     packets: list[Stamp] = []
     shown: list[int | None] = []  # stamps of what the decoder gives, where it is asked for everything
     first = aspect = None
@@ -150,11 +150,15 @@ def usual_rate(seconds: np.ndarray, announced: list[float], unit: float) -> floa
     if len(seconds) < 2:
         return next((rate for rate in announced if rate > 0), 0.0)
     step = float(np.median(np.diff(seconds)))
+    best = (np.inf, 0.0)
     for rate in announced:
         place = seconds * rate
-        near = np.abs(place - np.round(place)).max() <= _JITTER + rate * unit
-        if near and abs(step * rate - 1) <= 0.05 + rate * unit and (np.diff(np.round(place)) >= 1).all():
-            return rate
+        off = round(float(np.abs(place - np.round(place)).max()), 3)
+        usual = abs(step * rate - 1) <= 0.05 + rate * unit and (np.diff(np.round(place)) >= 1).all()
+        if usual and off <= _JITTER + rate * unit and off < best[0]:
+            best = (off, rate)
+    if best[1]:
+        return best[1]
     mean = (len(seconds) - 1) / (seconds[-1] - seconds[0])
     return float(mean) if abs(mean * step - 1) < 0.2 else 1 / step
 
