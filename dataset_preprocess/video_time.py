@@ -91,7 +91,7 @@ def read_timeline(path: Path, container, stream) -> Timeline:
     if not packets:
         raise RecordingError(f"{path}: has no frames")
     if first is None:
-        raise RecordingError(f"{path}: none of its {len(packets)} frames can be decoded; fetch it again")
+        raise RecordingError(f"{path}: none of its {len(packets)} frames can be decoded (no key frame?); fetch it again")
     start, first_packet, leading = 0, 0, None
     if avi or all(packet.pts is None for packet in packets):
         stamps, counted = _decoding_places(path, packets, context.reorder_depth), True
@@ -99,8 +99,9 @@ def read_timeline(path: Path, container, stream) -> Timeline:
         stamps, counted = _complete(path, shown), False
         start = stamps[0]
     else:
-        stamps, counted = _complete(path, [p.pts for p in packets if not p.hidden]), False
-        start, first_packet, leading = _start(packets, first, lenient=_cut_anywhere(container))
+        first_packet = next((place for place, packet in enumerate(packets) if packet.key), 0)
+        stamps, counted = _complete(path, [p.pts for p in packets[first_packet:] if not p.hidden]), False
+        start, leading = _start(packets[first_packet:], first, lenient=_cut_anywhere(container))
     if not counted:
         _check_forward(path, packets)
         stamps = sorted(stamp for stamp in stamps if stamp >= start)
@@ -108,7 +109,8 @@ def read_timeline(path: Path, container, stream) -> Timeline:
     if (np.diff(found) <= 0).any():
         place = int(np.flatnonzero(np.diff(found) <= 0)[0])
         raise RecordingError(f"{path}: shows two frames at the time of frame {place}; {REMAKE}")
-    skipped = sum(p.pts is not None and p.pts < start and not p.hidden for p in packets) if not counted else 0
+    early = (p for place, p in enumerate(packets) if place < first_packet or (p.pts is not None and p.pts < start))
+    skipped = 0 if counted else sum(not packet.hidden for packet in early)
     return Timeline(
         found,
         Fraction(stream.time_base),
@@ -197,20 +199,19 @@ def _decoding_places(path: Path, packets: list[Stamp], delay: int) -> list[int]:
     return places[delay:] + [places[-1] + step * (k + 1) for k in range(delay)]
 
 
-def _start(packets: list[Stamp], first, *, lenient: bool) -> tuple[int, int, int | None]:
-    """Stamp of the first frame to use, place of the first packet to decode, and the stamp before which packets lack references.
+def _start(packets: list[Stamp], first, *, lenient: bool) -> tuple[int, int | None]:
+    """Stamp of the first frame to use, and the stamp before which packets lack references. packets: from the first key on.
 
     A file that begins at a key frame which cannot be decoded is damaged, not cut, unless ``lenient``.
     """
-    place = next((place for place, packet in enumerate(packets) if packet.key), None)
-    if place is None:  # no packet is marked as a key: refreshed bit by bit
-        return (packets[0].pts if first.pts is None else first.pts), 0, None
-    key = packets[place].pts
+    key = packets[0].pts
+    if not packets[0].key:  # none is marked as a key: refreshed bit by bit
+        return (key if first.pts is None else first.pts), None
     expected = min((p.pts for p in packets if not p.hidden and p.pts >= key), default=key)
     start = expected if first.pts is None else first.pts
     if start > expected and not lenient:
         start = expected
-    return start, place, key if start >= key else None
+    return start, key if start >= key else None
 
 
 def _check_forward(path: Path, packets: list[Stamp]) -> None:
