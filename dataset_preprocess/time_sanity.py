@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dataset_preprocess.egoexo import FRAME_RATE, SOURCE
 from internlm.data.store import Take
 
 STAMPS = "timestamp_ns"  # the label that holds them, a row for each stored frame
@@ -9,12 +10,15 @@ _SLACK = 1e-3  # of a step: rounding of rates and stamps
 
 
 def time_faults(take: Take) -> list[str]:
-    """Faults of a take's frame times in words; none where the take has no times. StoreError for damaged labels.
+    """Faults of a take's frame times in words; none where nothing is known of its times. StoreError for damaged labels.
 
     A frame has the number nearest to its time, so the two may differ by half a step either way and no more.
     """
+    rate = take.info.frame_rate
+    if take.info.source == SOURCE and rate != FRAME_RATE:
+        return [f"take.json says {rate:g} Hz; frames of {SOURCE} are counted at {FRAME_RATE:g} Hz"]
     labels = take.labels()
-    stamps, numbers, rate = labels.get(STAMPS), labels.get("frames"), take.info.frame_rate
+    stamps, numbers = labels.get(STAMPS), labels.get("frames")
     if stamps is None or len(stamps) < 2:
         return []
     if stamps.ndim != 1 or stamps.dtype.kind not in "iu":
