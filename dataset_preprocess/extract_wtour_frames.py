@@ -26,6 +26,7 @@ SUFFIXES = (
     ".ogv",
 )  # fmt: skip
 _ABOVE = 1.01  # how far --rate may be above a video's: 30 is asked of 29.97
+_HIGHEST = 1000  # frames per second
 _SAME = 1e-6  # seconds: two distances are one
 
 
@@ -40,7 +41,7 @@ class VideoSettings:
     require_blurred: bool = False
 
     def __post_init__(self):
-        for name, low, high in (("rate", 0.001, 1000), ("size", 16, 16384), ("quality", 1, 100)):
+        for name, low, high in (("rate", 0.001, _HIGHEST), ("size", 16, 16384), ("quality", 1, 100)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise RecordingError(f"--{name} {value}: must lie between {low} and {high}")
@@ -130,13 +131,13 @@ def choose_frames(video: Video, rate: float | None) -> tuple[float, np.ndarray, 
     """
     seconds, usual = video.seconds, video.facts.frame_rate
     if rate is None:
-        every = np.arange(len(seconds))
-        step = np.diff(seconds)
-        for rate in (usual, 1 / step.min(initial=1 / usual), 1.001 / step.min(initial=1 / usual)):
+        every, step = np.arange(len(seconds)), np.diff(seconds)
+        shortest = step.min(initial=1 / usual)
+        for rate in (usual, float(f"{1 / shortest:.9g}"), float(f"{1.001 / shortest:.9g}")):
             numbers = np.round(seconds * rate).astype(np.int64)
-            if (np.diff(numbers) >= 1).all():
+            if rate <= _HIGHEST and (np.diff(numbers) >= 1).all():
                 return float(rate), every, numbers
-        raise RecordingError(f"{video.path}: its frames cannot be numbered; give a --rate")
+        raise RecordingError(f"{video.path}: has frames less than {1 / _HIGHEST:g} s apart, too near to store all; give a --rate")
     if len(seconds) > 1 and rate > _ABOVE * usual:
         raise RecordingError(
             f"{video.path}: has {usual:.4g} frames/s, fewer than --rate {rate:g}; give {usual:.4g} or less, or 0 for every frame"
@@ -168,7 +169,9 @@ def stored_size(width: int, height: int, shorter: int | None) -> tuple[int, int]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="videos, or folders of videos")
-    parser.add_argument("--rate", type=float, default=5.0, help="frames per second to store, 0 = all (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=5.0, help="frames per second to store, 0 = all the video has (default: %(default)s)"
+    )
     parser.add_argument("--size", type=int, default=448, help="pixels of the shorter side, 0 = as it is (default: %(default)s)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default: %(default)s)")
     parser.add_argument("--split", choices=SPLITS, default="train", help="of the takes (default: train)")

@@ -108,6 +108,19 @@ def test_a_rate_above_the_videos_is_refused(tmp_path, capfd):
     assert take.frame_numbers.tolist() == [0]
 
 
+def test_uneven_frames_get_numbers_of_their_own(tmp_path):
+    unit = Fraction(1, 90000)
+    path = write_video(tmp_path / "v.ts", times=[0, 3000, 6000, 7000, 12000, 15000, 18000, 21000, 24000, 27000], unit=unit)
+    facts, take = store(path, tmp_path / "s", rate=None)
+    assert take.info.frame_rate == 90 and list(numbers(take).values()) == list(range(10))
+    assert data_command("check", tmp_path / "s") == 0
+    path = write_video(tmp_path / "near.ts", times=[0, 3000, 6000, 6003, 12000, 15000, 18000, 21000, 24000, 27000], unit=unit)
+    with pytest.raises(RecordingError, match="near.ts: has frames less than 0.001 s apart, too near to store all; give a --rate"):
+        store(path, tmp_path / "s", rate=None)
+    facts, take = store(path, tmp_path / "s", rate=10)
+    assert numbers(take) == {0: 0, 1: 3, 2: 6, 3: 9}
+
+
 @pytest.mark.parametrize(
     ("codec", "options"),
     [
