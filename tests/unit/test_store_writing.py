@@ -58,7 +58,7 @@ def test_takes_that_disagree_are_not_mixed(tmp_path):
         ({"uid": "x"}, "has uid 'uid-take' in the store, now 'x'"),
         ({"split": "val"}, "has split"),
         ({"frame_rate": 10.0}, "frame_rate 30.0 in the store, now 10.0"),
-        ({"source": "bvh"}, "has source"),
+        ({"source": "bvh"}, "images end at frame 45 and its poses at frame 2"),
     ):
         with pytest.raises(StoreError, match=message):
             writer.extend_take(replace(info(), **other), poses=track(range(3)))

@@ -28,6 +28,10 @@ class DiskFullError(StoreError):
     """A take could not be written for lack of space, quota or allowed file size; nothing of it was left behind."""
 
 
+class TakeConflict(StoreError):
+    """What is to be written would remove what another command wrote of the take, or does not belong to it. Nothing was changed."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """Intrinsics of the stored images. Pixel (0, 0) is the centre of the top-left pixel.
