@@ -14,6 +14,7 @@ from typing import Any
 
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from internlm.data.store.foreign import is_foreign
 
 SOURCE = "egoexo4d"  # what the store says of these takes
 FRAME_RATE = 30.0  # of all frame-aligned videos; annotations count their frames
@@ -44,7 +45,7 @@ def read_takes(root: Path) -> list[EgoExoTake]:
     if table is not None:
         takes = [_take(entry, root, splits, f"{table}: take {row}") for row, entry in enumerate(read_json(table, list))]
     elif (root / "takes").is_dir():
-        folders = [folder for folder in (root / "takes").iterdir() if folder.is_dir() and folder.name[0] != "."]
+        folders = [folder for folder in (root / "takes").iterdir() if folder.is_dir() and not is_foreign(folder.name)]
         takes = [EgoExoTake(folder.name, folder.name, folder, tuple(_arias_on_disk(folder))) for folder in folders]
     else:
         raise RecordingError(f"{root}: neither takes.json nor a takes folder; give the folder that `egoexo -o` wrote to")

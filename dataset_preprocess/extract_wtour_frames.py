@@ -71,7 +71,7 @@ def is_blurred(video: Path) -> bool:
     return blur_marker(video).exists() or video.stem.endswith("_anonymized")
 
 
-def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict[str, Any]:
+def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings, anew: bool = False) -> dict[str, Any]:
     """Write a video as a take, in one pass. Frame k of the store is the video's frame nearest to k / rate seconds."""
     blurred = is_blurred(job.path)
     if settings.require_blurred and not blurred:
@@ -99,7 +99,7 @@ def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict
             for written, (_, image) in enumerate(video.frames(chosen, (width, height)), start=1):
                 yield written - 1, encode_jpeg(image, settings.quality)
 
-        StoreWriter(out).add_take(info, frames(), packed=settings.packed, overwrite=True)
+        StoreWriter(out).extend_take(info, frames(), packed=settings.packed, replace=anew)
     return {"frames": written}
 
 

@@ -86,7 +86,7 @@ def find_fragments(root: Path) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
     for split in ("train", "val", "test"):
         for path in sorted((root / split).glob("*.json")):
-            if match := _NAME.fullmatch(path.name):
+            if (match := _NAME.fullmatch(path.name)) and path.name[0] != ".":
                 found.setdefault((split, match[1]), []).append(path)
     if not found:
         raise RecordingError(f"{root}: has no fragments <split>/<take_uid>_<first>-<last>.json")

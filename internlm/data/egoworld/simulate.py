@@ -309,7 +309,8 @@ def generate_store(
         if made is None:
             missing.append(plan)
         elif made.extra.get("recipe") != plan.recipe:
-            raise StoreError(f"{path}: take {plan.name!r} was made with other settings; choose a new folder")
+            made_by = "with other settings" if made.source == "egoworld" else f"from {made.source!r}"
+            raise StoreError(f"{path}: take {plan.name!r} was made {made_by}; choose a new folder")
     run_plans(missing, write_take, jobs, on_take)
     return Path(path)
 

@@ -29,7 +29,7 @@ class DiskFullError(StoreError):
 
 
 class TakeConflict(StoreError):
-    """What is to be written would remove what another command wrote of the take, or does not belong to it. Nothing was changed."""
+    """What is to be written would remove what another command wrote of a take, or does not belong to it; nothing was changed."""
 
 
 @dataclass(frozen=True)

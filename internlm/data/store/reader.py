@@ -20,6 +20,7 @@ from internlm.data.store.contract import (
     check_track,
     read_json,
 )
+from internlm.data.store.foreign import is_foreign
 from internlm.data.store.unfinished import finished, read_finished
 
 _OPEN_FILES = 64
@@ -39,6 +40,8 @@ class TakeStore:
         check_header(self.path)
         self.infos: list[TakeInfo] = []
         for folder in finished(self.path / "takes"):
+            if is_foreign(folder.name) and not os.path.isfile(folder / "take.json"):
+                continue
             try:
                 if (info := read_finished(folder, read_info)) is not None:
                     self.infos.append(info)
@@ -129,8 +132,14 @@ class Take:
 def read_info(folder: Path) -> TakeInfo:
     """The take table's row of a take folder; StoreError when it is missing or breaks the contract."""
     path = folder / "take.json"
-    if not path.is_file():
-        raise StoreError(f"{folder}: has no take.json")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(
+            f"{folder}: has no take.json; copy the take again if it was copied in part, or move out what is not a take"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     values = read_json(path)
     try:
         camera = values.get("camera")

@@ -7,6 +7,7 @@ A folder that replaces another needs two renames, and between them its name is g
     finished(parent)           the reader's side: which folders there are
     read_finished(final, read) and reading from one of them
     remains(parent)            what writers at work, or killed ones, have there
+    write_whole(path, text)    the same for a small file
 
 Writers of different parts of one folder have hidden names of their own (``part``) and work at the same time; each puts its part
 to what is there when it is done (``complete``), one after the other. Locks are files, since a network file system that has
@@ -109,6 +110,28 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
 def remains(parent: Path) -> list[str]:
     """Names of the hidden folders of ``parent`` that writers at work, or killed ones, have there; in order."""
     return sorted(name for name in os.listdir(parent) if _HIDDEN.fullmatch(name))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file that appears complete or not at all. Of several writers at a time the last one's text stays."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed writer left is used again
+    while True:
+        lock = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not (_lock(lock) and _same_file(lock, temporary)):
+                time.sleep(0.001)
+                continue
+            try:
+                temporary.write_text(text)
+                temporary.replace(path)
+                return
+            except FileNotFoundError:
+                continue  # without locks: another writer was faster
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        finally:
+            os.close(lock)
 
 
 def _partial(final: Path, part: str) -> Path:

@@ -22,6 +22,7 @@ from internlm.data.store.contract import (
     check_labels,
     check_track,
 )
+from internlm.data.store.foreign import is_foreign
 from internlm.data.store.joining import PARTS, check_labels_kept, check_same_length, joined, ordered, parts_of
 from internlm.data.store.reader import TakeStore, read_info
 from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, unfinished
@@ -137,7 +138,7 @@ class StoreWriter:
 
 def _link(source: Path, target: Path, without: set[str]) -> None:
     for entry in source.iterdir():
-        if entry.name not in without:
+        if entry.name not in without and not entry.name.startswith(".nfs"):  # a removed file that is still read
             if entry.is_dir():
                 shutil.copytree(entry, target / entry.name, copy_function=_link_file)
             else:
@@ -228,8 +229,8 @@ def _foreign(entry: Path) -> bool:
 
     The manifest of a run may be there before the first take: the job that died first made none.
     """
-    if entry.name.startswith(".store.json.") or (entry.name == "manifest" and entry.is_dir()):
-        return False
+    if is_foreign(entry.name) or (entry.name == "manifest" and entry.is_dir()):
+        return False  # a fresh disk has lost+found, a folder that somebody looked at .DS_Store
     return not (entry.name == "takes" and entry.is_dir() and not any(entry.iterdir()))
 
 
