@@ -10,6 +10,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from dataset_preprocess.errors import RecordingError
@@ -70,8 +71,10 @@ def read_splits(root: Path) -> dict[str, str]:
         if not isinstance(listed, dict):
             raise RecordingError(f"{path}: has no object split_to_take_uids")
         for split, uids in listed.items():
-            if split in SPLITS and isinstance(uids, list):
-                splits.update((uid, split) for uid in uids if isinstance(uid, str))
+            if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
+                raise RecordingError(f"{path}: split_to_take_uids.{split} is {shown(uids)}, expected a list of take uids")
+            if split in SPLITS:
+                splits.update((uid, split) for uid in uids)
     for split in SPLITS:
         for kind in ("camera_pose", "body/annotation", "body/automatic"):
             files = (root / "annotations" / "ego_pose" / split / kind).glob("*.json")
