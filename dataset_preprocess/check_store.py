@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_preprocess.manifest import Entry, Manifest, lost_parts, steps, takes_of
+from dataset_preprocess.manifest import REFUSED, Entry, Manifest, lost_parts, steps, takes_of
 from dataset_preprocess.pose_sanity import measure
 from dataset_preprocess.workers import WorkerDied, run_in_processes
 from internlm.data.store import PoseTrack, StoreError, Take, TakeInfo, TakeStore
@@ -220,6 +220,9 @@ def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:
         for name in manifest.names():
             entry = manifest.read(name)
             status = entry.status if entry else "unreadable"
+            if status == "failed" and entry.facts.get(REFUSED):
+                status = REFUSED
+                found.setdefault(name, Findings()).odd.append(f"step {step} was refused when it was last tried: {entry.reason}")
             became[status] += 1
             if status == "done":
                 _check_claims(path, step, name, entry, found)

@@ -18,6 +18,7 @@ from internlm.data.store.unfinished import write_whole
 
 Status = Literal["done", "skipped", "failed"]
 STATUSES = ("done", "skipped", "failed")
+REFUSED = "refused"  # among the facts of a failed entry: another command wrote the take, and nothing of it was changed
 
 
 class ManifestError(Exception):

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from dataset_preprocess.manifest import Entry, Manifest, ManifestError, disown, lost_parts, takes_of
+from dataset_preprocess.manifest import REFUSED, Entry, Manifest, ManifestError, disown, lost_parts, takes_of
 from dataset_preprocess.slurm import SlurmOptions, submit_array, wait_for
 from dataset_preprocess.summary import Summary, counts
 from dataset_preprocess.workers import WorkerDied, run_in_processes
@@ -164,7 +164,7 @@ class Attempt:
             return Outcome(Entry("skipped", str(skip), settings))
         except TakeConflict as error:
             kept = standing if standing is not None and standing.status == "done" else None
-            return Outcome(Entry("failed", str(error), settings), standing=kept)
+            return Outcome(Entry("failed", str(error), settings, {REFUSED: True}), standing=kept)
         except Exception as error:
             return Outcome(Entry("failed", _reason(error), settings), stop=isinstance(error, DiskFullError))
 

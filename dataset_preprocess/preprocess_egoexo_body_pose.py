@@ -29,7 +29,7 @@ from dataset_preprocess.body_pose.upstream_json import SHORTEST, find_fragments,
 from dataset_preprocess.egoexo import FRAME_RATE, SOURCE, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
-from internlm.data.store import SPLITS, PoseTrack, StoreWriter, TakeInfo
+from internlm.data.store import SPLITS, PoseTrack, StoreWriter, TakeInfo, TakeStore
 
 
 def write_poses(files: PoseFiles, *, out: Path, settings: PoseSettings, anew: bool = False) -> dict[str, Any]:
@@ -174,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
         StoreWriter(args.out)
         return run_jobs(jobs, partial(import_upstream, out=args.out), step="poses", **options).exit_code
     if args.upstream_json:
+        if TakeStore.is_store(args.out):
+            raise RecordingError(f"{args.out}: is a take store; give --upstream-json a folder of its own for the fragments")
         files = choose(find_pose_files(args.raw, tuple(args.splits or ("train", "val"))), args.takes)
         return run_jobs(files, partial(write_upstream, out=args.out), step="upstream-json", **options).exit_code
     files = choose(find_pose_files(args.raw, tuple(args.splits or SPLITS)), args.takes)

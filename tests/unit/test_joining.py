@@ -93,6 +93,8 @@ def test_parts_that_do_not_belong_together_are_refused_and_both_stay(tmp_path, r
     for word in ("take 'walk'", f"frame_rate {rates[0]}", f"now {rates[1]}", "poses", "--rate", "another store", "--replace"):
         assert word in told, (word, told)
     assert tree(store / "takes") == before
+    assert data_command("check", store) == 0, "nothing is wrong with what is there"
+    assert "1 refused" in (out := capfd.readouterr().out) and "odd: step" in out
     short = (
         write_film(tmp_path / "short" / "walk.mp4", 40) if first == "motion" else write_motion(tmp_path / "x" / "walk.npz", 40)
     )

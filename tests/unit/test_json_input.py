@@ -49,10 +49,8 @@ def test_a_number_that_json_does_not_have_is_named_with_its_place(tmp_path, read
     assert str(error.value) == f"{path}: {place}is the number {word}, which is not valid JSON; mend or remove the value"
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", [reader for reader in READERS if reader not in ("takes", "joint map")])
 def test_numbers_beyond_any_measure_are_refused(tmp_path, reader):
-    if reader in ("takes", "joint map"):
-        pytest.skip("numbers are not read there")
     read, text, _ = READERS[reader]
     path = tmp_path / FILES.get(reader, "x.json")
     path.parent.mkdir(exist_ok=True)
