@@ -78,8 +78,10 @@ def steps(store: Path) -> list[str]:
 
 
 def takes_of(name: str, entry: Entry) -> list[str]:
-    """Takes that an entry stands for: those it lists, else the one of its name; none where it only counts them."""
-    made = entry.facts.get("takes", [name])
+    """Takes that an entry stands for: those it lists, else the one of its name; none where it only says how many."""
+    made = entry.facts.get("takes", 1)
+    if made == 1:
+        return [name]
     return [str(take) for take in made] if isinstance(made, list) else []
 
 

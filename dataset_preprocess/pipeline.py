@@ -171,7 +171,10 @@ class Attempt:
     def _settings(self, job: Job) -> dict[str, Any]:
         """The run's settings and, for a job with a ``path`` that is there, which file that is."""
         path = getattr(job, "path", None)
-        return {**self.settings, **({_INPUT: _identity(path)} if isinstance(path, Path) and path.is_file() else {})}
+        try:
+            return {**self.settings, **({_INPUT: _identity(path)} if isinstance(path, Path) and path.is_file() else {})}
+        except OSError:  # the work will say why it cannot be read
+            return dict(self.settings)
 
     def _exists(self, job: Job, entry: Entry) -> bool:
         """Whether what the entry claims is still there. Work that writes no store is believed."""

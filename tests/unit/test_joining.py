@@ -16,6 +16,7 @@ from test_store_writing import FRAMES, STAMPS, tree
 from dataset_preprocess.extract_vrs_frames import Recording
 from dataset_preprocess.manifest import Entry, Manifest
 from dataset_preprocess.pipeline import run_jobs
+from internlm.data.egoworld.simulate import generate_store
 from internlm.data.store import COCO_JOINTS, StoreError, StoreWriter, TakeConflict, TakeInfo, TakeStore
 
 SECONDS = 2
@@ -164,6 +165,22 @@ def test_takes_of_other_writers_are_never_replaced(tmp_path):
     assert tree(tmp_path / "s") == before
 
 
+def test_a_world_is_not_generated_over_recordings(tmp_path):
+    name = generated_name(tmp_path / "w")
+    StoreWriter(tmp_path / "s").add_take(
+        TakeInfo(name, name, "train", 30.0, source="mocap", pose_space="world"), poses=track(range(5))
+    )
+    before = tree(tmp_path / "s")
+    with pytest.raises(StoreError, match=f"take '{name}' was made from 'mocap'; choose a new folder"):
+        generate_store(tmp_path / "s", {"train": 1}, size=16, seconds=1.0)
+    assert tree(tmp_path / "s") == before
+
+
+def generated_name(path: Path) -> str:
+    generate_store(path, {"train": 1}, size=16, seconds=1.0)
+    return TakeStore(path).infos[0].name
+
+
 def test_pictures_without_a_camera_take_the_old_camera_with_them(tmp_path):
     writer = StoreWriter(tmp_path / "s")
     writer.extend_take(info(pose_space=None), FRAMES)
@@ -218,10 +235,11 @@ def _add(path: Path, part: str, start, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_two_writers_of_different_parts_at_once_lose_nothing(tmp_path, exists):
+def test_two_writers_of_different_parts_at_once_lose_nothing(tmp_path, exists, monkeypatch):
     """The poses come while the frames are being written; neither waits for the other."""
+    monkeypatch.setattr("internlm.data.store.unfinished._LOCK_SECONDS", 0.2)
     context = multiprocessing.get_context("fork")
-    for attempt, seconds in enumerate([0.0] * 10 + [7.0]):
+    for attempt, seconds in enumerate([0.0] * 10 + [1.5]):
         path = tmp_path / str(attempt)
         if exists:
             StoreWriter(path).extend_take(info(pose_space=None), FRAMES[:2])
