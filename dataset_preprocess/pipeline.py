@@ -163,8 +163,10 @@ class Attempt:
         except SkipTake as skip:
             return Outcome(Entry("skipped", str(skip), settings))
         except TakeConflict as error:
-            kept = standing if standing is not None and standing.status == "done" else None
-            return Outcome(Entry("failed", str(error), settings, {REFUSED: True}), standing=kept)
+            if standing is None or standing.status != "done":
+                return Outcome(Entry("failed", str(error), settings, {REFUSED: True}))
+            whole = takes_of(job.name, standing) == [job.name]  # of several takes, some may have been written before
+            return Outcome(Entry("failed", str(error), settings), standing=standing if whole else None)
         except Exception as error:
             return Outcome(Entry("failed", _reason(error), settings), stop=isinstance(error, DiskFullError))
 

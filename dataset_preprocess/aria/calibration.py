@@ -54,7 +54,7 @@ def read_calibration(path: Path) -> AriaCalibration:
 
     Raises RecordingError when the file is missing or damaged, has no RGB camera, or describes no plausible Aria.
     """
-    if path.suffix == ".vrs":
+    if path.suffix.lower() == ".vrs":
         return parse_calibration(parse_json(calibration_text(open_vrs(path), path), dict, f"{path}: its calibration"), str(path))
     return parse_calibration(read_json(path, dict, max_bytes=_MAX_JSON), str(path))
 

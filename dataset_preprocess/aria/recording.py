@@ -75,7 +75,7 @@ def check_device(calibration: dict[str, Any], name: str) -> None:
     second = word == "oatmeal" or re.fullmatch(r"aria.*2", word) or any(re.match(r"slam-(front|side)", label) for label in labels)
     if second:
         raise RecordingError(f"{name}: comes from second-generation Aria glasses (device class {device!r}); {_SUPPORTED}")
-    if word and not word.startswith("aria"):
+    if word and not word.startswith("aria") and calibration.get("CalibrationSource") != "Synthetic":
         raise RecordingError(f"{name}: comes from a device of class {device!r}, not from Project Aria glasses; {_SUPPORTED}")
 
 
@@ -104,8 +104,8 @@ def check_complete(path: Path) -> set[int]:
         return types
     if not layout.index:
         raise RecordingError(
-            f"{path}: was never closed (it has no index: power loss or a full disk while recording?) and its last record is cut; "
-            f"VRS's own tool saves the {records:,} whole records before byte {place:,}: vrs copy {path.name} --to NEW.vrs"
+            f"{path}: was never closed (its index is missing: power loss or a full disk while recording?) and is cut at byte "
+            f"{place:,}, after {records:,} whole records; VRS's own tool saves what is whole: vrs copy {path.name} --to NEW.vrs"
         )
     raise RecordingError(
         f"{path}: is damaged or breaks off: of {layout.size:,} bytes, no whole record begins at byte {place:,}; fetch it again"
@@ -114,7 +114,7 @@ def check_complete(path: Path) -> set[int]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things are in a VRS file, in bytes; index 0 = the file has none."""
+    """Where things are in a VRS file, in bytes; index 0 = the file has none, or an empty one."""
 
     size: int
     record_header: int
@@ -132,8 +132,11 @@ def _read_layout(path: Path) -> _Layout:
         _, _, file_header, record_header, index, description, first = _FILE_HEADER.unpack(header)
         # Old files do not say where their records begin: behind the description, or behind the header without one.
         first = first or file_header
-        if first == description:
-            first += int.from_bytes(os.pread(file.fileno(), 4, description), "little")
+        for record in (description, index):
+            if record and first == record:
+                first += int.from_bytes(os.pread(file.fileno(), 4, record), "little")
+        if index and index < first and int.from_bytes(os.pread(file.fileno(), 4, index), "little") <= record_header:
+            index = 0  # begun in front of the records, and never written
     return _Layout(size, record_header, index, description, first)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_samples import data_command, jpeg, picture, write_take
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_store import info, track
 from test_store_writing import FRAMES, STAMPS, tree
 
@@ -153,16 +155,68 @@ def test_takes_of_other_writers_are_never_replaced(tmp_path):
     writer.add_take(world, FRAMES, track(range(46)), {"frames": np.arange(3), "action": np.arange(3)})
     before = tree(tmp_path / "s")
     other = replace(world, pose_space=None, source="aria-vrs", extra={"file": "walk.vrs"})
-    for given, message in (
+    for parts, message in (
         ({"frames": FRAMES}, "its frames in the store were written from 'egoworld'"),
         ({"frames": FRAMES, "labels": STAMPS}, "labels action would be lost"),
         ({"poses": track(range(46))}, "its poses in the store were written from 'egoworld'"),
     ):
         with pytest.raises(TakeConflict, match=message):
-            writer.extend_take(replace(other, pose_space="world" if "poses" in given else None), **given)
+            writer.extend_take(replace(other, pose_space="world" if "poses" in parts else None), **parts)
     with pytest.raises(StoreError, match="got no frame"):
         writer.extend_take(world, [])
     assert tree(tmp_path / "s") == before
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["mocap", "video", "egoexo4d"]),
+        st.sets(st.sampled_from(["frames", "poses", "labels"]), min_size=1),
+        st.sampled_from([30.0, 30.0, 30.0, 5.0]),
+        st.sampled_from(["train", "train", "val"]),
+        st.sampled_from([46, 46, 46, 20]),
+        st.booleans(),
+    ),
+    max_size=7,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_whatever_commands_come_a_part_changes_only_by_its_own_writer(tmp_path_factory, steps):
+    """Each step gives its parts and leaves the others, or is refused and changes nothing; repeated, it changes nothing."""
+    path = tmp_path_factory.mktemp("steps")
+    writer, owner = StoreWriter(path / "s"), {}
+    for source, parts, rate, split, length, packed in steps:
+        row = TakeInfo(
+            "t", "t", split, rate, None, "world" if "poses" in parts else None, {source: "1"}, source, {"file": source}
+        )
+        given = {
+            "frames": [(n, data) for n, data in FRAMES if n < length] if "frames" in parts else None,
+            "poses": track(range(length)) if "poses" in parts else None,
+            "labels": {"frames": np.arange(length), source: np.arange(length)} if "labels" in parts else None,
+        }
+        before = tree(path / "s")
+        if not owner and parts == {"labels"}:
+            continue
+        try:
+            writer.extend_take(row, **given, packed=packed)
+        except TakeConflict as error:
+            assert tree(path / "s") == before and "take 't'" in str(error) and "--replace" in str(error)
+            continue
+        assert all(owner.get(part, source) == source for part in parts), "another's part was replaced"
+        owner |= dict.fromkeys(parts, source)
+        take = TakeStore(path / "s").take("t")
+        there = {"frames": len(take.frame_numbers), "poses": take.poses(), "labels": take.labels()}
+        assert {part for part, value in there.items() if value} == set(owner)
+        assert take.info.source == "+".join(sorted(set(owner.values()))) and take.info.labels == dict.fromkeys(
+            sorted(set(owner.values())), "1"
+        )
+        after = tree(path / "s")
+        changed = {name.split("/")[-1].split(".")[0] for name in before if before[name] != after.get(name) and "/t/" in name}
+        assert changed <= {"take", *parts} | ({f"frame_{n:07d}" for n, _ in FRAMES} if "frames" in parts else set())
+        writer.extend_take(row, **given, packed=packed)
+        assert tree(path / "s") == after
+    shutil.rmtree(path)
 
 
 def test_a_world_is_not_generated_over_recordings(tmp_path):
