@@ -18,7 +18,8 @@ from test_store_writing import FRAMES, STAMPS, tree
 from dataset_preprocess.extract_vrs_frames import Recording
 from dataset_preprocess.manifest import Entry, Manifest
 from dataset_preprocess.pipeline import run_jobs
-from internlm.data.egoworld.simulate import generate_store
+from internlm.data.egoworld.raw import generate_raw
+from internlm.data.egoworld.simulate import SettingsError, generate_store
 from internlm.data.store import COCO_JOINTS, StoreError, StoreWriter, TakeConflict, TakeInfo, TakeStore
 
 SECONDS = 2
@@ -228,6 +229,35 @@ def test_a_world_is_not_generated_over_recordings(tmp_path):
     with pytest.raises(StoreError, match=f"take '{name}' was made from 'mocap'; choose a new folder"):
         generate_store(tmp_path / "s", {"train": 1}, size=16, seconds=1.0)
     assert tree(tmp_path / "s") == before
+
+
+def test_a_world_gets_the_depth_that_its_takes_lack(tmp_path):
+    generate_store(tmp_path / "whole", {"train": 1}, size=16, seconds=0.5, depth=True)
+    generate_store(tmp_path / "s", {"train": 1}, size=16, seconds=0.5)
+    generate_store(tmp_path / "s", {"train": 1}, size=16, seconds=0.5, depth=True)
+    assert tree(tmp_path / "s") == tree(tmp_path / "whole")
+
+
+def test_a_raw_world_is_not_written_over_a_download_and_keeps_its_own_takes(tmp_path):
+    for name in ("takes.json", "metadata/takes.json", "annotations/splits.json"):
+        path = tmp_path / name.replace("/", "_") / name
+        path.parent.mkdir(parents=True)
+        path.write_text("[]")
+        before = tree(tmp_path / name.replace("/", "_"))
+        with pytest.raises(SettingsError, match="holds a download that EgoWorld did not write"):
+            generate_raw(tmp_path / name.replace("/", "_"), {"train": 1}, size=16, seconds=0.2)
+        assert tree(tmp_path / name.replace("/", "_")) == before
+    StoreWriter(tmp_path / "s")
+    with pytest.raises(SettingsError, match="is a take store"):
+        generate_raw(tmp_path / "s", {"train": 1}, size=16, seconds=0.2)
+    pytest.importorskip("av")
+    generate_raw(tmp_path / "r", {"train": 2, "val": 1}, size=16, seconds=0.2)
+    before = tree(tmp_path / "r")
+    generate_raw(tmp_path / "r", {"train": 1}, size=16, seconds=0.2)
+    assert tree(tmp_path / "r") == before
+    (tmp_path / "r" / "takes.json").write_text("[")
+    with pytest.raises(SettingsError, match=r"takes.json: is damaged"):
+        generate_raw(tmp_path / "r", {"train": 1}, size=16, seconds=0.2)
 
 
 def generated_name(path: Path) -> str:
