@@ -49,7 +49,7 @@ def counts(facts: Mapping[str, Any]) -> dict[str, int]:
 def _by_reason(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
     groups: dict[str, list[str]] = {}
     for name, reason in sorted(reasons.items()):
-        groups.setdefault(reason, []).append(name)
+        groups.setdefault(reason.removeprefix(f"take {name!r}: "), []).append(name)
     return list(groups.items())
 
 

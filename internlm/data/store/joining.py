@@ -20,8 +20,8 @@ PARTS = {"frames": ("frames.tar", "frames.idx.npy", "frames"), "poses": ("poses.
 _WRITERS = "writers"
 _SLACK = 0.1  # seconds by which a body track and a video of the same motion may end apart
 _WAY_OUT = (
-    "use another store or another file name, or give --replace to make the take anew from this command alone, "
-    "which removes what the other one wrote"
+    "use another store or another file name, or --replace, which makes the take from this command alone and removes what "
+    "the other one wrote"
 )
 
 

@@ -31,7 +31,7 @@ _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
 
 
 class StoreWriter:
-    """Creates a take store or extends one. Several processes may write different takes of one store at a time.
+    """Creates a take store or extends one. Processes may write different takes, or frames and poses of one take, at a time.
 
     A take is written into a hidden folder that is renamed at the end: readers see it complete or not at all.
     Raises StoreError when ``path`` is a non-empty folder that is not a store.
