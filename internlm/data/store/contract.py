@@ -104,11 +104,19 @@ class PoseTrack:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; StoreError when it cannot be read, is not JSON or is nested too deeply."""
+    """The content of a JSON file; StoreError when it cannot be read, is not JSON, gives a key twice or is nested too deeply."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not valid JSON: {error}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"gives {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return content
 
 
 def check_header(path: Path) -> None:
