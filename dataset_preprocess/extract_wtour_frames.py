@@ -79,7 +79,7 @@ def is_blurred(video: Path) -> bool:
     return blur_marker(video).exists() or video.stem.endswith("_anonymized")
 
 
-def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict[str, Any]:
+def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings, anew: bool = False) -> dict[str, Any]:
     """Write a video as a take. Frame k of the store is the video's frame nearest to k / rate seconds after its first.
 
     labels.npz carries ``timestamp_ns``, the time at which each stored frame is shown, since the first.
@@ -114,7 +114,7 @@ def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict
                 yield number_of[index], encode_jpeg(image, settings.quality)
 
         labels = {"frames": numbers, "timestamp_ns": np.round(1e9 * video.seconds[chosen]).astype(np.int64)}
-        StoreWriter(out).add_take(info, frames(), labels=labels, packed=settings.packed, overwrite=True)
+        StoreWriter(out).extend_take(info, frames(), labels=labels, packed=settings.packed, replace=anew)
     counts = {
         "gaps": int(numbers[-1]) + 1 - len(numbers),
         "frames before the first key frame left out": video.skipped,

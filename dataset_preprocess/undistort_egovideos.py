@@ -96,7 +96,7 @@ def find_videos(
     return found
 
 
-def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings) -> dict[str, Any]:
+def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings, anew: bool = False) -> dict[str, Any]:
     """Give a take its frames; poses that the store has of it stay. Every stride-th frame, numbered as in the video."""
     import cv2
 
@@ -136,7 +136,7 @@ def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings) -> di
                 yield index, encode_jpeg(pictures.apply(image), settings.quality)
                 written += 1
 
-        StoreWriter(out).extend_take(info, frames(), packed=settings.packed)
+        StoreWriter(out).extend_take(info, frames(), packed=settings.packed, replace=anew)
     return {"frames": written}
 
 
