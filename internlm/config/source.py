@@ -17,6 +17,7 @@ import yaml
 
 from internlm.config import yaml12
 from internlm.config.errors import ConfigError
+from internlm.config.places import Record
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Source:
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)  # files that a run wrote
 
     def merge(self, values: dict[str, Any], origin: str, prefix: str = "") -> None:
         """Lay ``values`` over what is here: dicts merge, anything else replaces."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import internlm
 from internlm.config.load import RESOLVED_NAME, save_config
+from internlm.config.places import LAUNCH as FOLDER
 from internlm.config.schema import Config
 
-FOLDER = "launch"
 CODE_NAME = "code.json"
 PATCH_NAME = "code.patch"
 
@@ -33,7 +33,7 @@ def write_snapshot(config: Config, run_dir: Path, command: Sequence[str]) -> Pat
         _replace(folder / PATCH_NAME, lambda path: path.write_text(patch))
     else:
         (folder / PATCH_NAME).unlink(missing_ok=True)
-    _replace(folder / RESOLVED_NAME, lambda path: save_config(config, path))
+    save_config(config.model_copy(update={"run_dir": str(run_dir)}), folder / RESOLVED_NAME)
     return folder / RESOLVED_NAME
 
 
