@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from internlm.config import legacy, places, yaml12
@@ -108,8 +107,8 @@ def _apply_override(source: Source, override: str) -> None:
         raise ConfigError(f"{COMMAND_LINE}: {override!r} is not of the form section.key=value")
     try:
         value = yaml12.parse(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{COMMAND_LINE}: value of {key} is not valid YAML: {text!r}") from error
+    except yaml12.YamlError as error:
+        raise ConfigError(f"{COMMAND_LINE}: value of {key} is not valid YAML: {text!r}: {error}") from error
     section, _, leaf = key.rpartition(".")
     source.merge({leaf: value}, COMMAND_LINE, section)
 

@@ -80,17 +80,18 @@ def run_data(args: argparse.Namespace, paths: Sequence[str]) -> list[str]:
 
 
 def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, Any], figures: list["Figure"]) -> int:
-    """Print the table, write ``--out``; returns 0."""
+    """Write ``--out``, then print the table; returns 0."""
     from dataclasses import asdict
 
     from .report.page import write_json
     from .report.summary import print_table
 
+    # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
+    rows = [asdict(figure) for figure in figures]
+    written = args.out and write_json(args.out, {"task": args.task, "model": model, **report, "figures": rows})
     print_table(f"{args.task}: {model['source']}, step {model['step']}, split {args.split}", figures)
-    if args.out:
-        # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
-        rows = [asdict(figure) for figure in figures]
-        print(f"written to {write_json(args.out, {'task': args.task, 'model': model, **report, 'figures': rows})}")
+    if written:
+        print(f"written to {written}")
     return 0
 
 
