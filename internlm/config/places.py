@@ -87,8 +87,8 @@ def settle(values: dict[str, Any], record: Record, *, only: Callable[[str], bool
     """Rewrite the paths of a record's nested values in place, as the working directory needs them.
 
     ``run_dir`` becomes the folder that the record lies in. ``only`` says by dotted key which may be changed. Returns what is
-    worth saying: data that is used from elsewhere than the working directory, and data that is not there; the latter's paths
-    become those of the first place.
+    worth saying: data outside the working directory, and data that is not there; the latter's paths become those of the first
+    place.
     """
     if only("run_dir"):
         if record.is_run:
@@ -106,7 +106,7 @@ def settle(values: dict[str, Any], record: Record, *, only: Callable[[str], bool
             if found is None and (section, leaf) in DATA:
                 looked = " nor in ".join(map(str, places))
                 said.append(f"{record.folder}: {key} {path} is not in {looked}; {key}=[PATH] says where it is now")
-            elif found is not None and not _is_here(found):
+            elif found is not None and not _is_below(_joined(str(found), path)):
                 said.append(f"{record.folder}: {key} {path} is {_joined(str(found), path)}")
     return said
 
@@ -152,6 +152,12 @@ def _from_here(path: str, place: Path) -> str:
 
 def _is_here(place: Path) -> bool:
     return os.path.realpath(place) == os.path.realpath(os.curdir)
+
+
+def _is_below(path: str) -> bool:
+    """Whether a path is in the working directory."""
+    here = os.path.realpath(os.curdir)
+    return os.path.commonpath([here, os.path.realpath(path)]) == here
 
 
 def _joined(*parts: str) -> str:
