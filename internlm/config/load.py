@@ -129,6 +129,11 @@ def _plain(source: Source, value: Any, dotted: str) -> Any:
         return [_plain(source, below, dotted) for below in value]
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # how a file name in another encoding arrives here
+            raise ConfigError(f"{source.origin(dotted)}: {dotted} = {value!r} is not UTF-8; give it another name") from None
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ConfigError(f"{source.origin(dotted)}: {dotted} = {value!r} is not a finite number, text, list or section")

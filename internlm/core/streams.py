@@ -18,7 +18,7 @@ def keep_going() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number, which is this one
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream, first = getattr(sys, name), getattr(sys, f"__{name}__")
         if stream is None:

@@ -181,6 +181,12 @@ def test_a_record_is_read_in_any_locale(tmp_path, run_command):
         assert done.returncode == 0, done.stderr
 
 
+def test_a_name_that_is_not_utf8_is_refused(write):
+    """As a file name in another encoding comes from the system."""
+    with pytest.raises(ConfigError, match=r"run\.py: run_dir = 'caf\\udce9' is not UTF-8; give it another name"):
+        load_config(write("run.py", "import os\nrun_dir = os.fsdecode(b'caf\\xe9')\n"))
+
+
 KEYS = st.text("abc", min_size=1, max_size=2)
 TREES = st.recursive(st.integers(0, 9), lambda below: st.dictionaries(KEYS, below, max_size=4), max_leaves=12)
 
