@@ -21,12 +21,12 @@ __all__ = ["COMMAND_LINE", "RESOLVED_NAME", "ConfigError", "config_keys", "load_
 COMMAND_LINE = "command line"
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, quiet: bool = False) -> Config:
     """Read a config file (.py, .yaml, or a run folder holding config.yaml) and lay ``section.key=value`` overrides over it.
 
     A run folder's config is of that folder, wherever it is now, and its data is looked up from there (``places.py``). A file
     written with upstream's keys is recognised and translated; the keys that have no effect here are listed on standard error
-    with the reason.
+    with the reason. ``quiet`` leaves out what is said of where a run's data is.
 
     Raises ConfigError naming the file or the command line, the key and the nearest valid key; FileNotFoundError.
     """
@@ -38,8 +38,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _apply_override(source, override)
     for name, record in source.records.items():
-        for line in places.settle(source.values, record, only=lambda key, name=name: source.origin(key) == name):
-            print(line, file=sys.stderr)
+        said = places.settle(source.values, record, only=lambda key, name=name: source.origin(key) == name)
+        if said and not quiet:
+            print("\n".join(said), file=sys.stderr)
     return _validate(source)
 
 

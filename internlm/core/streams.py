@@ -1,7 +1,9 @@
 """Standard streams that cannot cost a command its result: closed ones, and pipes whose reader leaves."""
 
+import errno
 import io
 import os
+import stat
 import sys
 
 _NAMES = {1: "standard output", 2: "standard error"}
@@ -45,15 +47,17 @@ def _lasting(stream: io.TextIOWrapper, number: int) -> io.TextIOWrapper:
 
 
 class _Lasting(io.FileIO):
-    """A standard stream whose reader may leave."""
+    """A standard stream whose reader may leave: the other end of a pipe, or a terminal."""
 
     def write(self, data) -> int | None:
         try:
             return super().write(data)
         except OSError as error:
+            hung_up = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            gone = hung_up or isinstance(error, BrokenPipeError)
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())  # of child processes as well; and what is buffered must not fail again at the end
             os.close(null)
-            if isinstance(error, BrokenPipeError) or self.fileno() == 2:  # there is nobody left to tell
+            if gone or self.fileno() == 2:  # there is nobody left to tell
                 return len(data)
             raise OSError(error.errno, error.strerror, _NAMES[self.fileno()]) from None

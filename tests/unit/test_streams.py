@@ -56,6 +56,19 @@ def test_no_command_breaks_on_its_streams(tmp_path, words, closed):
     assert "Traceback" not in done.stderr
 
 
+def test_a_terminal_that_is_gone(tmp_path):
+    """As after a lost connection: the command goes on, and so does what it has still to say."""
+    import pty
+
+    (tmp_path / "long.py").write_text("import time\nwhile not __import__('os').path.exists('closed'): time.sleep(0.05)\n" + LONG)
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([sys.executable, "long.py"], cwd=tmp_path, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    os.close(ours)
+    (tmp_path / "closed").touch()
+    assert child.wait(60) == 0 and (tmp_path / "done").exists()
+
+
 def test_a_full_disk_is_told(tmp_path):
     done = shell("$PY -m internlm.cli --help > /dev/full", tmp_path)
     assert done.returncode == 2 and "No space left on device: 'standard output'" in done.stderr
