@@ -90,7 +90,9 @@ def _read_into(source: Source, path: Path, seen: tuple[Path, ...]) -> None:
         return
     if record := places.record_of(path, names):
         source.records[str(path)] = record
-    names.pop(PATHS_FROM, None)
+    start = names.pop(PATHS_FROM, None)
+    if not isinstance(start, str | None):
+        raise ConfigError(f"{path}: {PATHS_FROM} is {start!r}; it must be the folder that the file's relative paths start from")
     bases = names.pop("base", ())
     for base in [bases] if isinstance(bases, str) else bases:
         if not isinstance(base, str):

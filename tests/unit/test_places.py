@@ -223,6 +223,9 @@ def test_a_file_of_ones_own_may_say_where_its_paths_start(home, tmp_path, monkey
     Path("configs/mine.yaml").write_text("paths_from: ..\ndata: {images: [demo/world]}\n")
     monkeypatch.chdir(tmp_path)
     assert os.path.realpath(load_config("home/configs/mine.yaml").data.images[0]) == str(home / "demo/world")
+    Path("wrong.yaml").write_text("paths_from: [a]\nseed: 1\n")
+    with pytest.raises(ConfigError, match=r"wrong\.yaml: paths_from is \['a'\]; it must be the folder"):
+        load_config("wrong.yaml")
 
 
 def test_stage_two_finds_stage_one(home, tmp_path, monkeypatch):
@@ -273,7 +276,7 @@ def test_a_broken_record_is_still_a_config_error(home):
 PARTS = st.lists(st.sampled_from(["a", "b", "c", ".."]), min_size=1, max_size=4).map("/".join)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @hypothesis.given(images=st.lists(PARTS, max_size=3), run=PARTS, file=PARTS)
 def test_what_is_recorded_is_found_again(tmp_path_factory, images, run, file):
     """Whatever the data's paths and the run folder are: read back, they mean the same places."""
