@@ -1,17 +1,20 @@
 """From a checkpoint to a model: the trained agent for evaluation, or the start of stage 2."""
 
 import logging
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from internlm.config.places import checkpoint_record, settle
 from internlm.config.schema import Config
 from internlm.model.egoagent import EgoAgent
 
 from .hf_folder import is_export, read_hf
-from .manager import CheckpointError, find_checkpoint
+from .manager import Checkpoint, CheckpointError, find_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +43,18 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu") -> tuple[Eg
     if is_export(path):
         return _exported_agent(Path(path), device)
     checkpoint = find_checkpoint(path, ("predictor", "observer"))
-    config = Config.model_validate(checkpoint.meta["config"])
+    config = Config.model_validate(settled_values(checkpoint))
     agent = EgoAgent(config.model)
     agent.predictor.load_state_dict(checkpoint.parts["predictor"])
     agent.observer.load_state_dict(checkpoint.parts["observer"])
     return agent.to(device).eval(), config, checkpoint.step
+
+
+def settled_values(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config of a checkpoint's run, its relative paths as the working directory needs them (``config.places``)."""
+    values = deepcopy(checkpoint.meta["config"])
+    settle(values, checkpoint_record(checkpoint.path, checkpoint.meta))
+    return values
 
 
 def _exported_agent(folder: Path, device: torch.device | str) -> tuple[EgoAgent, Config, int]:
