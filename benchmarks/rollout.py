@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from internlm.config.load import load_config
-from internlm.config.schema import Config
 from internlm.data.batch import ClipBatch
 from internlm.eval.motion import pose_agent
 from internlm.eval.motion.rollout import _fed_back
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoNetwork
 from internlm.systems.egoagent.sequence import clip_layout
 from internlm.trunk.cache import KVCache

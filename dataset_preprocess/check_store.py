@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_preprocess.manifest import Manifest
+from dataset_preprocess.manifest import REFUSED, Entry, Manifest, lost_parts, steps, takes_of
 from dataset_preprocess.pose_sanity import measure
+from dataset_preprocess.time_sanity import time_faults
 from dataset_preprocess.workers import WorkerDied, run_in_processes
 from internlm.data.store import PoseTrack, StoreError, Take, TakeInfo, TakeStore
 from internlm.data.store.unfinished import remains
@@ -25,9 +26,12 @@ HEADINGS = ("split", "images", "Hz", "poses", "visible", "cameras", "posed", "fa
 
 @dataclass
 class Findings:
-    """What was found in one take. faults: it breaks the contract or is damaged. odd: it can be read, but look at it."""
+    """What was found in one take. faults: it breaks the contract or is damaged. odd: it can be read, but look at it.
+    counts: of images and poses, by the manifest's words.
+    """
 
     cells: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
@@ -78,13 +82,14 @@ def check_take(take: Take, *, decode_every: int = 1) -> Findings:
     numbers = np.empty(0, np.int64)
     try:
         numbers = take.frame_numbers
-        found.cells["images"] = f"{len(numbers):,}{_spacing(numbers)}"
+        found.cells["images"], found.counts["frames"] = f"{len(numbers):,}{_spacing(numbers)}", len(numbers)
         _check_images(take, numbers, decode_every, found)
     except (StoreError, OSError) as error:
         found.faults.append(str(error))
     try:
         poses = take.poses()
         if poses is not None:
+            found.counts["poses"] = len(poses.frames)
             _check_poses(take.info, poses, numbers, found)
         elif not len(numbers) and not found.faults:
             found.faults.append("neither images nor poses")
@@ -92,6 +97,7 @@ def check_take(take: Take, *, decode_every: int = 1) -> Findings:
         found.faults.append(str(error))
     try:
         found.cells["labels"] = " ".join(sorted(take.labels().keys() - {"frames"}))
+        found.faults.extend(time_faults(take))
     except (StoreError, OSError) as error:
         found.faults.append(str(error))
     return found
@@ -209,25 +215,43 @@ def _check_names(infos: Sequence[TakeInfo], found: dict[str, Findings], takes_js
 
 
 def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:
-    """Takes that the manifest calls done must be there, and none may have failed; what was skipped or left unfinished is told."""
+    """What the manifest calls done must be there, and no step may have failed; what was skipped or left unfinished is told."""
     notes = []
-    folder = path / "manifest"
-    for step in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else ():
-        manifest, counts = Manifest(path, step), Counter()
+    for step in steps(path):
+        manifest, became = Manifest(path, step), Counter()
         for name in manifest.names():
             entry = manifest.read(name)
             status = entry.status if entry else "unreadable"
-            counts[status] += 1
-            made = entry.facts.get("takes", [name]) if entry and status == "done" else []
-            for lost in [name for name in map(str, made) if name not in found] if isinstance(made, list) else ():
-                found[lost] = Findings(faults=[f"manifest/{step}/{name}.json calls it done, but it is not there"])
+            if status == "failed" and entry.facts.get(REFUSED):
+                status = REFUSED
+                found.setdefault(name, Findings()).odd.append(f"step {step} was refused when it was last tried: {entry.reason}")
+            became[status] += 1
+            if status == "done":
+                _check_claims(path, step, name, entry, found)
             if status == "failed":
                 missing = f"step {step} failed when it was last tried: {entry.reason}"
                 found.setdefault(name, Findings()).faults.append(missing)
-        notes.append(f"step {step}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+        notes.append(f"step {step}: " + ", ".join(f"{count} {status}" for status, count in sorted(became.items())))
     if unfinished := remains(path / "takes"):
         notes.append(f"unfinished: {', '.join(unfinished)}; being written, or left by a killed run: repeat its command")
+    if strangers := sorted(e.name for e in (path / "takes").iterdir() if e.name[0] != "." and e.name not in found and e.is_dir()):
+        notes.append(f"not takes, left alone: {', '.join(strangers)}")
     return notes
+
+
+def _check_claims(path: Path, step: str, name: str, entry: Entry, found: dict[str, Findings]) -> None:
+    """Takes, parts and, where an entry is of one take, as many frames and poses as the entry says."""
+    claim = f"manifest/{step}/{name}.json"
+    lost = lost_parts(path, name, entry)
+    for take, parts in lost.items():
+        what = "it is not there" if parts == "the take" else f"its {parts} are not there"
+        way_out = "another command may have removed them; repeat the command of this step"
+        found.setdefault(take, Findings()).faults.append(f"{claim} calls it done, but {what}: {way_out}")
+    made = takes_of(name, entry)
+    for part, count in found[made[0]].counts.items() if len(made) == 1 and made[0] in found and not lost else ():
+        claimed = entry.facts.get(part)
+        if isinstance(claimed, int) and claimed != count:
+            found[made[0]].faults.append(f"{claim} says {claimed:,} {part}, {count:,} are there")
 
 
 def _print_table(found: dict[str, Findings]) -> None:

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     options["out"] = args.out
     write = partial(convert_video, out=args.out, settings=frames)
     first = run_jobs(videos, write, step="frames", settings=asdict(frames), **options)
+    if options.pop("replace"):
+        options["force"] = True  # the takes were made anew by their frames; poses that replaced them once more would remove those
     pose = partial(write_poses, out=args.out, settings=poses)
     second = run_jobs(files, pose, step="poses", settings=poses.recorded(), **options)
     return max(first.exit_code, second.exit_code)

@@ -10,10 +10,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from internlm.data.store.foreign import is_foreign
 
 SOURCE = "egoexo4d"  # what the store says of these takes
 FRAME_RATE = 30.0  # of all frame-aligned videos; annotations count their frames
@@ -44,7 +46,7 @@ def read_takes(root: Path) -> list[EgoExoTake]:
     if table is not None:
         takes = [_take(entry, root, splits, f"{table}: take {row}") for row, entry in enumerate(read_json(table, list))]
     elif (root / "takes").is_dir():
-        folders = [folder for folder in (root / "takes").iterdir() if folder.is_dir() and folder.name[0] != "."]
+        folders = [folder for folder in (root / "takes").iterdir() if folder.is_dir() and not is_foreign(folder.name)]
         takes = [EgoExoTake(folder.name, folder.name, folder, tuple(_arias_on_disk(folder))) for folder in folders]
     else:
         raise RecordingError(f"{root}: neither takes.json nor a takes folder; give the folder that `egoexo -o` wrote to")
@@ -69,8 +71,10 @@ def read_splits(root: Path) -> dict[str, str]:
         if not isinstance(listed, dict):
             raise RecordingError(f"{path}: has no object split_to_take_uids")
         for split, uids in listed.items():
-            if split in SPLITS and isinstance(uids, list):
-                splits.update((uid, split) for uid in uids if isinstance(uid, str))
+            if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
+                raise RecordingError(f"{path}: split_to_take_uids.{split} is {shown(uids)}, expected a list of take uids")
+            if split in SPLITS:
+                splits.update((uid, split) for uid in uids)
     for split in SPLITS:
         for kind in ("camera_pose", "body/annotation", "body/automatic"):
             files = (root / "annotations" / "ego_pose" / split / kind).glob("*.json")

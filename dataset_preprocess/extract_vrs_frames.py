@@ -34,7 +34,7 @@ class Recording:
     adt: bool = False
 
 
-def convert_recording(job: Recording, *, out: Path, settings: FrameSettings) -> dict[str, Any]:
+def convert_recording(job: Recording, *, out: Path, settings: FrameSettings, anew: bool = False) -> dict[str, Any]:
     """Write a recording as a take; labels.npz carries ``timestamp_ns``, the device time of each frame."""
     import cv2
 
@@ -67,7 +67,7 @@ def convert_recording(job: Recording, *, out: Path, settings: FrameSettings) -> 
             yield int(stream.numbers[row]), encode_jpeg(pictures.apply(stream.image(row)), settings.quality)
 
     labels = {"frames": stream.numbers[rows], "timestamp_ns": stream.stamps_ns[rows]}
-    StoreWriter(out).add_take(info, frames(), poses, labels, packed=settings.packed, overwrite=True)
+    StoreWriter(out).extend_take(info, frames(), poses, labels, packed=settings.packed, replace=anew)
     return {"frames": len(rows), **({"poses": len(poses.frames)} if poses is not None else {})}
 
 

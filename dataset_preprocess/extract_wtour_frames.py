@@ -14,12 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.pipeline import add_run_arguments, run_arguments, run_jobs
-from dataset_preprocess.video import encode_jpeg, open_video
+from dataset_preprocess.video import Video, encode_jpeg, open_video
 from internlm.data.store import SPLITS, StoreWriter, TakeInfo
 
-SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".flv",
+    ".ogv",
+)  # fmt: skip
+_ABOVE = 1.01  # how far --rate may be above a video's: 30 is asked of 29.97
+_HIGHEST = 1000  # frames per second
+_SAME = 1e-6  # seconds: two distances are one
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class VideoSettings:
     require_blurred: bool = False
 
     def __post_init__(self):
-        for name, low, high in (("rate", 0.001, 1000), ("size", 16, 16384), ("quality", 1, 100)):
+        for name, low, high in (("rate", 0.001, _HIGHEST), ("size", 16, 16384), ("quality", 1, 100)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise RecordingError(f"--{name} {value}: must lie between {low} and {high}")
@@ -71,8 +79,11 @@ def is_blurred(video: Path) -> bool:
     return blur_marker(video).exists() or video.stem.endswith("_anonymized")
 
 
-def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict[str, Any]:
-    """Write a video as a take, in one pass. Frame k of the store is the video's frame nearest to k / rate seconds."""
+def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings, anew: bool = False) -> dict[str, Any]:
+    """Write a video as a take. Frame k of the store is the video's frame nearest to k / rate seconds after its first.
+
+    labels.npz carries ``timestamp_ns``, the time at which each stored frame is shown, since the first.
+    """
     blurred = is_blurred(job.path)
     if settings.require_blurred and not blurred:
         raise RecordingError(
@@ -81,31 +92,72 @@ def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings) -> dict
         )
     with open_video(job.path) as video:
         facts = video.facts
-        rate = min(settings.rate or facts.frame_rate, facts.frame_rate)
-        width, height = stored_size(facts.width, facts.height, settings.size)
+        rate, chosen, numbers = choose_frames(video, settings.rate)
+        size = stored_size(facts.width, facts.height, settings.size)
         info = TakeInfo(
             name=job.name,
             uid=job.name,
             split=job.split,
             frame_rate=rate,
             source="video",
-            extra={"file": job.path.name, "video_rate": facts.frame_rate, "blurred": blurred},
+            extra={
+                "file": job.path.name,
+                "video_rate": facts.frame_rate,
+                "blurred": blurred,
+                **({"primaries": video.primaries} if video.primaries else {}),
+            },
         )
-        written = 0
+        number_of = dict(zip(chosen.tolist(), numbers.tolist()))
 
         def frames() -> Iterator[tuple[int, bytes]]:
-            nonlocal written
-            chosen = partial(is_chosen, step=facts.frame_rate / rate)
-            for written, (_, image) in enumerate(video.frames(chosen, (width, height)), start=1):
-                yield written - 1, encode_jpeg(image, settings.quality)
+            for index, image in video.frames(number_of.__contains__, size):
+                yield number_of[index], encode_jpeg(image, settings.quality)
 
-        StoreWriter(out).add_take(info, frames(), packed=settings.packed, overwrite=True)
-    return {"frames": written}
+        labels = {"frames": numbers, "timestamp_ns": np.round(1e9 * video.seconds[chosen]).astype(np.int64)}
+        StoreWriter(out).extend_take(info, frames(), labels=labels, packed=settings.packed, replace=anew)
+    counts = {
+        "gaps": int(numbers[-1]) + 1 - len(numbers),
+        "frames before the first key frame left out": video.skipped,
+        "unfinished at the end left out": int(video.torn),
+    }
+    return {"frames": len(numbers), **{what: count for what, count in counts.items() if count}}
 
 
-def is_chosen(index: int, step: float) -> bool:
-    """Whether a frame is the nearest to some multiple of ``step`` >= 1 frames; ties go to the later one."""
-    return int((index + 0.5) / step) != int((index - 0.5) / step) or index == 0
+def choose_frames(video: Video, rate: float | None) -> tuple[float, np.ndarray, np.ndarray]:
+    """Rate of the take, indices [M] of the video's frames to store, and their frame numbers [M], both rising.
+
+    rate None: every frame, at the video's usual rate, or where frames are too near for it at the lowest that keeps them apart.
+    Raises RecordingError where the video has fewer frames than asked for.
+    """
+    seconds, usual = video.seconds, video.facts.frame_rate
+    if rate is None:
+        every, step = np.arange(len(seconds)), np.diff(seconds)
+        shortest = step.min(initial=1 / usual)
+        for rate in (usual, float(f"{1 / shortest:.9g}"), float(f"{1.001 / shortest:.9g}")):
+            numbers = np.round(seconds * rate).astype(np.int64)
+            if rate <= _HIGHEST and (np.diff(numbers) >= 1).all():
+                return float(rate), every, numbers
+        raise RecordingError(f"{video.path}: has frames less than {1 / _HIGHEST:g} s apart, too near to store all; give a --rate")
+    if len(seconds) > 1 and rate > _ABOVE * usual:
+        raise RecordingError(
+            f"{video.path}: has {usual:.4g} frames/s, fewer than --rate {rate:g}; give {usual:.4g} or less, or 0 for every frame"
+        )
+    return rate, *nearest_frames(seconds, rate, 0.5 / usual)
+
+
+def nearest_frames(seconds: np.ndarray, rate: float, beyond: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [M] of the frames nearest to the times k / rate, and each one's k [M]; ties go to the later frame.
+
+    seconds: [N], rising from 0, when frames are shown. A k that has no frame within half a step is left out: a gap in the video
+    is a gap in the store. beyond: how long after the last frame there may still be a k, in seconds.
+    """
+    near = np.floor(seconds * rate + 0.5).astype(np.int64)
+    near = np.minimum(near, int((seconds[-1] + beyond + _SAME) * rate))
+    distance = np.round(np.abs(seconds - near / rate) / _SAME)
+    order = np.lexsort((-np.arange(len(seconds)), distance, near))
+    numbers, first = np.unique(near[order], return_index=True)
+    inside = distance[order[first]] * _SAME <= 0.5 / rate + _SAME
+    return order[first][inside], numbers[inside]
 
 
 def stored_size(width: int, height: int, shorter: int | None) -> tuple[int, int]:
@@ -117,7 +169,9 @@ def stored_size(width: int, height: int, shorter: int | None) -> tuple[int, int]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="videos, or folders of videos")
-    parser.add_argument("--rate", type=float, default=5.0, help="frames per second to store, 0 = all (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=5.0, help="frames per second to store, 0 = all the video has (default: %(default)s)"
+    )
     parser.add_argument("--size", type=int, default=448, help="pixels of the shorter side, 0 = as it is (default: %(default)s)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default: %(default)s)")
     parser.add_argument("--split", choices=SPLITS, default="train", help="of the takes (default: train)")

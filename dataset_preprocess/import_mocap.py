@@ -63,7 +63,7 @@ def find_motion_files(paths: Iterable[Path]) -> list[MotionFile]:
     return list(found.values())
 
 
-def import_file(job: MotionFile, *, out: Path, settings: MotionSettings) -> dict[str, Any]:
+def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: bool = False) -> dict[str, Any]:
     """Write all motions of a file as takes: <file>, or <file>_<split>_<motion> where the file holds several."""
     joint_map = dict(settings.joint_map) if settings.joint_map is not None else None
     try:
@@ -89,8 +89,8 @@ def import_file(job: MotionFile, *, out: Path, settings: MotionSettings) -> dict
             raise RecordingError(f"{job.path}: holds two motions named {motion.name!r} of the same split")
         names.add(name)
         info = replace(info, name=name, uid=name, extra={**info.extra, "file": job.path.name, "motion": motion.name})
-        writer.extend_take(info, poses=track)
-    return {"takes": len(motions), "poses": sum(len(motion) - settings.skip for motion in motions)}
+        writer.extend_take(info, poses=track, replace=anew)
+    return {"takes": sorted(names), "poses": sum(len(motion) - settings.skip for motion in motions)}
 
 
 def read_joint_map(path: Path) -> dict[str, str]:

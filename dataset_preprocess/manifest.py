@@ -7,13 +7,18 @@ no times and no host names: the manifest of a finished run is the same bytes whe
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from internlm.data.store.foreign import is_foreign
+from internlm.data.store.joining import parts_of
+from internlm.data.store.unfinished import write_whole
+
 Status = Literal["done", "skipped", "failed"]
 STATUSES = ("done", "skipped", "failed")
+REFUSED = "refused"  # among the facts of a failed entry: another command wrote the take, and nothing of it was changed
 
 
 class ManifestError(Exception):
@@ -47,17 +52,11 @@ class Manifest:
         """Record what became of a take; complete or not at all, also when the process is killed."""
         path = self._path(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")  # one process a take: the name of a killed one is used again
         try:
             text = json.dumps(asdict(entry), indent=1, sort_keys=True)
         except TypeError as error:
             raise ManifestError(f"{path}: facts and settings must be plain JSON values: {error}") from None
-        try:
-            temporary.write_text(text + "\n")
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(path, text + "\n")
 
     def forget(self, name: str) -> None:
         """Remove the entry of a take, so that a half-done repetition never passes for the finished first run."""
@@ -70,6 +69,45 @@ class Manifest:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
+
+
+def steps(store: Path) -> list[str]:
+    """The steps that have a manifest in a store, in order."""
+    folder = Path(store) / "manifest"
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_foreign(p.name)) if folder.is_dir() else []
+
+
+def takes_of(name: str, entry: Entry) -> list[str]:
+    """Takes that an entry stands for: those it lists, else the one of its name; none where it only says how many."""
+    made = entry.facts.get("takes", 1)
+    if made == 1:
+        return [name]
+    return [str(take) for take in made] if isinstance(made, list) else []
+
+
+def lost_parts(store: Path, name: str, entry: Entry) -> dict[str, str]:
+    """take -> what an entry that says done claims of it and the store lacks: "the take", "frames", "poses"."""
+    lost = {}
+    claimed = {part for part in ("frames", "poses") if isinstance(n := entry.facts.get(part), int) and n > 0}
+    for take in takes_of(name, entry) if entry.status == "done" else ():
+        folder = Path(store) / "takes" / take
+        if not (folder / "take.json").is_file():
+            lost[take] = "the take"
+        elif missing := sorted(claimed - parts_of(folder)):
+            lost[take] = " and ".join(missing)
+    return lost
+
+
+def disown(store: Path, step: str, takes: Collection[str]) -> None:
+    """Say in the other steps' entries that what they made of these takes is no more: ``step`` replaced it, as it was asked to."""
+    for other in steps(store):
+        manifest = Manifest(store, other)
+        for name in manifest.names() if other != step else ():
+            entry = manifest.read(name)
+            gone = sorted(set(takes_of(name, entry)) & set(takes)) if entry and entry.status == "done" else []
+            if gone:
+                reason = f"its take {gone[0]!r} was replaced by step {step} (--replace)"
+                manifest.write(name, Entry("skipped", reason, entry.settings))
 
 
 def parse_entry(data: bytes) -> Entry:

@@ -11,39 +11,27 @@ again, does only what is missing: takes recorded as done are kept, everything el
 """
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from dataset_preprocess.manifest import Entry, Manifest, ManifestError
+from dataset_preprocess.attempt import Attempt, Job, Outcome, SkipTake
+from dataset_preprocess.manifest import Entry, Manifest
 from dataset_preprocess.slurm import SlurmOptions, submit_array, wait_for
-from dataset_preprocess.summary import Summary
+from dataset_preprocess.summary import Summary, counts
 from dataset_preprocess.workers import WorkerDied, run_in_processes
-from internlm.data.store import DiskFullError, StoreError, StoreWriter, TakeStore
 
-_OWN = ("internlm", "dataset_preprocess")
-
-
-class Job(Protocol):
-    """A picklable description of one take's work (a frozen dataclass is best); ``name`` is the take's name."""
-
-    @property
-    def name(self) -> str: ...
+__all__ = ["Job", "PipelineError", "SkipTake", "add_run_arguments", "run_arguments", "run_jobs"]
 
 
 class PipelineError(Exception):
     """A run cannot start; the message names what to change."""
-
-
-class SkipTake(Exception):
-    """Raised by ``work``: there is nothing to make of this take, and the message says why. Not a failure; tried again later."""
 
 
 def run_jobs(
@@ -55,20 +43,23 @@ def run_jobs(
     workers: int = 1,
     slurm: SlurmOptions | None = None,
     force: bool = False,
+    replace: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Do every job that is not done yet, print a summary, return it; the command's exit code is ``summary.exit_code``.
 
     work: a function of a module (it is sent to other processes by name), or functools.partial of one. It writes the take
-    (``StoreWriter(out).extend_take``, or ``add_take`` with ``overwrite=True``: what an earlier attempt left must be replaced)
+    (``StoreWriter(out).extend_take``, which replaces what an earlier attempt left and nothing that another step wrote)
     and returns plain JSON facts for the manifest, such as {"frames": 312}. The facts must be the same each time, so no
     durations. Work that makes several takes, or takes of other names than the job's, lists them as facts["takes"].
     It raises SkipTake where there is nothing to make, anything else where it failed; after a DiskFullError no more is begun.
     step: the manifest's folder, "frames" or "poses". workers: processes (with slurm: of each array task); 0 = this process.
     settings: plain JSON values that decide about the bytes (size, quality, stride). A take done with other settings is a
-    failure that says so, unless ``force``, which does everything again. Raises PipelineError for two jobs of one name.
+    failure that says so, unless ``force``, which does everything again; so is one made from another file than ``job.path``.
+    replace: does everything again and calls ``work(job, anew=True)``, which may remove what other steps wrote of the take.
+    Raises PipelineError for two jobs of one name.
     """
-    attempt = Attempt(work, Path(out), step, json.loads(json.dumps(dict(settings or {}))), force)
+    attempt = Attempt(work, Path(out), step, json.loads(json.dumps(dict(settings or {}))), force or replace, replace)
     _check_names(jobs)
     summary = Summary(step)
     pending = [job for job in jobs if not _settle(attempt.earlier(job), job, summary)]
@@ -78,68 +69,9 @@ def run_jobs(
         for job, outcome in run_attempts(attempt, pending, workers):
             _settle(outcome, job, summary)
             _tell(job.name, outcome)
+    attempt.disown(summary.done)
     summary.print()
     return summary
-
-
-class Outcome(NamedTuple):
-    """What became of a job. kept: by an earlier run. stop: no other job can succeed either."""
-
-    entry: Entry
-    kept: bool = False
-    stop: bool = False
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Does one job and records what became of it; never raises."""
-
-    work: Callable[[Any], dict]
-    out: Path
-    step: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    force: bool = False
-
-    def __call__(self, job: Job) -> Outcome:
-        return self.earlier(job) or self.record(job, self._do(job))
-
-    def earlier(self, job: Job) -> Outcome | None:
-        """The job's outcome when an earlier run has settled it, else None."""
-        entry = None if self.force else Manifest(self.out, self.step).read(job.name)
-        if entry is None or entry.status != "done" or not self._exists(job, entry):
-            return None
-        if entry.settings == self.settings:
-            return Outcome(entry, kept=True)
-        changed = _differences(entry.settings, self.settings)
-        return Outcome(Entry("failed", f"was made with other settings ({changed}); --force makes it again"))
-
-    def record(self, job: Job, outcome: Outcome) -> Outcome:
-        """Write the outcome into the manifest. A disk too full even for that changes nothing: the take counts as missing."""
-        try:
-            if outcome.entry.status != "done" and TakeStore.is_store(self.out):
-                StoreWriter(self.out).discard(job.name)
-            Manifest(self.out, self.step).write(job.name, outcome.entry)
-        except OSError as error:
-            return Outcome(Entry("failed", outcome.entry.reason or f"the manifest cannot be written: {error}"), stop=outcome.stop)
-        except (ManifestError, StoreError) as error:
-            return Outcome(Entry("failed", str(error)))
-        return outcome
-
-    def _do(self, job: Job) -> Outcome:
-        try:
-            Manifest(self.out, self.step).forget(job.name)
-            return Outcome(Entry("done", "", self.settings, self.work(job)))
-        except SkipTake as skip:
-            return Outcome(Entry("skipped", str(skip), self.settings))
-        except Exception as error:
-            return Outcome(Entry("failed", _reason(error), self.settings), stop=isinstance(error, DiskFullError))
-
-    def _exists(self, job: Job, entry: Entry) -> bool:
-        """Whether what the entry claims is still there. Work that writes no store is believed."""
-        if not TakeStore.is_store(self.out):
-            return True
-        made = entry.facts.get("takes", [job.name])
-        return not isinstance(made, list) or all((self.out / "takes" / str(name) / "take.json").is_file() for name in made)
 
 
 def run_attempts(attempt: Attempt, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:
@@ -170,15 +102,18 @@ def run_attempts(attempt: Attempt, jobs: Sequence[Job], workers: int) -> Iterato
 
 def _run_group(jobs: Sequence[Job], *, attempt: Attempt, workers: int) -> None:
     """What one array task does."""
+    summary = Summary(attempt.step)
     for job, outcome in run_attempts(attempt, jobs, workers):
+        _settle(outcome, job, summary)
         _tell(job.name, outcome)
+    attempt.disown(summary.done)
 
 
 def _run_array(attempt: Attempt, jobs: Sequence[Job], options: SlurmOptions, workers: int, summary: Summary) -> None:
     manifest = Manifest(attempt.out, attempt.step)
     for job in jobs:
         manifest.forget(job.name)  # so that what is there afterwards is of this array
-    once = Attempt(attempt.work, attempt.out, attempt.step, attempt.settings)
+    once = dataclasses.replace(attempt, force=False)
     array = submit_array(jobs, partial(_run_group, attempt=once, workers=workers), options, cpus=max(1, workers))
     first = array[0].job_id
     print(f"{attempt.step}: {len(jobs)} takes in {len(array)} array tasks ({first} ...), logs in {options.folder}", flush=True)
@@ -210,7 +145,7 @@ def _tell(name: str, outcome: Outcome) -> None:
     """One line as each take ends; failures and skips on the error stream."""
     entry = outcome.entry
     if entry.status == "done":
-        facts = ", ".join(f"{n:,} {key}" for key, n in entry.facts.items() if isinstance(n, int))
+        facts = ", ".join(f"{n:,} {key}" for key, n in counts(entry.facts).items())
         print(f"{name}: {facts or 'done'}", flush=True)
     else:
         print(f"{name}: {entry.status}: {entry.reason}", file=sys.stderr, flush=True)
@@ -224,26 +159,14 @@ def _check_names(jobs: Sequence[Job]) -> None:
             raise PipelineError(f"take name {name!r} cannot be a file name")
 
 
-def _reason(error: Exception) -> str:
-    """The message of an error that is meant for users; of any other also where it happened."""
-    if type(error).__module__.partition(".")[0] in _OWN or isinstance(error, OSError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"ran out of memory: use fewer --workers or a machine with more ({error})"
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"unexpected {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} {old.get(key)!r}, now {new.get(key)!r}" for key in keys)
-
-
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--workers, --force and the --slurm options, the same for every command that makes takes."""
     group = parser.add_argument_group("running")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="processes, a take each at a time (default: 1)")
     group.add_argument("--force", action="store_true", help="make takes again that are done")
+    group.add_argument(
+        "--replace", action="store_true", help="make takes anew from this command alone, without what other commands wrote"
+    )
     group.add_argument("--slurm", type=Path, metavar="LOGS", help="submit a Slurm job array; its logs go to this folder")
     group.add_argument("--slurm-tasks", type=int, default=100, metavar="N", help="array tasks at most (default: 100)")
     group.add_argument("--slurm-minutes", type=int, default=240, metavar="N", help="time limit of a task (default: 240)")
@@ -257,7 +180,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The parsed run options as keyword arguments of ``run_jobs``: workers, slurm, force."""
+    """The parsed run options as keyword arguments of ``run_jobs``: workers, slurm, force, replace."""
     for name in ("workers", "slurm_tasks", "slurm_minutes", "slurm_memory"):
         if getattr(args, name) < (0 if name == "workers" else 1):
             raise PipelineError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
@@ -272,4 +195,4 @@ def run_arguments(args: argparse.Namespace) -> dict[str, Any]:
         tasks=args.slurm_tasks,
         wait=not args.slurm_no_wait,
     )
-    return {"workers": args.workers, "slurm": slurm or None, "force": args.force}
+    return {"workers": args.workers, "slurm": slurm or None, "force": args.force, "replace": args.replace}

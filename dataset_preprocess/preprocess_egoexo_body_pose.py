@@ -29,10 +29,10 @@ from dataset_preprocess.body_pose.upstream_json import SHORTEST, find_fragments,
 from dataset_preprocess.egoexo import FRAME_RATE, SOURCE, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
-from internlm.data.store import SPLITS, PoseTrack, StoreWriter, TakeInfo
+from internlm.data.store import SPLITS, PoseTrack, StoreWriter, TakeInfo, TakeStore
 
 
-def write_poses(files: PoseFiles, *, out: Path, settings: PoseSettings) -> dict[str, Any]:
+def write_poses(files: PoseFiles, *, out: Path, settings: PoseSettings, anew: bool = False) -> dict[str, Any]:
     """Give a take its poses; frames that the store has of it stay."""
     annotation, cameras = read_pose_files(files, settings.annotations)
     track, labels, facts = build_track(annotation, cameras, settings)
@@ -55,7 +55,7 @@ def write_poses(files: PoseFiles, *, out: Path, settings: PoseSettings) -> dict[
             "pose_rate_hz": FRAME_RATE / step,
         },
     )
-    StoreWriter(out).extend_take(info, poses=track, labels=labels)
+    StoreWriter(out).extend_take(info, poses=track, labels=labels, replace=anew)
     return facts
 
 
@@ -85,7 +85,7 @@ class FragmentFiles:
     paths: tuple[Path, ...]
 
 
-def import_upstream(files: FragmentFiles, *, out: Path) -> dict[str, Any]:
+def import_upstream(files: FragmentFiles, *, out: Path, anew: bool = False) -> dict[str, Any]:
     """A take of the store from its fragments: poses in the upright camera of their own frame, no camera poses."""
     poses = read_fragments(list(files.paths))
     step = usual_step(poses.frames)
@@ -100,7 +100,7 @@ def import_upstream(files: FragmentFiles, *, out: Path) -> dict[str, Any]:
     )
     nowhere = np.empty((0, 4, 4))
     track = PoseTrack(poses.frames, poses.joints.astype(np.float32), poses.visible, poses.frames[:0], nowhere)
-    StoreWriter(out).extend_take(info, poses=track)
+    StoreWriter(out).extend_take(info, poses=track, replace=anew)
     return {"pose_rate": f"{FRAME_RATE / step:g} Hz", "poses": len(poses), "gaps": int((np.diff(poses.frames) != step).sum())}
 
 
@@ -174,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
         StoreWriter(args.out)
         return run_jobs(jobs, partial(import_upstream, out=args.out), step="poses", **options).exit_code
     if args.upstream_json:
+        if TakeStore.is_store(args.out):
+            raise RecordingError(f"{args.out}: is a take store; give --upstream-json a folder of its own for the fragments")
         files = choose(find_pose_files(args.raw, tuple(args.splits or ("train", "val"))), args.takes)
         return run_jobs(files, partial(write_upstream, out=args.out), step="upstream-json", **options).exit_code
     files = choose(find_pose_files(args.raw, tuple(args.splits or SPLITS)), args.takes)

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -30,19 +31,25 @@ class Summary:
         for word, reasons in (("skipped", self.skipped), ("failed", self.failed)):
             for reason, names in _by_reason(reasons):
                 print(f"  {word:<8}{_some(names)}: {reason}", file=file)
-        counts = {word: len(getattr(self, word)) for word in ("done", "kept", "skipped", "failed", "submitted")}
-        told = [f"{count} {word}" for word, count in counts.items() if count or word in ("done", "failed")]
+        became = {word: len(getattr(self, word)) for word in ("done", "kept", "skipped", "failed", "submitted")}
+        told = [f"{count} {word}" for word, count in became.items() if count or word in ("done", "failed")]
         made = Counter()
         for facts in self.done.values():
-            made.update({key: n for key, n in facts.items() if isinstance(n, int) and not isinstance(n, bool)})
+            made.update(counts(facts))
         sums = "".join(f"; {total:,} {key}" for key, total in sorted(made.items()))
         print(f"{self.step}: {', '.join(told)}{sums}", file=file)
+
+
+def counts(facts: Mapping[str, Any]) -> dict[str, int]:
+    """The whole numbers among the facts of a take, and how many takes they list."""
+    numbers = {key: len(n) if key == "takes" and isinstance(n, list) else n for key, n in facts.items()}
+    return {key: n for key, n in numbers.items() if isinstance(n, int) and not isinstance(n, bool)}
 
 
 def _by_reason(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
     groups: dict[str, list[str]] = {}
     for name, reason in sorted(reasons.items()):
-        groups.setdefault(reason, []).append(name)
+        groups.setdefault(reason.removeprefix(f"take {name!r}: "), []).append(name)
     return list(groups.items())
 
 

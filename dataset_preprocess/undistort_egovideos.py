@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dataset_preprocess.aria.calibration import AriaCalibration, read_calibration
 from dataset_preprocess.aria.remap import Lens, PictureMap, picture_map
 from dataset_preprocess.egoexo import FRAME_RATE, SOURCE, EgoExoTake, calibration_files, read_takes, rgb_video
@@ -94,7 +96,7 @@ def find_videos(
     return found
 
 
-def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings) -> dict[str, Any]:
+def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings, anew: bool = False) -> dict[str, Any]:
     """Give a take its frames; poses that the store has of it stay. Every stride-th frame, numbered as in the video."""
     import cv2
 
@@ -111,6 +113,7 @@ def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings) -> di
         facts = video.facts
         if abs(facts.frame_rate - FRAME_RATE) > 0.05:
             raise RecordingError(f"{job.video}: has {facts.frame_rate:g} frames/s; frame-aligned videos have {FRAME_RATE:g}")
+        check_aligned(job.video, video.seconds, video.skipped)
         pictures = picture_map(
             calibration, (facts.width, facts.height), orientation="upright", size=settings.size, lens=settings.lens,
             focal=settings.focal, name=str(job.video),
@@ -133,8 +136,24 @@ def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings) -> di
                 yield index, encode_jpeg(pictures.apply(image), settings.quality)
                 written += 1
 
-        StoreWriter(out).extend_take(info, frames(), packed=settings.packed)
+        StoreWriter(out).extend_take(info, frames(), packed=settings.packed, replace=anew)
     return {"frames": written}
+
+
+def check_aligned(path: Path, seconds: np.ndarray, skipped: int) -> None:
+    """RecordingError unless the frames shown at ``seconds`` [N] are those that annotations count: all, one every 1/30 s.
+
+    With a frame missing, number and time would name different frames from there on.
+    """
+    if skipped:
+        raise RecordingError(f"{path}: lacks {skipped} frames at its start, which annotations count; fetch it again")
+    wrong = np.abs(seconds * FRAME_RATE - np.arange(len(seconds))) >= 0.5
+    if wrong.any():
+        frame = int(np.flatnonzero(wrong)[0])
+        raise RecordingError(
+            f"{path}: frame {frame} is shown at {seconds[frame]:.3f} s, in a frame-aligned video at {frame / FRAME_RATE:.3f} s; "
+            "annotations would belong to other frames; fetch it again"
+        )
 
 
 def describe_geometry(calibration: AriaCalibration, pictures: PictureMap, lens: Lens) -> dict[str, Any]:
@@ -173,9 +192,7 @@ def add_frame_arguments(parser: argparse.ArgumentParser, *, stride: int = 5) -> 
     group.add_argument("--size", type=int, default=448, help="pixels of a stored frame's side (default: %(default)s)")
     group.add_argument("--stride", type=int, default=stride, help="store every n-th frame (default: %(default)s)")
     group.add_argument("--quality", type=int, default=90, help="JPEG quality (default: %(default)s)")
-    group.add_argument(
-        "--lens", choices=("pinhole", "fisheye"), default="pinhole", help="undistort (default), or keep the lens"
-    )
+    group.add_argument("--lens", choices=("pinhole", "fisheye"), default="pinhole", help="undistort (default), or keep the lens")
     group.add_argument("--focal", type=float, help="of the pinhole, in stored pixels (default: the lens's own, 98 degrees wide)")
     group.add_argument(
         "--pack",

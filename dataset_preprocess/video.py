@@ -1,24 +1,25 @@
-"""Video files, read once from start to end in bounded memory; only the wanted frames are converted to RGB."""
+"""Video files: which frames there are and when they are shown; the wanted ones as RGB pictures, in bounded memory.
 
-from collections import deque
+A file is read twice: once for its times (``video_time.py``), once from start to end for the wanted frames.
+"""
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from dataset_preprocess.errors import RecordingError
-
-_REMAKE = "remake it with ffmpeg -i FILE NEW.mp4"
-_MOST_WAITING = 600  # packets in the order of decoding until the order of showing is known; a few are usual
+from dataset_preprocess.video_picture import Converter, read_turn, shown_size, tell_colours, wide_primaries
+from dataset_preprocess.video_time import Timeline, read_timeline, usual_rate, whole_packets
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a file says about its video stream. frames: how many there are, 0 when the file does not say."""
+    """width, height: as a player shows the video, turned and with square pixels. frame_rate: the usual one. frames: how many."""
 
     width: int
     height: int
@@ -27,111 +28,92 @@ class VideoFacts:
 
 
 class Video:
-    """An open video file: ``facts``, then ``frames`` once. Use ``open_video``, which closes it."""
+    """A video file that can be read. Use ``open_video``.
 
-    def __init__(self, path: Path, container, threads: int):
-        self.path, self._container = path, container
-        if not container.streams.video:
-            raise RecordingError(f"{path}: has no video stream; no video, or a download that broke off")
-        self._stream = stream = container.streams.video[0]
-        stream.thread_type = "SLICE" if threads == 1 else "AUTO"
-        stream.codec_context.thread_count = threads
-        # Damage is to be reported, not painted over with what the previous frames suggest.
-        stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if not (0.1 <= rate <= 1000) or width < 2 or height < 2:
-            raise RecordingError(f"{path}: says {width}x{height} at {rate:g} frames/s, which no usable video has")
-        self.facts = VideoFacts(width, height, rate, stream.frames)
+    facts: what its frames and times are, not what the header says. seconds: float64 [N], when each frame is shown, from the
+    first one on. skipped: frames left out at the start, which a cut file has before its first key frame; torn: whether its last
+    frame was left out, inside which it ends. primaries: the name of colours wider than usual, None for usual ones.
+    """
+
+    def __init__(self, path: Path, threads: int):
+        self.path, self._threads = path, threads
+        with _opened(path) as container:
+            stream = _video_stream(path, container, threads=1)
+            self._aspect = stream.sample_aspect_ratio  # the container's, else what the codec says at its start
+            self._timeline = timeline = read_timeline(path, container, stream)
+            announced = [float(rate or 0) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate)]
+        self.seconds, first = timeline.seconds, timeline.first
+        self.skipped, self.torn = timeline.skipped, timeline.torn
+        tell_colours(path, first)
+        self.primaries = wide_primaries(first)
+        rate = usual_rate(self.seconds, announced, float(timeline.unit))
+        if not (0 < rate <= 1000) or first.width < 2 or first.height < 2:
+            raise RecordingError(f"{path}: has {first.width}x{first.height} at {rate:g} frames/s, which no usable video has")
+        aspect = self._pixel_aspect(timeline.pixel_aspect)
+        width, height = shown_size(path, first.width, first.height, aspect, read_turn(path, first))
+        self.facts = VideoFacts(width, height, rate, len(self.seconds))
 
     def frames(
         self, wanted: Callable[[int], bool], size: tuple[int, int] | None = None, *, channels: Literal[3, 4] = 3
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Index and RGB picture uint8 [H, W, channels] of every frame whose index (0 = the first shown) is ``wanted``, in order.
 
-        size: (width, height) to resize to while converting, averaging where it becomes smaller. channels: 4 adds an opaque alpha,
-        with which cv2 resamples twice as fast. A frame that neither is wanted
-        nor serves another one is not even decoded. Raises RecordingError when the file breaks off before the frames it
-        announces, or when a frame that is needed cannot be decoded.
+        size: (width, height) to resize to while converting, averaging where it becomes smaller; None = of ``facts``. channels:
+        4 adds an opaque alpha, with which cv2 resamples twice as fast. A frame that neither is wanted nor serves another one is
+        not even decoded. Raises RecordingError when a frame that is needed cannot be decoded, when the picture changes its
+        shape, or when its colours cannot be converted.
         """
         from av.error import FFmpegError
 
-        pending: dict[int, int] = {}  # presentation time of a wanted frame -> its index
-        context = self._stream.codec_context
-        convert = _Converter(size, "rgb24" if channels == 3 else "rgba")
-        place = 0
-        try:
-            for packet, index in self._numbered_packets():
-                if index is not None:
-                    place = index
-                    if wanted(index):
-                        pending[packet.pts] = index
-                # The decoder looks at this for each packet it is given. Other frames are built on all but "non-reference" ones.
-                context.skip_frame = "DEFAULT" if packet.pts in pending else "NONREF"
-                for frame in packet.decode():
-                    index = pending.pop(frame.pts, None)
-                    if frame.is_corrupt:
-                        raise RecordingError(f"{self.path}: is damaged near frame {place}; fetch it again")
-                    if index is not None:
-                        yield index, convert(frame)
-        except FFmpegError as error:
-            raise RecordingError(f"{self.path}: cannot be decoded near frame {place}: {error.strerror}; fetch it again") from None
+        timeline = self._timeline
+        convert = Converter(self.path, (self.facts.width, self.facts.height), size, channels=channels)
+        stamps = range(len(self.seconds)) if timeline.counted else timeline.stamps.tolist()
+        pending = {stamp: index for index, stamp in enumerate(stamps) if wanted(index)}
+        place = given = 0
+        with _opened(self.path) as container:
+            stream = _video_stream(self.path, container, self._threads)
+            # Damage is to be reported, not painted over with what the previous frames suggest. A cut file's first frames name
+            # references that it lacks, without using them, so there only what was painted over is damage.
+            stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer" + "+explode" * (not self.skipped)}
+            try:
+                for packet in _packets_to_decode(container, stream, timeline):
+                    place += packet.size > 0
+                    # The decoder looks at this for each packet. Other frames are built on all but "non-reference" ones.
+                    skip = timeline.skippable and packet.pts not in pending
+                    stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+                    for frame in packet.decode():
+                        index = pending.pop(given if timeline.counted else frame.pts, None)
+                        given += 1
+                        if frame.is_corrupt:
+                            raise RecordingError(f"{self.path}: is damaged near frame {place}; fetch it again")
+                        if index is not None:
+                            aspect = self._pixel_aspect(stream.codec_context.sample_aspect_ratio)
+                            yield index, convert(frame, aspect, f"frame {index}")
+            except FFmpegError as error:
+                raise RecordingError(
+                    f"{self.path}: cannot be decoded near frame {place}: {error.strerror}; fetch it again"
+                ) from None
         if pending:
             raise RecordingError(f"{self.path}: frame {min(pending.values())} could not be decoded; fetch the file again")
+        if timeline.counted and given != len(self.seconds):
+            raise RecordingError(
+                f"{self.path}: holds {len(self.seconds)} frames and gives {given}, so that their times are unknown; "
+                "remake it with ffmpeg -i FILE NEW.mp4"
+            )
 
-    def _numbered_packets(self) -> Iterator[tuple[Any, int | None]]:
-        """Packets in decoding order, each with the index of its frame in showing order; the empty last one with None.
-
-        No packet to come is shown before its decoding time, so indices are known after a few packets of looking ahead.
-        """
-        waiting: deque = deque()
-        times: list[int] = []  # heap of presentation times without an index yet
-        indices: dict[int, int] = {}
-        shown = count = 0
-        previous = None
-        for packet in self._container.demux(self._stream):
-            last = packet.size == 0
-            if not last:
-                count += 1
-                if packet.is_corrupt:
-                    raise RecordingError(f"{self.path}: is damaged or breaks off near frame {shown}; fetch it again")
-                if packet.pts is None or len(waiting) > _MOST_WAITING:
-                    raise RecordingError(f"{self.path}: does not say when its frames are shown; {_REMAKE}")
-                if not packet.is_discard:  # an edit list may hide the first frames
-                    heappush(times, packet.pts)
-            waiting.append(packet)
-            while times and (last or (packet.dts is not None and times[0] <= packet.dts)):
-                time = heappop(times)
-                if time == previous:
-                    raise RecordingError(f"{self.path}: shows two frames at the time of frame {shown}; {_REMAKE}")
-                indices[time], previous = shown, time
-                shown += 1
-            while waiting and (waiting[0].pts in indices or waiting[0].is_discard or last):
-                packet = waiting.popleft()
-                yield packet, indices.pop(packet.pts, None)
-        if count < self.facts.frames:
-            raise RecordingError(f"{self.path}: breaks off, {count} of {self.facts.frames} frames are there; fetch it again")
-        if not shown:
-            raise RecordingError(f"{self.path}: has no frames")
+    def _pixel_aspect(self, now: Fraction | None) -> Fraction | None:
+        """Width to height of a pixel: the container's word for the whole video, unless the codec's changes on the way."""
+        return self._aspect if self._aspect and now == self._timeline.pixel_aspect else now
 
 
 @contextmanager
 def open_video(path: Path, *, threads: int = 1) -> Iterator[Video]:
     """A video file for reading. threads: of the decoder, 0 = as many as there are cores.
 
-    Raises RecordingError when the file is missing, no video, or so damaged that its index cannot be found.
+    Raises RecordingError when the file is missing, no video, breaks off, does not say when its frames are shown, is of high
+    dynamic range, or so damaged that its index cannot be found.
     """
-    import av
-    from av.error import FFmpegError
-
-    if not path.is_file():
-        raise RecordingError(f"{path}: does not exist")
-    try:
-        container = av.open(str(path))
-    except FFmpegError as error:
-        raise RecordingError(f"{path}: is no readable video ({error.strerror}); a broken download? fetch it again") from None
-    with container:
-        yield Video(path, container, threads)
+    yield Video(Path(path), threads)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -142,16 +124,39 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace=space, colorsubsampling="420")
 
 
-class _Converter:
-    """Decoded frames to arrays; one conversion set up once, which costs as much as converting a small picture."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import av
+    from av.error import FFmpegError
 
-    def __init__(self, size: tuple[int, int] | None, pixels: str):
-        from av.video.reformatter import VideoReformatter
+    if int(av.__version__.partition(".")[0]) < 17:  # converts BT.709, all video of high definition, by BT.601
+        raise RecordingError(f"av {av.__version__} is installed, whose colours are wrong: pip install 'av>=17'")
+    if not path.is_file():
+        raise RecordingError(f"{path}: does not exist")
+    try:
+        container = av.open(str(path))
+    except FFmpegError as error:
+        raise RecordingError(f"{path}: is no readable video ({error.strerror}); a broken download? fetch it again") from None
+    with container:
+        yield container
 
-        self._reformatter, self._size, self._pixels = VideoReformatter(), size, pixels
 
-    def __call__(self, frame) -> np.ndarray:
-        width, height = self._size or (frame.width, frame.height)
-        smaller = width < frame.width or height < frame.height
-        kind = "AREA" if smaller else "BILINEAR"
-        return self._reformatter.reformat(frame, width, height, self._pixels, interpolation=kind).to_ndarray()
+def _video_stream(path: Path, container, threads: int):
+    """The first video stream that is no cover picture, its decoder set up."""
+    from av.stream import Disposition
+
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise RecordingError(f"{path}: has no video stream; no video, or a download that broke off")
+    stream = streams[0]
+    stream.thread_type = "SLICE" if threads == 1 else "AUTO"
+    stream.codec_context.thread_count = threads
+    return stream
+
+
+def _packets_to_decode(container, stream, timeline: Timeline) -> Iterator[Any]:
+    """Packets from the first that can be decoded on."""
+    for place, packet in enumerate(whole_packets(container, stream, timeline.torn)):
+        early = timeline.leading is not None and packet.pts is not None and packet.pts < timeline.leading
+        if place >= timeline.first_packet and not early:
+            yield packet

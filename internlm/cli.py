@@ -5,6 +5,7 @@ Each part is a module with ``add_arguments(parser)`` and ``run(args) -> int``. H
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from internlm import __version__
+from internlm.core.streams import keep_going
 
 # word: (module, one line of help)
 COMMANDS = {
@@ -32,10 +34,33 @@ COMMANDS = {
 _OWN = ("internlm", "dataset_preprocess")
 _EXPECTED = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, ModuleNotFoundError)
 
+# A file system that is read-only or full, over its quota, and names that it cannot have.
+_REFUSED = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, the command's own code, 2 for what the user can mend, 130 for Ctrl-C."""
+    keep_going()
     words = list(sys.argv[1:] if argv is None else argv)
+    name = f"egoagent {words[0]}" if words and words[0] in COMMANDS else "egoagent"
+    try:
+        try:
+            return _run(words)
+        finally:
+            sys.stdout.flush()  # what a full disk refuses is told here rather than by the interpreter
+    except KeyboardInterrupt:
+        print("egoagent: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _expected(error):
+            raise
+        if os.environ.get("EGOAGENT_TRACEBACK"):
+            traceback.print_exc()
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if words else 2
@@ -51,21 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP threads that wait by spinning make two threads 20 times slower than one as soon as another process wants a core.
     # The library reads this when torch loads it, which is later than here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        module = importlib.import_module(module_name)
-        parser = argparse.ArgumentParser(prog=f"egoagent {words[0]}", description=summary)
-        module.add_arguments(parser)
-        return module.run(_parse(parser, words[1:])) or 0
-    except KeyboardInterrupt:
-        print("egoagent: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if not _expected(error):
-            raise
-        if os.environ.get("EGOAGENT_TRACEBACK"):
-            traceback.print_exc()
-        print(f"egoagent {words[0]}: {error}", file=sys.stderr)
-        return 2
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"egoagent {words[0]}", description=summary)
+    module.add_arguments(parser)
+    return module.run(_parse(parser, words[1:])) or 0
 
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
@@ -80,7 +94,7 @@ def _expected(error: Exception) -> bool:
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in _OWN:
         return False
     own = type(error).__module__.partition(".")[0] in _OWN
-    return own or isinstance(error, _EXPECTED)
+    return own or isinstance(error, _EXPECTED) or (isinstance(error, OSError) and error.errno in _REFUSED)
 
 
 def _usage() -> str:

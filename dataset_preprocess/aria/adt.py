@@ -93,7 +93,7 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Times int64 [M] in ns, rising, and world_from_device float64 [M, 4, 4] of an MPS-type trajectory CSV."""
     times, poses = [], []
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             for row in csv.DictReader(file):
                 pose = np.eye(4)
                 w, x, y, z = (float(row[f"q{axis}_world_device"]) for axis in "wxyz")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset_preprocess.aria.recording import RGB, calibration_text, open_vrs
+from dataset_preprocess.aria.recording import RGB, calibration_text, check_device, open_vrs
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import parse_json, read_json
 from internlm.data.camera import ARIA_SIZE, FISHEYE_MAX_ANGLE, rises_to, scale_camera
@@ -54,13 +54,14 @@ def read_calibration(path: Path) -> AriaCalibration:
 
     Raises RecordingError when the file is missing or damaged, has no RGB camera, or describes no plausible Aria.
     """
-    if path.suffix == ".vrs":
+    if path.suffix.lower() == ".vrs":
         return parse_calibration(parse_json(calibration_text(open_vrs(path), path), dict, f"{path}: its calibration"), str(path))
     return parse_calibration(read_json(path, dict, max_bytes=_MAX_JSON), str(path))
 
 
 def parse_calibration(content: dict[str, Any], name: str) -> AriaCalibration:
     """An Aria calibration JSON; messages call it ``name``."""
+    check_device(content, name)
     cameras = content.get("CameraCalibrations")
     found = [c for c in cameras if isinstance(c, dict) and c.get("Label") == RGB] if isinstance(cameras, list) else []
     if len(found) != 1:
@@ -86,7 +87,7 @@ def _sensor(params: np.ndarray, name: str) -> Camera:
     else:
         raise RecordingError(
             f"{name}: focal length {focal:g} and principal point ({centre[0]:g}, {centre[1]:g}) fit "
-            f"neither {RAW_SIZE} nor {ARIA_SIZE} pixels; is it another device's calibration?"
+            f"neither {RAW_SIZE} nor {ARIA_SIZE} pixels, those of first-generation Aria; is it another device's calibration?"
         )
     if size == RAW_SIZE:
         focal, centre = focal / 2, (centre - 0.5 - CROP) / 2

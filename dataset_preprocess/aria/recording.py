@@ -1,17 +1,32 @@
 """Project Aria recordings (VRS files), read through projectaria-tools, whose silence about damage is made up for here."""
 
 import os
+import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dataset_preprocess.errors import RecordingError
+from dataset_preprocess.json_input import parse_json
 
 RGB = "camera-rgb"
+CALIBRATION = "calib_json"
 # Of a VRS file: two magic numbers, creation id, sizes of file and record header, offsets of index, description, first record.
 _FILE_HEADER = struct.Struct("<8sQIIQQQ")
+_RECORD_HEADER = struct.Struct("<IIiIdHB")  # size, previous size, stream type, format, time, stream instance, kind
+_DATA = 3  # a kind of record
+_CLASSIC_INDEX = 2  # a format of the index
+_RGB_TYPE = 214  # a type of stream
 _MAGIC = b"VisionRe"
+_MAX_DESCRIPTION = 16 << 20  # bytes; a recording's has some 30 kB
+_NO_RGB = f"has no {RGB} images: recorded with a profile without the RGB camera, or a copy without image streams"
+_SUPPORTED = (
+    "what is supported: first-generation Project Aria, RGB pictures of 2880 or 1408 pixels square. Of other glasses only a video "
+    "can be stored, without camera and poses (projectaria-tools' vrs_to_mp4, then egoagent data videos)"
+)
 
 
 def open_vrs(path: Path):
@@ -25,43 +40,130 @@ def open_vrs(path: Path):
         ) from None
     if not path.is_file():
         raise RecordingError(f"{path}: does not exist")
+    layout = _read_layout(path)
     try:
-        provider = data_provider.create_vrs_data_provider(str(path))
-    except Exception as error:  # the library raises RuntimeError for most damage, other kinds for some
-        raise RecordingError(f"{path}: cannot be read: {error}") from None
+        provider, problem = data_provider.create_vrs_data_provider(str(path)), "projectaria-tools finds no Aria recording in it"
+    except Exception as error:  # the library raises RuntimeError for most damage and for devices it does not know
+        provider, problem = None, str(error)
     if provider is None:
-        raise RecordingError(f"{path}: is no readable VRS recording; a download that broke off? fetch it again")
+        _check_device_of(path, layout)
+        if _RGB_TYPE not in check_complete(path):
+            raise RecordingError(f"{path}: {_NO_RGB}")
+        raise RecordingError(f"{path}: cannot be read: {problem}")
     return provider
 
 
 def calibration_text(provider, path: Path) -> str:
     """The calibration JSON that an opened recording carries. It is all that is needed of a recording without images."""
-    text = provider.get_file_tags().get("calib_json")
-    if not text:
-        raise RecordingError(f"{path}: carries no calibration (file tag calib_json)")
-    return text
+    tags = provider.get_file_tags()
+    if not tags.get(CALIBRATION):
+        device = f"; its device is {tags['device_type']!r}" if tags.get("device_type") else ""
+        raise RecordingError(f"{path}: carries no calibration (file tag {CALIBRATION}){device}")
+    return tags[CALIBRATION]
 
 
-def check_complete(path: Path) -> None:
-    """RecordingError when a VRS file does not end where its last record does.
+def check_device(calibration: dict[str, Any], name: str) -> None:
+    """RecordingError, naming device and generation, when a calibration is not of first-generation Aria glasses.
+
+    Calibrations that name no device class pass: what their camera is, their numbers tell.
+    """
+    about, cameras = calibration.get("DeviceClassInfo"), calibration.get("CameraCalibrations")
+    device = about.get("DeviceClass") if isinstance(about, dict) else None
+    word = re.sub(r"[^a-z0-9]", "", device.lower()) if isinstance(device, str) else ""
+    labels = [str(camera.get("Label")) for camera in cameras if isinstance(camera, dict)] if isinstance(cameras, list) else []
+    # "Oatmeal" is the second generation's name in its calibrations; it alone has four SLAM cameras, called front and side.
+    second = word == "oatmeal" or re.fullmatch(r"aria.*2", word) or any(re.match(r"slam-(front|side)", label) for label in labels)
+    if second:
+        raise RecordingError(f"{name}: comes from second-generation Aria glasses (device class {device!r}); {_SUPPORTED}")
+    if word and not word.startswith("aria") and calibration.get("CalibrationSource") != "Synthetic":
+        raise RecordingError(f"{name}: comes from a device of class {device!r}, not from Project Aria glasses; {_SUPPORTED}")
+
+
+def check_complete(path: Path) -> set[int]:
+    """The types of the streams that a VRS file has data of; RecordingError when it does not end where its last record does.
 
     The library drops what lies beyond the end of a file and says so only in its log. Every record begins with its size, so
-    the chain of records is followed from the first to the end of the file.
+    the chain of records is followed from the first to the end of the file. A recording that was never closed (power loss) has no
+    index; the library makes one, so that it can be read where all its records are whole. So can one whose index alone is cut.
     """
+    layout = _read_layout(path)
+    with open(path, "rb", buffering=0) as file:
+        place, records, types = layout.first, 0, set()
+        while place + _RECORD_HEADER.size <= layout.size:
+            length, _, stream, _, _, _, kind = _RECORD_HEADER.unpack(os.pread(file.fileno(), _RECORD_HEADER.size, place))
+            if length < layout.record_header or place + length > layout.size:
+                break
+            place, records = place + length, records + 1
+            if kind == _DATA:
+                types.add(stream)
+        listed = _listed_records(file.fileno(), layout)
+    follows = layout.index >= layout.first
+    records -= follows and layout.index < place  # an index that follows the records is one itself
+    whole = layout.index <= place if follows else place == layout.size
+    if whole and records >= listed:
+        return types
+    if not layout.index:
+        raise RecordingError(
+            f"{path}: was never closed (its index is missing: power loss or a full disk while recording?) and is cut at byte "
+            f"{place:,}, after {records:,} whole records; VRS's own tool saves what is whole: vrs copy {path.name} --to NEW.vrs"
+        )
+    raise RecordingError(
+        f"{path}: is damaged or breaks off: of {layout.size:,} bytes, no whole record begins at byte {place:,}; fetch it again"
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things are in a VRS file, in bytes; index 0 = the file has none, or an empty one."""
+
+    size: int
+    record_header: int
+    index: int
+    description: int
+    first: int
+
+
+def _read_layout(path: Path) -> _Layout:
     size = path.stat().st_size
     with open(path, "rb", buffering=0) as file:
         header = os.pread(file.fileno(), _FILE_HEADER.size, 0)
         if len(header) < _FILE_HEADER.size or not header.startswith(_MAGIC):
-            raise RecordingError(f"{path}: is no VRS recording")
-        *_, record_header, _, _, place = _FILE_HEADER.unpack(header)
-        while place < size:
-            start = os.pread(file.fileno(), 4, place)
-            length = int.from_bytes(start, "little")
-            if len(start) < 4 or length < record_header:
-                break
-            place += length
-    if place != size:
-        raise RecordingError(f"{path}: is damaged or breaks off at {size:,} bytes; fetch it again")
+            raise RecordingError(f"{path}: is no VRS recording; it has {size:,} bytes and begins with {header[:24]!r}")
+        _, _, file_header, record_header, index, description, first = _FILE_HEADER.unpack(header)
+        # Old files do not say where their records begin: behind the description, or behind the header without one.
+        first = first or file_header
+        for record in (description, index):
+            if record and first == record:
+                first += int.from_bytes(os.pread(file.fileno(), 4, record), "little")
+        if index and index < first and int.from_bytes(os.pread(file.fileno(), 4, index), "little") <= record_header:
+            index = 0  # begun in front of the records, and never written
+    return _Layout(size, record_header, index, description, first)
+
+
+def _listed_records(descriptor: int, layout: _Layout) -> int:
+    """How many records the index lists, where it is of the usual form: streams, 6 bytes each, and records; 0 = not known."""
+    if not layout.index:
+        return 0
+    start = os.pread(descriptor, layout.record_header + 4, layout.index)
+    if len(start) < layout.record_header + 4 or _RECORD_HEADER.unpack_from(start)[3] != _CLASSIC_INDEX:
+        return 0
+    streams = int.from_bytes(start[layout.record_header :], "little")
+    return int.from_bytes(os.pread(descriptor, 4, layout.index + len(start) + 6 * streams), "little")
+
+
+def _check_device_of(path: Path, layout: _Layout) -> None:
+    """What ``check_device`` says of the calibration in a recording that the library cannot open."""
+    with open(path, "rb", buffering=0) as file:
+        length = int.from_bytes(os.pread(file.fileno(), 4, layout.description), "little")
+        description = os.pread(file.fileno(), min(length, _MAX_DESCRIPTION), layout.description)
+    key = len(CALIBRATION).to_bytes(4, "little") + CALIBRATION.encode()  # texts follow their length
+    place = description.find(key) + len(key)
+    text = description[place + 4 : place + 4 + int.from_bytes(description[place : place + 4], "little")]
+    try:
+        calibration = parse_json(text, dict, str(path)) if key in description else {}
+    except RecordingError:
+        return  # damage, which the records tell
+    check_device(calibration, str(path))
 
 
 class RgbStream:
@@ -75,7 +177,7 @@ class RgbStream:
         self._stream = self.provider.get_stream_id_from_label(RGB)
         count = self.provider.get_num_data(self._stream) if self._stream is not None else 0
         if not count:
-            raise RecordingError(f"{path}: has no {RGB} images (a recording without image streams carries only calibration)")
+            raise RecordingError(f"{path}: {_NO_RGB}")
         self.frame_rate = float(self.provider.get_nominal_rate_hz(self._stream))
         if not 0.1 <= self.frame_rate <= 1000:
             raise RecordingError(f"{path}: says that {RGB} runs at {self.frame_rate:g} Hz")

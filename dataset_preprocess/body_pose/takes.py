@@ -106,6 +106,8 @@ def build_track(
     left out; "first": the camera of the first pose frame that has one is the world, for poses and cameras alike.
     Raises SkipTake when nothing is left.
     """
+    if not annotation.visible.any():
+        raise SkipTake(f"none of the {len(annotation)} annotated frames has a joint: annotation3D is empty in all of them")
     world_from_camera = cameras.world_from_camera()
     rows = np.searchsorted(cameras.frames, annotation.frames).clip(max=len(cameras.frames) - 1)
     has_camera = cameras.frames[rows] == annotation.frames
@@ -116,8 +118,16 @@ def build_track(
     if not has_camera.any():
         raise SkipTake(f"none of the {len(annotation)} annotated frames has a camera pose")
     kept = visible.any(1) & (has_camera if settings.coordinates == "camera" else True)
+    if not visible.any():
+        told = ", ".join(f"{count:,} by {name}" for name, count in hidden.items() if count)
+        raise SkipTake(
+            f"the filters hid every one of the {int(annotation.visible.sum()):,} joints in {len(annotation)} frames: {told}; "
+            "--no-filters keeps them"
+        )
     if not kept.any():
-        raise SkipTake(f"the filters hid every joint of {len(annotation)} frames: {hidden}")
+        raise SkipTake(
+            f"none of the {int(visible.any(1).sum())} frames with a joint has a camera pose, which --coordinates camera needs"
+        )
     joints = annotation.joints
     if settings.coordinates == "camera":
         joints = camera_coordinates(joints, world_from_camera[rows])

@@ -9,7 +9,6 @@ file name and visible in the keys. The last fragment runs to the end, up to 199 
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from dataset_preprocess.json_input import read_json
 from internlm.data.camera import UPRIGHT_FROM_LANDSCAPE
 from internlm.data.geometry import transform_points
 from internlm.data.store import COCO_JOINTS
+from internlm.data.store.unfinished import write_whole
 
 LENGTH, OVERLAP = 100, 5
 SHORTEST = 7  # frames that a training take must exceed
@@ -65,19 +65,11 @@ def write_fragments(folder: Path, uid: str, annotation: Annotation, cameras: Cam
     written = set()
     for span, content in fragments(annotation, cameras):
         path = folder / f"{uid}_{span}.json"
-        temporary = folder / f".{path.name}.{os.getpid()}"
-        try:
-            temporary.write_text(json.dumps(content))
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(path, json.dumps(content))
         written.add(path.name)
     for old in folder.glob(f"{uid}_*-*.json"):
-        if old.name not in written:
-            old.unlink()
-    for remains in folder.glob(f".{uid}_*-*.json.*"):
-        remains.unlink(missing_ok=True)
+        if old.name not in written and _NAME.fullmatch(old.name)[1] == uid:
+            old.unlink(missing_ok=True)
     return len(written)
 
 
@@ -86,7 +78,7 @@ def find_fragments(root: Path) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
     for split in ("train", "val", "test"):
         for path in sorted((root / split).glob("*.json")):
-            if match := _NAME.fullmatch(path.name):
+            if (match := _NAME.fullmatch(path.name)) and path.name[0] != ".":
                 found.setdefault((split, match[1]), []).append(path)
     if not found:
         raise RecordingError(f"{root}: has no fragments <split>/<take_uid>_<first>-<last>.json")

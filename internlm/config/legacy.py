@@ -4,6 +4,7 @@
 project does not do; nothing is dropped silently.
 """
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 from internlm.config.errors import ConfigError, nearest_key
 from internlm.config.legacy_table import COMBINED, KNOWN, NUMBERS, RULES, TRUNK, Ignore, Map, Only
 
+# Where docs/data.md puts the two data sets; the files in configs/ read the same.
 EGOEXO_STORE = "data/stores/egoexo4d"
+TOURS_STORE = "data/stores/tours"
 _SECTIONS = frozenset(
     "kd_config teacher momentum_scheduler ckpt grad_scaler hybrid_zero_optimizer adam lr_scheduler beta2_scheduler".split()
 )
+VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 _HELPER = "a helper name; its value counts where a section uses it"
 
 
@@ -25,6 +29,7 @@ class Translation:
     values: dict[str, Any] = field(default_factory=dict)
     mapped: list[tuple[str, str]] = field(default_factory=list)  # upstream key, our key
     ignored: list[tuple[str, str]] = field(default_factory=list)  # upstream key, reason
+    notes: list[str] = field(default_factory=list)  # what is left to do
 
     def put(self, upstream: str, key: str, value: Any) -> None:
         """Set one of our dotted keys."""
@@ -41,7 +46,8 @@ class Translation:
         for key, reason in self.ignored:
             by_reason.setdefault(reason, []).append(key)
         lines = [f"{origin}: upstream keys; {len(self.mapped)} mapped, {len(self.ignored)} without effect here:"]
-        return "\n".join(lines + [f"  {', '.join(keys)}: {reason}" for reason, keys in by_reason.items()])
+        lines += [f"  {', '.join(keys)}: {reason}" for reason, keys in by_reason.items()]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 def is_legacy(names: dict[str, Any]) -> bool:
@@ -91,10 +97,10 @@ def _flatten(values: dict[str, Any], origin: str, prefix: str = "") -> dict[str,
     flat: dict[str, Any] = {}
     for name, value in values.items():
         key = prefix + name
-        if key in KNOWN:
-            flat[key] = value
-        elif isinstance(value, dict) and any(known.startswith(key + ".") for known in KNOWN):
+        if isinstance(value, dict) and any(known.startswith(key + ".") for known in KNOWN):
             flat.update(_flatten(value, origin, key + "."))
+        elif key in KNOWN:
+            flat[key] = value
         elif not prefix and name.isupper():
             flat[key] = value
         else:
@@ -145,7 +151,9 @@ def _weights(flat: dict[str, Any], result: Translation, has_images: bool) -> Non
 def _batch(flat: dict[str, Any], result: Translation, origin: str, has_images: bool) -> None:
     joint = result.values["stage"] == "joint"
     if "data.micro_num" in flat:
-        batch = flat["data.micro_num"] * flat.get("data.micro_bsz", 1)
+        # The released files set micro_bsz to the frames of a clip (N_FRAMES); their batch is micro_num samples all the same.
+        several = flat.get("data.micro_bsz", 1)
+        batch = flat["data.micro_num"] * (1 if several == flat.get("data.frames_per_clip") else several)
         result.put("data.micro_num, data.micro_bsz", "train.image_batch", batch if has_images else 0)
         if joint:
             result.put("data.micro_num, data.micro_bsz", "train.clip_batch", batch)
@@ -169,30 +177,43 @@ def _batch(flat: dict[str, Any], result: Translation, origin: str, has_images: b
 
 
 def _paths(flat: dict[str, Any], result: Translation, origin: str) -> None:
-    """Upstream lists videos; their frames lie in the folder of the same name, under wtour instead of WTour."""
+    """Upstream lists videos. Their frames are read from the take store that docs/data.md makes of them."""
     joint = result.values["stage"] == "joint"
     folders = flat.get("data.train_folder") or ()
-    images = []
-    for folder in [folders] if isinstance(folders, str) else folders:
-        path = PurePosixPath(_without_scheme(folder))
-        if path.suffix == ".mp4":
-            path = PurePosixPath(*("wtour" if part == "WTour" else part for part in path.with_suffix("").parts))
-        images.append(str(path))
+    _require(origin, "data.train_folder", isinstance(folders, str | list | tuple), folders, "it is a list of paths")
+    paths = [_without_scheme(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
+    _require(origin, "data.train_folder", all(isinstance(path, str) for path in paths), folders, "it is a list of paths")
+    videos = [path for path in paths if PurePosixPath(path).suffix.lower() in VIDEOS]
+    images = [path for path in paths if path not in videos]
+    if videos:
+        images.insert(0, TOURS_STORE)
+        made = f"egoagent data videos {TOURS_STORE} {shlex.join(videos)} --rate 0"
+        result.notes.append(f"the videos of data.train_folder are read from a take store that holds these alone: {made}")
     if flat.get("data.use_egoexo"):
         images.append(EGOEXO_STORE)
         if joint:
             result.put("data.use_egoexo", "data.clips", [EGOEXO_STORE])
     if images:
         result.put("data.train_folder, data.use_egoexo", "data.images", images)
-    info = flat.get("ckpt.load_ckpt_info") or {}
-    if not isinstance(info, dict):
-        raise ConfigError(f"{origin}: ckpt.load_ckpt_info = {info!r} is not a dict with a path")
-    source = _without_scheme(flat.get("ckpt.load_ckpt_folder") or info.get("path"))
-    if source and joint:
-        result.put("ckpt.load_ckpt_folder", "train.init_from", source)
-    else:
-        reason = "nothing to load" if not source else "`egoagent train --resume` continues a run"
-        result.ignored.extend((key, reason) for key in ("ckpt.load_ckpt_folder", "ckpt.load_ckpt_info") if key in flat)
+    _start(flat, result, origin)
+
+
+def _start(flat: dict[str, Any], result: Translation, origin: str) -> None:
+    """Upstream has three names for the weights to start from; the first that says something counts, as text or as a dict."""
+    names = [key for key in ("ckpt.load_ckpt_folder", "ckpt.load_model_only_folder", "ckpt.load_ckpt_info") if key in flat]
+    sources = {}
+    for key in names:
+        value = flat[key].get("path") if isinstance(flat[key], dict) else flat[key]
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{origin}: {key} = {flat[key]!r} is neither a path nor a dict with a path")
+        sources |= {key: _without_scheme(value)} if value else {}
+    if sources and result.values["stage"] == "joint":
+        key = next(iter(sources))
+        result.put(key, "train.init_from", sources[key])
+        names.remove(key)
+    for key in names:
+        resumes = "a run continues by itself from its newest checkpoint; train.init_from starts from another's weights"
+        result.ignored.append((key, resumes if key in sources else "nothing to load"))
 
 
 def _optimizer(flat: dict[str, Any], result: Translation, origin: str) -> None:
@@ -216,10 +237,10 @@ def _optimizer(flat: dict[str, Any], result: Translation, origin: str) -> None:
         result.ignored.append(
             ("parallel.zero1", "1 is plain data parallelism; 0 or less means all processes: `egoagent launch` sets dp_shard")
         )
-    stages = flat.get("parallel.pipeline.size", 1)
-    _require(origin, "parallel.pipeline.size", stages == 1, stages, "there is no pipeline parallelism")
-    for key in ("parallel.pipeline.size", "parallel.pipeline.interleaved_overlap"):
+    for key in ("parallel.pipeline", "parallel.pipeline.size", "parallel.pipeline.interleaved_overlap"):
         if key in flat:
+            allowed = key.endswith("overlap") or flat[key] == 1
+            _require(origin, key, allowed, flat[key], "there is no pipeline parallelism")
             result.ignored.append((key, "there is no pipeline parallelism"))
 
 
@@ -230,6 +251,8 @@ def _check_repeats(flat: dict[str, Any], result: Translation, origin: str) -> No
     micro = flat["data.micro_num"] // flat.get("data.gradient_accumulation", 1) if "data.micro_num" in flat else None
     tokens = (image // patch) ** 2 if image and patch else None
     first = {
+        "momentum_scheduler.epochs": flat.get("loss.epochs"),
+        "data.batch_size": flat.get("data.micro_num"),
         "data.vid_crop_size": image,
         "data.num_frame_tokens": tokens,
         "loss.out_dim": flat.get("model.output_dim"),

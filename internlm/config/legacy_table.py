@@ -39,6 +39,8 @@ _NO_FP16 = "mixed precision is bfloat16, which needs no loss scale"
 _FROM_DISK = "follows from the data on disk"
 _EVALUATION = "evaluation is a command of its own"
 _NO_CODEBOOK = "the convolutional stem replaces the VQGAN codebook"
+_STEM = "the convolutional stem is the only tokenizer"
+_NO_DROPOUT = "there is no dropout"
 _PYTORCH = "PyTorch's attention takes its flash kernel where there is one; model.attention=flash asks for the flash-attn package"
 _OVERLAP = "the engine decides when it communicates"
 _ALERT = "no alert service"
@@ -54,9 +56,10 @@ TRUNK: dict[str, Rule] = {
     "perframe_atten": Map("model.observer_attention", lambda per_frame: "frame" if per_frame else "clip"),
     "lvm_config.conv_stem_config.img_size": Map("model.image_size"),
     "lvm_config.conv_stem_config.patch_size": Map("model.patch_size"),
-    "lvm_config.enable": Only((True,), "the trunk always reads images"),
-    "lvm_config.enable_conv_stem": Only((True,), "the convolutional stem is the only tokenizer"),
-    "lvm_config.enable_encoder": Only((False,), "there is no VQGAN encoder"),
+    # USE_VQ_EMBEDDING and USE_VQ_ENCODER choose another tokenizer in place of the stem; the released files set both to False.
+    "lvm_config.enable": Only((False,), f"it asks for a VQGAN's codebook, and {_STEM}"),
+    "lvm_config.enable_encoder": Only((False,), f"it asks for a VQGAN's encoder, and {_STEM}"),
+    "lvm_config.enable_conv_stem": Only((True,), _STEM),
     "lvm_config.embedding_cfg": Ignore(_NO_CODEBOOK),
     "lvm_config.encoder_cfg": Ignore(_NO_CODEBOOK),
     "vocab_size": Ignore(_NO_CODEBOOK),
@@ -76,10 +79,26 @@ TRUNK: dict[str, Rule] = {
     "causal": Only((True,), "the published sequence is causal"),
     "frames2batch": Ignore("frames of one image each are always a batch"),
     "num_chunks": Only((1,), "there is no pipeline parallelism"),
+    # Arguments of the framework's own models, for a file that names one of them.
+    "rope_base": Map("model.rope_base"),
+    "drop_rate": Only((0, None), _NO_DROPOUT),
+    "attn_drop_rate": Only((0, None), _NO_DROPOUT),
+    "dropout_selective_checkpoint": Ignore(_NO_DROPOUT),
+    "residual_in_fp32": Ignore("train.dtype says what is computed in which precision"),
+    "use_scaled_init": Only((True,), "output projections start smaller with depth"),
+    "use_swiglu": Only((True,), "the feed-forward network is SwiGLU"),
+    "is_reward": Only((False,), "there is no reward head"),
+    "no_bias": Only((False,), "attention has biases"),
+    "use_dynamic_ntk_rope": Only((False,), "rotary positions are not rescaled"),
 }
 
 RULES: dict[str, Rule] = {
     "JOB_NAME": Map("job_name"),
+    "enable_tb": Map("monitor.tensorboard"),
+    "tensorboard_folder": Ignore("TensorBoard's files are in the run folder"),
+    "resume_tb_folder": Ignore("TensorBoard's files are in the run folder"),
+    "alert_address": Ignore(_ALERT),
+    "use_fp32_norm": Ignore("autocast chooses the precision of norms"),
     "LEN_DATASET": Ignore("an epoch is the data on disk; schedules run over train.steps"),
     "model_type": Only(("INTERNLM_VQGAN",), "there is one trunk"),
     "teacher_type": Only(("INTERNLM_VQGAN",), "there is one trunk"),
@@ -101,9 +120,12 @@ RULES: dict[str, Rule] = {
     "ckpt.async_upload": Ignore(_NO_STORE),
     "ckpt.async_upload_tmp_folder": Ignore(_NO_STORE),
     "ckpt.oss_snapshot_freq": Ignore(_NO_STORE),
-    "ckpt.auto_resume": Ignore("`egoagent train --resume` continues a run"),
+    "ckpt.snapshot_ckpt_folder": Ignore(_NO_STORE),
+    "ckpt.auto_resume": Ignore("a run always continues from its newest checkpoint; `egoagent train --no-resume` starts anew"),
+    "ckpt.load_optimizer": Ignore("a run that continues takes everything, one that starts from another takes weights alone"),
     "ckpt.stop_file_path": Ignore("a run stops on SIGTERM or Ctrl-C, after saving"),
     "data.seq_len": Ignore("the sequence follows from image size, patch size and clip steps"),
+    "data.packed_length": Ignore("the sequence follows from image size, patch size and clip steps"),
     "data.valid_micro_num": Ignore(_EVALUATION),
     "data.valid_every": Ignore(_EVALUATION),
     "data.valid_folder": Ignore(_EVALUATION),
@@ -129,6 +151,7 @@ RULES: dict[str, Rule] = {
     "hybrid_zero_optimizer.overlap_sync_grad": Ignore(_OVERLAP),
     "hybrid_zero_optimizer.overlap_sync_param": Ignore(_OVERLAP),
     "hybrid_zero_optimizer.reduce_bucket_size": Ignore(_OVERLAP),
+    "hybrid_zero_optimizer.zero_overlap_communication": Ignore(_OVERLAP),
     "loss.label_smoothing": Only((0,), "targets are the observer's probabilities"),
     "loss.incld_cls_token": Only((True,), "the loss is on the state query"),
     "loss.use_multicrop": Only((True, False), "data.local_crops_number says how many local crops there are"),
@@ -156,13 +179,13 @@ RULES: dict[str, Rule] = {
 COMBINED = frozenset(
     """
     kd_config.gt_weight kd_config.kd_weight kd_config.reg_weight kd_config.dino_weight motion_config
-    ckpt.load_ckpt_folder ckpt.load_ckpt_info
-    data.micro_num data.micro_bsz data.train_folder data.use_egoexo data.frames_per_clip data.step_between_clips
+    momentum_scheduler.epochs ckpt.load_ckpt_folder ckpt.load_ckpt_info ckpt.load_model_only_folder
+    data.micro_num data.micro_bsz data.batch_size data.train_folder data.use_egoexo data.frames_per_clip data.step_between_clips
     data.use_local_crop data.local_crops_number data.num_frame_tokens
     loss.name loss.out_dim loss.local_crops_number loss.warmup_teacher_temp_epochs loss.epochs loss.grad_accum loss.batch_size
     loss.global_token_len loss.local_token_len loss.nframes
     adam.adam_beta1 adam.adam_beta2 lr_scheduler.total_steps beta2_scheduler.init_beta2
-    parallel.zero1 parallel.pipeline.size parallel.pipeline.interleaved_overlap
+    parallel.zero1 parallel.pipeline parallel.pipeline.size parallel.pipeline.interleaved_overlap
     """.split()
 )
 KNOWN = frozenset(RULES) | COMBINED
@@ -171,7 +194,7 @@ KNOWN = frozenset(RULES) | COMBINED
 NUMBERS = frozenset(
     """
     kd_config.gt_weight kd_config.kd_weight kd_config.reg_weight kd_config.dino_weight
-    data.micro_num data.micro_bsz data.gradient_accumulation data.local_crop_size
+    data.micro_num data.micro_bsz data.frames_per_clip data.gradient_accumulation data.local_crop_size
     model.lvm_config.conv_stem_config.img_size model.lvm_config.conv_stem_config.patch_size
     loss.warmup_teacher_temp_epochs loss.epochs
     """.split()

@@ -2,16 +2,17 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from internlm.config import legacy, yaml12
+from internlm.config import legacy, places, yaml12
 from internlm.config.errors import ConfigError, nearest_key
+from internlm.config.places import PATHS_FROM, RESOLVED_NAME
 from internlm.config.resolve import DEFAULT, config_class
 from internlm.config.schema import Config
 from internlm.config.source import Source, read_names
@@ -19,30 +20,43 @@ from internlm.config.source import Source, read_names
 __all__ = ["COMMAND_LINE", "RESOLVED_NAME", "ConfigError", "config_keys", "load_config", "save_config"]
 
 COMMAND_LINE = "command line"
-RESOLVED_NAME = "config.yaml"
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, quiet: bool = False) -> Config:
     """Read a config file (.py, .yaml, or a run folder holding config.yaml) and lay ``section.key=value`` overrides over it.
 
-    A file written with upstream's keys is recognised and translated; the keys that have no effect here are listed on
-    standard error with the reason.
+    A run folder's config is of that folder, wherever it is now, and its data is looked up from there (``places.py``). A file
+    written with upstream's keys is recognised and translated; the keys that have no effect here are listed on standard error
+    with the reason. ``quiet`` leaves out what is said of where a run's data is.
 
     Raises ConfigError naming the file or the command line, the key and the nearest valid key; FileNotFoundError.
     """
     path = Path(path)
-    if path.is_dir() and (path / RESOLVED_NAME).is_file():
+    if path.is_dir():
         path = path / RESOLVED_NAME
     source = Source()
     _read_into(source, path, ())
     for override in overrides:
         _apply_override(source, override)
+    for name, record in source.records.items():
+        said = places.settle(source.values, record, only=lambda key, name=name: source.origin(key) == name)
+        if said and not quiet:
+            print("\n".join(said), file=sys.stderr)
     return _validate(source)
 
 
-def save_config(config: Config, path: str | Path) -> None:
-    """Write the resolved config, every key included, as YAML; ``load_config`` reads it back as an equal Config."""
-    Path(path).write_text(yaml12.dump(config.model_dump(mode="json")))
+def save_config(config: Config, path: str | Path, *, nameless: bool = False) -> None:
+    """Write the resolved config, every key included, as YAML; ``load_config`` reads it back as an equal Config.
+
+    The directory that its relative paths start from is written as well; with ``nameless`` as seen from the file, which names
+    nothing of this machine. The file appears whole or not at all.
+    """
+    path = Path(path)
+    values, base = places.portable(config.model_dump(mode="json"))
+    base = os.path.relpath(base, path.parent) if nameless else base
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(yaml12.dump({PATHS_FROM: base, **values}), encoding="utf-8")
+    os.replace(part, path)
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -64,6 +78,8 @@ def config_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _read_into(source: Source, path: Path, seen: tuple[Path, ...]) -> None:
     if not path.is_file():
+        if path.name == RESOLVED_NAME and path.parent.is_dir() and not path.exists() and not seen:
+            raise FileNotFoundError(f"{path.parent} holds no {RESOLVED_NAME}; give a config file, or a run folder that has one")
         raise FileNotFoundError(f"config file {path} does not exist" + (f" (base of {seen[-1]})" if seen else ""))
     if path.resolve() in (p.resolve() for p in seen):
         raise ConfigError(f"{path}: is its own base through {' -> '.join(map(str, seen))}")
@@ -73,6 +89,11 @@ def _read_into(source: Source, path: Path, seen: tuple[Path, ...]) -> None:
         print(translated.report(str(path)), file=sys.stderr)
         source.merge(translated.values, f"{path} (upstream keys)")
         return
+    if record := places.record_of(path, names):
+        source.records[str(path)] = record
+    start = names.pop(PATHS_FROM, None)
+    if not isinstance(start, str | None):
+        raise ConfigError(f"{path}: {PATHS_FROM} is {start!r}; it must be the folder that the file's relative paths start from")
     bases = names.pop("base", ())
     for base in [bases] if isinstance(bases, str) else bases:
         if not isinstance(base, str):
@@ -90,8 +111,8 @@ def _apply_override(source: Source, override: str) -> None:
         raise ConfigError(f"{COMMAND_LINE}: {override!r} is not of the form section.key=value")
     try:
         value = yaml12.parse(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{COMMAND_LINE}: value of {key} is not valid YAML: {text!r}") from error
+    except yaml12.YamlError as error:
+        raise ConfigError(f"{COMMAND_LINE}: value of {key} is not valid YAML: {text!r}: {error}") from error
     section, _, leaf = key.rpartition(".")
     source.merge({leaf: value}, COMMAND_LINE, section)
 
@@ -116,6 +137,11 @@ def _plain(source: Source, value: Any, dotted: str) -> Any:
         return [_plain(source, below, dotted) for below in value]
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # how a file name in another encoding arrives here
+            raise ConfigError(f"{source.origin(dotted)}: {dotted} = {value!r} is not UTF-8; give it another name") from None
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ConfigError(f"{source.origin(dotted)}: {dotted} = {value!r} is not a finite number, text, list or section")

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from internlm.config import yaml12
 from internlm.config.errors import ConfigError
+from internlm.config.places import Record
 
 
 @dataclass
@@ -25,6 +24,7 @@ class Source:
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)  # files that a run wrote
 
     def merge(self, values: dict[str, Any], origin: str, prefix: str = "") -> None:
         """Lay ``values`` over what is here: dicts merge, anything else replaces."""
@@ -64,11 +64,13 @@ def read_names(path: Path) -> dict[str, Any]:
         return _run_python(path)
     if path.suffix in (".yaml", ".yml", ".json"):
         try:
-            values = yaml12.parse(path.read_text())
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+            text = yaml12.decode(path.read_bytes())
+            # JSON may be indented with tabs, which cannot be part of its texts; YAML may not.
+            values = yaml12.parse(text.replace("\t", " ") if path.suffix == ".json" else text)
+        except yaml12.YamlError as error:
+            raise ConfigError(f"{path}{f':{error.line}' if error.line else ''}: not valid YAML: {error}") from error
         if values is None:
-            return {}
+            raise ConfigError(f"{path}: is empty; a config sets at least one key ({{}} takes the defaults for all)")
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: holds a {type(values).__name__}, not keys with values")
         return values
@@ -77,7 +79,11 @@ def read_names(path: Path) -> dict[str, Any]:
 
 def _run_python(path: Path) -> dict[str, Any]:
     try:
+        tree = ast.parse(path.read_bytes(), str(path))  # bytes: the file's own coding line and byte order mark hold
+        _refuse_what_is_lost(tree, path)
         names = runpy.run_path(str(path))
+    except ConfigError:
+        raise
     except SystemExit as error:
         raise ConfigError(f"{path}: the file calls exit({error.code})") from error
     except Exception as error:
@@ -85,16 +91,56 @@ def _run_python(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}{line}: {type(error).__name__}: {error}") from error
     imported = {
         alias.asname or alias.name
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
     private = (types.ModuleType, types.FunctionType, type)
-    return {
+    found = {
         name: value
         for name, value in names.items()
         if not name.startswith("_") and name not in imported and not isinstance(value, private)
     }
+    if all(name.isupper() for name in found):
+        raise ConfigError(f"{path}: sets no key; a config sets at least one")
+    return found
+
+
+def _refuse_what_is_lost(tree: ast.Module, path: Path) -> None:
+    """ConfigError for a key that the file sets twice without having read the first value: Python would keep the last alone."""
+
+    def refuse(name: object, first: int, line: int) -> None:
+        raise ConfigError(f"{path}:{line}: {name} is given twice, in line {first} and in line {line}; join the two")
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            lines: dict[object, int] = {}
+            for key in (key for key in node.keys if isinstance(key, ast.Constant)):
+                if key.value in lines:
+                    refuse(key.value, lines[key.value], key.lineno)
+                lines[key.value] = key.lineno
+    unread: dict[str, int] = {}
+    for statement in tree.body:
+        key, value = _sets(statement)
+        for node in ast.walk(value):
+            if isinstance(node, ast.Name):
+                unread.pop(node.id, None)
+        if key in unread:
+            refuse(key, unread[key], statement.lineno)
+        if key:
+            unread[key] = statement.lineno
+
+
+def _sets(statement: ast.stmt) -> tuple[str | None, ast.AST]:
+    """The config key that a plain ``key = value`` sets, and its value; of anything else None, and the whole of it."""
+    target = None
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target = statement.targets[0]
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        target = statement.target
+    if isinstance(target, ast.Name) and not target.id.startswith("_") and not target.id.isupper():
+        return target.id, statement.value
+    return None, statement
 
 
 def _line_in(path: Path, error: BaseException) -> str:

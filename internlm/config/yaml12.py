@@ -1,10 +1,12 @@
-"""YAML with the scalars of version 1.2: ``3e-4`` is a number, ``no`` and ``1:30`` are text.
+"""YAML with the scalars of version 1.2: ``3e-4`` is a number, ``no`` and ``1:30`` are text, and a key is given once.
 
-PyYAML follows version 1.1, which reads ``3e-4`` as text, ``no`` as false and ``010`` as eight. Both directions use one
-set of rules, so that what is written is read back as the same value.
+PyYAML follows version 1.1, which reads ``3e-4`` as text, ``no`` as false and ``010`` as eight, and of a key that is given twice
+it keeps the last. Both directions use one set of rules, so that what is written is read back as the same value.
 """
 
+import codecs
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -18,7 +20,19 @@ _SCALARS = (
         re.compile(r"^[-+]?(?:(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"),
         list("-+0123456789."),
     ),
+    ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
 )
+_MAX_VALUES = 100_000  # aliases of aliases make a file of a kilobyte mean billions
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+
+
+class YamlError(ValueError):
+    """Text that is not YAML, or says something twice. ``line`` is the line to look at, from 1, where it is known."""
+
+    def __init__(self, message: str, line: int | None = None):
+        super().__init__(message)
+        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,9 +49,74 @@ for _class in (_Loader, _Dumper):
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node).replace("_", "")))
 
 
+def decode(data: bytes) -> str:
+    """The text of a file: UTF-8, or whatever its byte order mark says. Raises YamlError naming the byte and its line."""
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        wrong = f"byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig').upper()}"
+        raise YamlError(f"{wrong}; save the file as UTF-8", line if encoding.startswith("utf-8") else None) from None
+    if "\0" in text:
+        raise YamlError("holds zero bytes: it is UTF-16 without a byte order mark, or no text at all; save it as UTF-8")
+    return text
+
+
 def parse(text: str) -> Any:
-    """Parse YAML text. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
+    """Parse YAML text. Raises YamlError."""
+    loader = None
+    try:
+        loader = _Loader(text)  # it reads, and refuses control characters, at once
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, "", {}, set())
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        tab = "; YAML is indented with spaces, not with tabs" if "\\t" in str(error.problem) else ""
+        raise YamlError(f"{error.problem or error.context}{tab}", mark.line + 1 if mark else None) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlError(f"character 0x{ord(text[error.position]):02x} is not allowed", line) from None
+    except RecursionError:
+        raise YamlError("is nested too deeply") from None
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # a tag such as !!int on what is none
+        raise error if isinstance(error, YamlError) else YamlError(f"a value cannot be read: {error}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _check(node: yaml.Node, key: str, sizes: dict[int, int], above: set[int]) -> int:
+    """Number of values that a node means, aliases written out. YamlError for a key given twice, and for what has no end."""
+    if id(node) in above:
+        raise YamlError(f"{key} contains itself", node.start_mark.line + 1)
+    if id(node) not in sizes:
+        below = {id(node)} | above
+        sizes[id(node)] = 1 + sum(_check(value, name, sizes, below) for name, value in _children(node, key))
+        if sizes[id(node)] > _MAX_VALUES:
+            raise YamlError(f"means more than {_MAX_VALUES:,} values", node.start_mark.line + 1)
+    return sizes[id(node)]
+
+
+def _children(node: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from ((key, value) for value in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[tuple[str, str], int] = {}
+        for name, value in node.value:
+            yield key, name
+            if isinstance(name, yaml.ScalarNode):
+                here, line = (f"{key}.{name.value}" if key else name.value), name.start_mark.line + 1
+                first = lines.get((name.tag, name.value))
+                if first is not None:
+                    raise YamlError(f"{here} is given twice, in line {first} and in line {line}; join the two", line)
+                lines[name.tag, name.value] = line
+                yield here, value
+            else:
+                yield key, value
 
 
 def dump(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Options and steps that the evaluation commands share. Nothing heavy is imported until a command runs."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,26 +57,41 @@ def clip_outputs(
     from .errors import EvalError
     from .ranks import own_share
 
-    data = args.data or list(config.data.clips)
     if config.stage != "joint":
         raise EvalError(f"{args.run or args.checkpoint} is a stage-1 model, which predicts nothing; give a run of stage 'joint'")
+    data = args.data or run_data(args, config.data.clips)
     dataset = open_clips(config, data, args.split)
     batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit, only=own_share)
     return run_clips(agent, batches, feature=feature, device=device), dataset, data
 
 
+def run_data(args: argparse.Namespace, paths: Sequence[str]) -> list[str]:
+    """The data that a run was trained on, for a command that names none. EvalError where it is not there."""
+    from internlm.config.places import missing
+
+    from .errors import EvalError
+
+    if gone := missing(paths):
+        raise EvalError(
+            f"{args.run or args.checkpoint} was trained on {gone[0]}, which is not there (relative paths start from the run "
+            "folder's own place, or from where it was trained); give --data"
+        )
+    return list(paths)
+
+
 def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, Any], figures: list["Figure"]) -> int:
-    """Print the table, write ``--out``; returns 0."""
+    """Write ``--out``, then print the table; returns 0."""
     from dataclasses import asdict
 
     from .report.page import write_json
     from .report.summary import print_table
 
+    # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
+    rows = [asdict(figure) for figure in figures]
+    written = args.out and write_json(args.out, {"task": args.task, "model": model, **report, "figures": rows})
     print_table(f"{args.task}: {model['source']}, step {model['step']}, split {args.split}", figures)
-    if args.out:
-        # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
-        rows = [asdict(figure) for figure in figures]
-        print(f"written to {write_json(args.out, {'task': args.task, 'model': model, **report, 'figures': rows})}")
+    if written:
+        print(f"written to {written}")
     return 0
 
 

@@ -23,7 +23,7 @@ def model_card(
 ) -> str:
     """README.md of the folder, in Markdown with the front matter of model hubs."""
     config = source.config
-    data = describe_data(config) if source.trained_here else []
+    data = describe_data(config, source.recorded) if source.trained_here else []
     parts = [
         _FRONT_MATTER,
         f"# {config.job_name}, {source.branch} at step {source.step}",
@@ -32,6 +32,7 @@ def model_card(
         _warning(source, data),
         "## Use",
         *(_USE[name] for name in formats),
+        _predict(source) if "hf" in formats and hasattr(source.network, "action_query") else "",
         _VIEW.format(size=config.model.image_size, short=round(config.model.image_size * 256 / 224)),
         "## Network",
         _network(source),
@@ -85,14 +86,18 @@ _NO_RESULTS = """No evaluation of this step was found, so nothing is known about
 knn --run RUN --out RUN/knn.json` measures it; an export after that shows it here."""
 
 
-def describe_data(config: Config) -> list[dict[str, Any]]:
-    """What the run's data paths hold now: images that training could draw and where they come from."""
+def describe_data(config: Config, recorded: Config) -> list[dict[str, Any]]:
+    """What the run's data paths hold now: images that training could draw and where they come from.
+
+    ``config`` has the paths for the working directory, ``recorded`` their names in the run.
+    """
     from internlm.data.frames import DataError, open_images
     from internlm.data.store import StoreError, TakeStore
 
     found = []
-    for path in dict.fromkeys((*config.data.images, *config.data.clips)):
-        entry: dict[str, Any] = {"path": path, "images": None, "takes": None, "sources": []}
+    paths, names = ((*each.data.images, *each.data.clips) for each in (config, recorded))
+    for path, name in dict(zip(paths, names, strict=True)).items():
+        entry: dict[str, Any] = {"path": name, "images": None, "takes": None, "sources": []}
         try:
             if TakeStore.is_store(path):
                 infos = [info for info in TakeStore(path).infos if info.split == config.data.split]
@@ -102,6 +107,45 @@ def describe_data(config: Config) -> list[dict[str, Any]]:
             entry["problem"] = str(error)
         found.append(entry)
     return found
+
+
+def _predict(source: Source) -> str:
+    """How the action parts are called, in the shapes of this very network."""
+    model, clip = source.config.model, source.config.data.clip
+    size, poses, seen = model.image_size, f"1, T, {model.poses_per_step}, {model.num_joints}", "dtype=torch.bool"
+    rows = [
+        (f"images=torch.zeros(1, T, 3, {size}, {size}),", "[B, T, 3, S, S]: pixel_values, one frame a step"),
+        (f"poses=torch.zeros({poses}, 3),", "[B, T, P, J, 3], metres: the chunk that begins at each frame"),
+        (f"visible=torch.ones({poses}, {seen}),", "[B, T, P, J]: joints that were seen; other numbers do not count"),
+        (f"past_poses=torch.zeros({poses}, 3),", "[B, T, P, J, 3], metres: the P poses before each frame"),
+        (f"past_visible=torch.ones({poses}, {seen}),", "[B, T, P, J]"),
+    ]
+    width = max(len(code) for code, _ in rows)
+    lines = [f"    {code:<{width}}  # {meaning}" for code, meaning in rows]
+    place = {
+        "camera": "each pose in the camera of its own frame",
+        "chunk": "in the camera of the frame that it begins at, as are the poses before it",
+    }
+    return "\n".join(
+        [
+            f"The next motion and the next state over a clip of T steps, {clip.frame_stride} frame numbers apart. A chunk is "
+            f"P = {model.poses_per_step} poses of J = {model.num_joints} joints, {source.config.pose_stride} frame numbers "
+            f"apart, {place[clip.pose_coordinates]}.",
+            "",
+            "```python",
+            "import torch",
+            "",
+            "T = 2",
+            "clip = dict(",
+            *lines,
+            ")",
+            "read = model.predict(**clip)",
+            "read.action       # [B, T, P, J, 3], metres: the chunk predicted at each frame, before poses[:, t] is seen",
+            "read.visibility   # [B, T, P, J]: logits of which joints will be seen",
+            f"read.state        # [B, T, {model.hidden_size}]: the state predicted for the next frame",
+            "```",
+        ]
+    )
 
 
 def _warning(source: Source, data: list[dict[str, Any]]) -> str:
@@ -151,7 +195,7 @@ def _training(source: Source, data: list[dict[str, Any]]) -> str:
         ("seed", str(config.seed)),
     ]
     if train.init_from:
-        rows.append(("started from", f"`{train.init_from}`"))
+        rows.append(("started from", f"`{source.recorded.train.init_from}`"))
     for entry in data:
         rows.append((f"data `{entry['path']}`", _data_words(entry, config.data.split)))
     return _table(("", ""), rows)

@@ -85,7 +85,7 @@ def read_hf(folder: Path) -> HfFolder:
     try:
         record, shape = json.loads((folder / RECORD).read_bytes()), json.loads((folder / CONFIG).read_bytes())
         model = ModelConfig.model_validate({name: shape[name] for name in ModelConfig.model_fields if name in shape})
-        data = load_config(folder / RUN_CONFIG).data.model_dump()
+        data = load_config(folder / RUN_CONFIG, quiet=True).data.model_dump()
         branch, job, step = str(record["network"]), str(record["job"]), int(record["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: {RECORD}, {CONFIG} or {RUN_CONFIG} is missing or damaged: {error}") from error

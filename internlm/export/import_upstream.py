@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from internlm.checkpoint.manager import CheckpointManager
+from internlm.config.places import PATHS_FROM, portable
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoNetwork
 
@@ -57,8 +58,10 @@ def import_upstream(
     predictor, fresh = complete(student)
     observer_names = _own_tensors(student.model, actions=False).keys()
     observer = (other or student).tensors
+    values, paths_from = portable((config or model_only_config(student)).model_dump(mode="json"), out)
     meta = {
-        "config": (config or model_only_config(student)).model_dump(mode="json"),
+        "config": values,
+        PATHS_FROM: paths_from,
         "imported": {
             "student": str(student.folder),
             "teacher": str(other.folder) if other else None,

@@ -39,6 +39,7 @@ class Source:
     network: EgoNetwork  # in eval mode, float32, on the CPU
     branch: str
     config: Config
+    recorded: Config  # the same with the data's paths in the run's own words; those of ``config`` are for the working directory
     step: int
     trained_here: bool  # else imported from upstream's layout, with a config that is right about the model alone
 
@@ -97,11 +98,12 @@ def load_source(source: str | Path, branch: str | None = None, rename: Sequence[
     if not is_upstream(source):
         agent, config, step = load_agent(source)
         branch = branch or "observer"
-        imported = "imported" in find_checkpoint(source, ()).meta
+        meta = find_checkpoint(source, ()).meta
+        imported, recorded = "imported" in meta, Config.model_validate(meta["config"])
         network = getattr(agent, branch)
         if config.stage == "pretrain":  # its action parts were never trained
             network = _without_actions(network)
-        return Source(source, network, branch, config, step, not imported)
+        return Source(source, network, branch, config, recorded, step, not imported)
     loaded = read_upstream(source, rename=rename)
     if branch == "observer":
         teacher = teacher_of(loaded.folder)
@@ -110,7 +112,8 @@ def load_source(source: str | Path, branch: str | None = None, rename: Sequence[
         loaded = read_upstream(teacher, model=loaded.model, rename=rename)
     network = EgoNetwork(loaded.model, actions=branch != "observer" and loaded.actions)
     network.load_state_dict({name: loaded.tensors[name] for name in network.state_dict()})
-    return Source(loaded.folder, network.eval(), branch or "predictor", model_only_config(loaded), loaded.step, False)
+    config = model_only_config(loaded)
+    return Source(loaded.folder, network.eval(), branch or "predictor", config, config, loaded.step, False)
 
 
 def _without_actions(network: EgoNetwork) -> EgoNetwork:
@@ -181,7 +184,7 @@ def _write_record(
     """What the folder is: the card for people, the record for programs, the run's config."""
     from internlm import __version__
 
-    save_config(source.config, folder / RUN_CONFIG)
+    save_config(source.config, folder / RUN_CONFIG, nameless=True)
     record: dict[str, Any] = {
         "format": "egoagent-export",
         "version": 1,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from internlm.config.errors import ConfigError
+from internlm.config.places import LAUNCH, RESOLVED_NAME
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +45,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--nodes {args.nodes} needs --slurm, or torchrun on each node (docs/training.md)")
     config = _resolved(args)
     run_dir = Path(config.run_dir)
-    words = ("train", str(run_dir / "launch" / "config.yaml"))
+    words = ("train", str(run_dir / LAUNCH / RESOLVED_NAME))
     return _submit(args, config, run_dir, words) if args.slurm else _here(args, config, run_dir, words)
 
 
 def _resolved(args: argparse.Namespace):
     """The config with its run folder made absolute and its mesh made to fit the number of processes."""
     from internlm.config.load import load_config
+    from internlm.config.places import RUNS
 
     config = load_config(args.config, [*args.overrides, *([f"run_dir={json.dumps(args.run_dir)}"] if args.run_dir else [])])
-    run_dir = Path(config.run_dir or Path("runs") / config.job_name).resolve()
+    run_dir = Path(config.run_dir or Path(RUNS) / config.job_name).resolve()
     mesh = fit_mesh(config.parallel, args.nodes * args.gpus)
     return config.model_copy(update={"run_dir": str(run_dir), "parallel": mesh})
 
@@ -91,7 +93,7 @@ def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, .
         early = f"--signal-ahead {args.signal_ahead} s, and up to a minute earlier by Slurm"
         raise SlurmError(f"{early}, leaves nothing of --time {args.time}")
     options = JobOptions(
-        folder=run_dir / "launch",
+        folder=run_dir / LAUNCH,
         name=config.job_name,
         nodes=args.nodes,
         tasks_per_node=args.gpus,

@@ -23,7 +23,7 @@ def train_stage(config: "Config", *, fresh: bool = False, processes: int = 1) ->
     shared, whole = (config, config) if processes == 1 else _divided(config, processes)
     earlier = run_folder(config) / RESOLVED_NAME
     try:
-        same = not earlier.is_file() or load_config(earlier) in (shared, whole)
+        same = not earlier.is_file() or load_config(earlier, quiet=True) in (shared, whole)
     except ConfigError:  # written by another version
         same = False
     if processes > 1 and not _train_together(shared, processes, resume=same and not fresh):

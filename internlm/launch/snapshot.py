@@ -12,9 +12,9 @@ from typing import Any
 
 import internlm
 from internlm.config.load import RESOLVED_NAME, save_config
+from internlm.config.places import LAUNCH as FOLDER
 from internlm.config.schema import Config
 
-FOLDER = "launch"
 CODE_NAME = "code.json"
 PATCH_NAME = "code.patch"
 
@@ -28,12 +28,12 @@ def write_snapshot(config: Config, run_dir: Path, command: Sequence[str]) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     code, patch = code_version()
     record = {"command": list(command), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **code}
-    _replace(folder / CODE_NAME, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    _replace(folder / CODE_NAME, lambda path: path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
     if patch:
-        _replace(folder / PATCH_NAME, lambda path: path.write_text(patch))
+        _replace(folder / PATCH_NAME, lambda path: path.write_bytes(patch.encode("utf-8", "surrogateescape")))
     else:
         (folder / PATCH_NAME).unlink(missing_ok=True)
-    _replace(folder / RESOLVED_NAME, lambda path: save_config(config, path))
+    save_config(config.model_copy(update={"run_dir": str(run_dir)}), folder / RESOLVED_NAME)
     return folder / RESOLVED_NAME
 
 
@@ -53,10 +53,11 @@ def _git(*words: str) -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        asked = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False, timeout=60)
+        asked = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout if asked.returncode == 0 else None
+    # A patch holds the changed files' own bytes, whatever their encoding.
+    return asked.stdout.decode("utf-8", "surrogateescape") if asked.returncode == 0 else None
 
 
 def _replace(path: Path, write) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
+from internlm.checkpoint.run_config import settled_values
 from internlm.config.errors import ConfigError
 from internlm.config.load import RESOLVED_NAME, dotted
 from internlm.config.resolve import parse_config
@@ -49,7 +50,7 @@ class Saver:
         state = build_state(self.config, self.device, self.mesh, start_from=other)
         if checkpoint is None:
             return state, {}
-        _warn_of_changes(self.config, checkpoint.meta["config"])
+        _warn_of_changes(self.config, settled_values(checkpoint))
         state.restore(checkpoint)
         log.info("resumed from %s", checkpoint.path)
         return state, checkpoint.meta

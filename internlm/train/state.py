@@ -10,6 +10,7 @@ from torch import nn
 
 from internlm.checkpoint.index import Checkpoint
 from internlm.checkpoint.sums import CheckpointError
+from internlm.config.places import PATHS_FROM, portable
 from internlm.config.schema import Config
 from internlm.core.boxes import Share
 from internlm.core.init import choose_dtype
@@ -95,8 +96,9 @@ class TrainState:
             seed_process(checkpoint.meta["config"]["seed"], self.counters.step, self.mesh.data.rank)
 
     def meta(self, config: Config) -> dict[str, Any]:
-        """The counters, the resolved config and the mesh, as JSON."""
-        return {"counters": dict(vars(self.counters)), "config": config.model_dump(mode="json"), "mesh": self._layout()}
+        """The counters, the resolved config with where its paths start from, and the mesh, as JSON."""
+        values, paths_from = portable(config.model_dump(mode="json"))
+        return {"counters": dict(vars(self.counters)), "config": values, PATHS_FROM: paths_from, "mesh": self._layout()}
 
     @property
     def device(self) -> torch.device:

@@ -210,6 +210,7 @@ HOSTILE = {
     "camera of text": lambda take: _edit(take, camera={"model": "pinhole", "width": "4", "height": 4, "params": "1234"}),
     "infinite camera": lambda take: _edit(take, camera={"model": "pinhole", "width": 4, "height": 4, "params": [1e400, 1, 1, 1]}),
     "huge rate": lambda take: _edit(take, frame_rate=10**400),
+    "split given twice": lambda take: (take / "take.json").write_text('{"split": "val", ' + (take / "take.json").read_text()[1:]),
     "name of somebody else": lambda take: _edit(take, name="../../etc"),
     "labels of text": lambda take: _edit(take, labels="kitchen"),
     "missing tar": lambda take: (take / "frames.tar").unlink(),

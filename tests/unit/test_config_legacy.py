@@ -1,9 +1,11 @@
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from internlm.config.errors import ConfigError
-from internlm.config.legacy import is_legacy, translate
+from internlm.config.legacy import EGOEXO_STORE, TOURS_STORE, is_legacy, translate
 from internlm.config.legacy_table import KNOWN, RULES, Map
 from internlm.config.load import config_keys, load_config
 from internlm.config.schema import ParallelConfig
@@ -20,7 +22,7 @@ def names():
 
 def flat_keys(values, prefix=""):
     for name, value in values.items():
-        if isinstance(value, dict) and prefix + name not in KNOWN:
+        if isinstance(value, dict) and any(known.startswith(f"{prefix}{name}.") for known in KNOWN):
             yield from flat_keys(value, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -31,6 +33,76 @@ def test_the_published_values_in_upstream_keys_equal_our_file(root, capsys):
     assert load_config(FIXTURE) == load_config(root / "configs/dino_pretrain/lr5e-4_tmp004_300m.py", machine)
     printed = capsys.readouterr().err
     assert "grad_scaler: mixed precision is bfloat16" in printed and printed.count("upstream_300m.py") == 1
+
+
+def test_the_released_1b_file_equals_ours(root, tmp_path):
+    released = tmp_path / "upstream_1b.py"
+    text = FIXTURE.read_text()
+    for name, value in (
+        ("JOB_NAME", '"dino_lr5e-4_tmp004_1B"'),
+        ("BATCH_SIZE", "32"),
+        ("HIDDEN_SIZE", "2048"),
+        ("NUM_ATTENTION_HEAD", "16"),
+        ("CHECKPOINT_EVERY", "ONE_EPOCH_ITERS // 4"),
+    ):
+        text, found = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        assert found == 1
+    released.write_text(text)
+    machine = ["parallel.activation_checkpointing=full", "parallel.sequence_parallel=false"]
+    assert load_config(released) == load_config(root / "configs/dino_pretrain/lr5e-4_tmp004_1b.py", machine)
+
+
+def test_videos_are_read_from_the_store_that_a_documented_command_makes(names, root):
+    """One name: of the translation, the files in configs/, and the guide's command."""
+    ours = translate(names, "file")
+    assert ours.values["data"]["images"] == [TOURS_STORE, EGOEXO_STORE]
+    assert f"egoagent data videos {TOURS_STORE} " in (root / "docs/data.md").read_text()
+    (note,) = ours.notes
+    words = shlex.split(note[note.index("egoagent data") :])
+    assert words[3] == TOURS_STORE and words[4:-2] == names["data"]["train_folder"] and words[-2:] == ["--rate", "0"]
+    assert note in ours.report("file")
+    for file in (root / "configs").rglob("lr*.py"):
+        data = load_config(file).data
+        assert set(data.images + data.clips) <= {TOURS_STORE, EGOEXO_STORE}, file
+
+
+def test_other_training_folders_are_read_as_they_are(names):
+    names["data"] |= dict(train_folder="local:frames", use_egoexo=False)
+    ours = translate(names, "file")
+    assert ours.values["data"]["images"] == ["frames"] and not ours.notes
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"enable_tb": True, "tensorboard_folder": "tb", "resume_tb_folder": None, "alert_address": None, "use_fp32_norm": False},
+        {"monitor": {"alert": {"enable_feishu_alert": False}, "tensorboard": {"queue_max_length": 10}}},
+        {"parallel": {"zero1": 1, "tensor": 1, "pipeline": 1, "sequence_parallel": False}},
+        {"hybrid_zero_optimizer": {"zero_overlap_communication": True, "clip_grad_norm": 1.0}},
+        {"ckpt": {"checkpoint_every": 5, "auto_resume": True, "stop_file_path": "x", "load_optimizer": True}},
+        {"ckpt": {"load_ckpt_folder": {"path": "local:llm_ckpts/a", "content": ["all"], "ckpt_type": "normal"}}},
+        {"ckpt": {"load_ckpt_info": {"path": "local:llm_ckpts/a", "content": ("model",), "ckpt_type": "internlm"}}},
+    ],
+)
+def test_other_keys_of_the_framework_load(names, more, tmp_path):
+    ours = translate({**names, **more}, "file").values
+    assert Config.model_validate(ours).train.steps == 751_036
+
+
+@pytest.mark.parametrize("value", ["local:llm_ckpts/a", {"path": "local:llm_ckpts/a", "content": ["model"]}])
+@pytest.mark.parametrize("key", ["load_ckpt_folder", "load_model_only_folder", "load_ckpt_info"])
+def test_joint_starts_from_the_checkpoint_however_it_is_named(names, key, value):
+    names["loss"] |= dict(name="img_rep_motion")
+    names["ckpt"] |= {key: value}
+    assert translate(names, "file").values["train"]["init_from"] == "llm_ckpts/a"
+
+
+@pytest.mark.parametrize("micro_bsz", [1, 20])
+def test_a_released_batch_counts_samples_whatever_their_frames(names, micro_bsz):
+    """The released files set micro_bsz to the frames of a sample, N_FRAMES."""
+    names["loss"] |= dict(name="img_rep_motion", nframes=20)
+    names["data"] |= dict(frames_per_clip=20, micro_bsz=micro_bsz)
+    assert translate(names, "file").values["train"]["clip_batch"] == 64
 
 
 def test_every_key_is_mapped_or_reported(names):
@@ -69,6 +141,13 @@ def test_overrides_lie_over_a_translated_file():
         ("data", "unheard_of", 3, r"unknown upstream key data\.unheard_of"),
         ("model", "head_type", "swiglu", r"model\.head_type = 'swiglu' cannot be honoured"),
         ("model", "causal", False, r"model\.causal"),
+        ("model", "lvm_config", dict(enable=True), r"model\.lvm_config\.enable = True .* convolutional stem"),
+        ("teacher", "lvm_config", dict(enable_encoder=True), r"teacher\.lvm_config\.enable_encoder = True"),
+        ("model", "lvm_config", dict(enable_conv_stem=False), r"model\.lvm_config\.enable_conv_stem = False"),
+        ("model", "drop_rate", 0.1, r"model\.drop_rate = 0\.1 .* no dropout"),
+        ("momentum_scheduler", "epochs", 100, r"momentum_scheduler\.epochs = 100 .* 101"),
+        ("data", "train_folder", 3, r"data\.train_folder = 3 .* list of paths"),
+        ("ckpt", "load_ckpt_folder", 3, r"ckpt\.load_ckpt_folder = 3 is neither a path"),
         ("teacher", "hidden_size", 512, r"teacher\.hidden_size = 512 .* 1024"),
         ("data", "vid_crop_size", 192, r"data\.vid_crop_size = 192 .* 224"),
         ("data", "micro_num", "64", r"data\.micro_num = '64' is not a number"),

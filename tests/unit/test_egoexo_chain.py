@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from data_samples import data_command_here as data_command
+from data_samples import jpeg, picture
 from PIL import Image
 
 from internlm.config.schema import ClipConfig
 from internlm.data.clips import ClipDataset
 from internlm.data.egoworld.raw import arbitrary_world, device_camera, generate_raw
 from internlm.data.egoworld.simulate import plan_takes, simulate_take
-from internlm.data.store import TakeStore
+from internlm.data.store import StoreWriter, TakeInfo, TakeStore
 
 SIZE, SECONDS, TAKES = 96, 2.0, {"train": 1, "val": 0, "test": 0}
 
@@ -108,6 +109,18 @@ def test_poses_first_or_frames_first_is_the_same_store(joined, tmp_path):
     assert files == {
         path.relative_to(tmp_path / "s"): path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file()
     }
+
+
+def test_replace_makes_frames_and_poses_anew_and_keeps_both(joined, tmp_path, capsys):
+    raw, store, _, _ = joined
+    (name,) = [info.name for info in TakeStore(store).infos]
+    StoreWriter(tmp_path / "s").add_take(TakeInfo(name, name, "train", 5.0, source="video"), [(0, jpeg(picture(1)))])
+    options = ("--size", SIZE, "--stride", 5, "--quality", 95)
+    assert data_command("egoexo", raw, tmp_path / "s", *options) == 1
+    assert "has uid" in (told := "".join(capsys.readouterr())) and "--replace" in told, told
+    assert data_command("egoexo", raw, tmp_path / "s", *options, "--replace") == 0
+    files = {path.relative_to(store): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    assert files == {p.relative_to(tmp_path / "s"): p.read_bytes() for p in (tmp_path / "s").rglob("*") if p.is_file()}
 
 
 def test_uid_and_name_are_joined_through_takes_json(joined):

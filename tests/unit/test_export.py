@@ -238,6 +238,44 @@ def test_the_card_of_data_that_is_gone_says_so(tmp_path, unchecked):
     assert "Training data not at hand" in card and "not readable at export" in card and "No evaluation of this step" in card
 
 
+def test_the_card_shows_how_the_next_motion_is_asked_for(exported, run, tmp_path, unchecked):
+    """Its example runs as it is, and names what every tensor's axes are."""
+    from internlm.export.hf.configuration_egoagent import EgoAgentConfig
+    from internlm.export.hf.modeling_egoagent import EgoAgentModel
+
+    card = (exported / "README.md").read_text()
+    example = next(block for block in card.split("```python\n") if "model.predict" in block).partition("```")[0]
+    for name in ("images", "poses", "visible", "past_poses", "past_visible"):
+        assert f"    {name}=" in example and "[B, T, " in example.partition(f" {name}=")[2].partition("\n")[0]
+    shape = json.loads((exported / "config.json").read_text())
+    names: dict = {"model": EgoAgentModel(EgoAgentConfig(**shape)).eval()}
+    exec(example, names)
+    read, steps = names["read"], names["T"]
+    poses = (1, steps, shape["poses_per_step"], shape["num_joints"])
+    assert read.action.shape == (*poses, 3) and read.visibility.shape == poses
+    assert read.state.shape == (1, steps, shape["hidden_size"])
+    observer = (export_model(run, tmp_path / "observer").path / "README.md").read_text()
+    assert "model.predict" not in observer
+    program = export_model(run, tmp_path / "program", branch="predictor", formats=["torch-export"]).path
+    assert "model.predict" not in (program / "README.md").read_text()
+
+
+def test_the_card_is_the_same_from_another_folder(tmp_path, monkeypatch, unchecked):
+    """What it says of the data does not depend on where the command was given."""
+    home = tmp_path / "home"
+    frames = [(number, cv2.imencode(".png", picture(number, 40, 56))[1].tobytes()) for number in range(3)]
+    StoreWriter(home / "demo" / "world").add_take(TakeInfo("take", "take", "train", 30.0, None, None, source="egoworld"), frames)
+    monkeypatch.chdir(home)
+    save_run(home / "runs" / "a", tiny_config("runs/a", data={"images": ["demo/world"]}))
+    here = (export_model("runs/a", "out").path / "README.md").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    there = export_model("../home/runs/a", tmp_path / "out2").path
+    assert (there / "README.md").read_text() == here and "data `demo/world` | 3 images" in here
+    assert str(tmp_path) not in (there / "training_config.yaml").read_text(), "a folder for others names no place of this machine"
+    assert load_agent(there)[1].data.images == ("../home/demo/world",)
+
+
 def test_an_export_is_a_checkpoint_for_single_images(exported, run):
     agent, config, step = load_agent(exported)
     original, _, _ = load_agent(run)

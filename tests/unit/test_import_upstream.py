@@ -27,7 +27,7 @@ HIDDEN, HEADS, LAYERS = 32, 4, 2
 SECTION = {
     "hidden_size": HIDDEN, "num_layers": LAYERS, "num_attention_heads": HEADS, "mlp_ratio": 8 / 3, "layer_norm_epsilon": 1e-6,
     "output_dim": 20, "norm_type": "rmsnorm", "dtype": torch.float16, "perframe_atten": True, "use_cls_token": True,
-    "lvm_config": {"enable": True, "enable_conv_stem": True, "conv_stem_config": {"img_size": 16, "patch_size": 8}},
+    "lvm_config": {"enable": False, "enable_conv_stem": True, "conv_stem_config": {"img_size": 16, "patch_size": 8}},
 }  # fmt: skip
 MODEL = ModelConfig(
     hidden_size=HIDDEN, num_layers=LAYERS, num_heads=HEADS, image_size=16, local_image_size=8, patch_size=8,

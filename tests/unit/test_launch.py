@@ -135,7 +135,7 @@ def test_refusals_name_the_way_out(words, named, tmp_path, capsys, monkeypatch):
 def test_snapshot_reproduces_the_run(tmp_path, root):
     config = load_config(DEMO, ["seed=7"])
     path = write_snapshot(config, tmp_path, ["egoagent", "launch"])
-    assert load_config(path) == config
+    assert load_config(path) == config.model_copy(update={"run_dir": str(tmp_path)})
     code = json.loads((path.parent / "code.json").read_text())
     assert code["command"] == ["egoagent", "launch"] and code["version"]
     if (root / ".git").exists():

@@ -58,7 +58,7 @@ def test_takes_that_disagree_are_not_mixed(tmp_path):
         ({"uid": "x"}, "has uid 'uid-take' in the store, now 'x'"),
         ({"split": "val"}, "has split"),
         ({"frame_rate": 10.0}, "frame_rate 30.0 in the store, now 10.0"),
-        ({"source": "bvh"}, "has source"),
+        ({"source": "bvh"}, "images end at frame 45 and its poses at frame 2"),
     ):
         with pytest.raises(StoreError, match=message):
             writer.extend_take(replace(info(), **other), poses=track(range(3)))
@@ -201,3 +201,46 @@ def test_full_disk_is_named_and_leaves_nothing(tmp_path, call):
     assert done.returncode == 1 and "disk full: " in done.stderr and "free some space" in done.stderr, done.stderr
     assert tree(tmp_path / "s") == before
     assert [p.name for p in (tmp_path / "s" / "takes").iterdir()] == ["old"]
+
+
+def test_a_rest_that_cannot_be_removed_does_not_hinder_later_writers(tmp_path, monkeypatch):
+    """On NFS a file that somebody still reads stays as .nfs...; the folder it is in cannot go."""
+    import shutil
+
+    from internlm.data.store import unfinished
+
+    remove = shutil.rmtree
+
+    def leaves_open_files(folder, **options):
+        if Path(folder).is_dir() and (".replaced-" in Path(folder).name or ".leftover." in Path(folder).name):
+            for entry in Path(folder).iterdir():
+                if not entry.name.startswith(".nfs"):
+                    remove(entry) if entry.is_dir() else entry.rename(entry.with_name(f".nfs{entry.name}"))
+        else:
+            remove(folder, **options)
+
+    writer = StoreWriter(tmp_path / "s")
+    frames_step(writer)
+    monkeypatch.setattr(unfinished.shutil, "rmtree", leaves_open_files)
+    for count in (3, 4, 5):
+        poses_step(writer, range(count))
+        take = TakeStore(tmp_path / "s").take("take")
+        assert len(take.poses().frames) == count and len(take.frame_numbers) == 10
+    assert all(name.startswith(".leftover.") for name in unfinished.remains(tmp_path / "s" / "takes"))
+    assert [found.name for found in unfinished.finished(tmp_path / "s" / "takes")] == ["take"]
+    monkeypatch.undo()
+    frames_step(writer)
+    assert not any(".nfs" in str(path) for path in (tmp_path / "s" / "takes" / "take").rglob("*"))
+
+
+def test_takes_that_are_links_to_another_disk_are_replaced_and_the_other_disk_is_left_alone(tmp_path):
+    writer = StoreWriter(tmp_path / "s")
+    frames_step(writer)
+    final, other = tmp_path / "s" / "takes" / "take", tmp_path / "disk" / "take"
+    other.parent.mkdir()
+    final.rename(other)
+    final.symlink_to(other)
+    before = tree(other)
+    poses_step(writer)
+    assert tree(other) == before and len(TakeStore(tmp_path / "s").take("take").poses().frames) == 20
+    assert [path.name for path in final.parent.iterdir()] == ["take"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_samples import data_command
+from video_samples import write_video as write_timed
 
 from dataset_preprocess.egoexo import read_splits, read_takes
 from dataset_preprocess.errors import RecordingError
@@ -124,6 +125,10 @@ def test_full_size_videos_can_be_chosen(download, tmp_path):
     ("make", "message"),
     [
         (lambda video, calib: write_video(video, rate=25), "has 25 frames/s; frame-aligned videos have 30"),
+        (
+            lambda video, calib: write_timed(video, size=(SIZE, SIZE), times=[20 * k for k in range(12) if k != 5]),
+            "frame 5 is shown at 0.200 s, in a frame-aligned video at 0.167 s; annotations would belong to other frames",
+        ),
         (lambda video, calib: video.write_bytes(video.read_bytes()[:-200]), "breaks off near frame"),
         (lambda video, calib: calib.write_text('{"CameraCalibrations": []}'), "describes 0 cameras called camera-rgb"),
         (lambda video, calib: write_calibration(calib, CalibrationSource="Factory"), "pictures of 64x64 belong to no known Aria"),

@@ -1,48 +1,19 @@
 """Videos: the wanted frames and no others, whatever the order in the file; damage is named; any video becomes a take."""
 
 import math
-from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 from data_samples import data_command
+from video_samples import read, write_video
 
 from dataset_preprocess.errors import RecordingError
-from dataset_preprocess.extract_wtour_frames import is_chosen, stored_size
+from dataset_preprocess.extract_wtour_frames import nearest_frames, stored_size
 from dataset_preprocess.video import open_video
 from internlm.data.frames import decode
 from internlm.data.store import TakeStore
 
 av = pytest.importorskip("av")
-
-
-def write_video(path: Path, frames=60, size=(96, 64), *, times=None, faststart=False, **options: str) -> Path:
-    """h264 with B-frames of moving blobs; frame k has the mean brightness 3 k. times: presentation times in 1/600 s."""
-    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "20", "preset": "medium", **options})
-        stream.width, stream.height = size
-        stream.pix_fmt, stream.thread_count = "yuv420p", 1
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 600)
-        for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(number, size), format="rgb24")
-            if times is not None:
-                frame.pts, frame.time_base = times[number], Fraction(1, 600)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def picture(number: int, size: tuple[int, int]) -> np.ndarray:
-    columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    blobs = 20 * np.sin(columns / 7 + number / 3) * np.cos(rows / 5 - number / 4)
-    return np.clip(3 * number + 30 + blobs, 0, 255).astype(np.uint8)[..., None].repeat(3, -1)
-
-
-def read(path: Path, wanted=lambda index: True, size=None, threads=1) -> dict[int, np.ndarray]:
-    with open_video(path, threads=threads) as video:
-        return dict(video.frames(wanted, size))
 
 
 @pytest.mark.parametrize(("stride", "phase", "threads"), [(1, 0, 1), (5, 0, 1), (5, 3, 1), (7, 2, 2), (59, 0, 1)])
@@ -95,10 +66,11 @@ def test_truncated_and_damaged_files_are_named(tmp_path, faststart):
 
 @pytest.mark.parametrize("step", [1.0, 1.5, 2.0, 29.97 / 5, 6.25, 30.0])
 def test_chosen_frames_are_the_nearest_to_the_wanted_times(step):
-    chosen = [index for index in range(2000) if is_chosen(index, step)]
-    wanted = [k * step for k in range(len(chosen))]
-    assert np.abs(np.array(chosen) - wanted).max() <= 0.5 + 1e-6
-    assert len(chosen) == int(1999.5 / step) + 1
+    chosen, numbers = nearest_frames(np.arange(2000) / 30, 30 / step, 0.5 / 30)
+    assert numbers.tolist() == list(range(int(1999.5 / step) + 1))
+    assert np.abs(chosen - numbers * step).max() <= 0.5 + 1e-6
+    ties = np.abs(numbers * step % 1 - 0.5) < 1e-9
+    assert (chosen - numbers * step)[ties][:-1].tolist() == [0.5] * (ties.sum() - 1) if ties.any() else step != 1.5
 
 
 def test_sizes_keep_the_shape_and_are_never_enlarged():

@@ -1,5 +1,6 @@
 """``egoagent data vrs``: real Aria recordings become upright takes; a Digital Twin's skeleton lands on the wearer's hands."""
 
+import struct
 import subprocess
 import sys
 
@@ -8,8 +9,8 @@ import pytest
 from data_samples import data_command, write_take
 
 from dataset_preprocess.aria.adt import ADT_JOINTS, find_adt, read_adt_poses, read_skeleton, read_trajectory
-from dataset_preprocess.aria.calibration import read_calibration
-from dataset_preprocess.aria.recording import RgbStream, open_vrs
+from dataset_preprocess.aria.calibration import parse_calibration, read_calibration
+from dataset_preprocess.aria.recording import RgbStream, check_complete, open_vrs
 from dataset_preprocess.errors import RecordingError
 from internlm.data.camera import project
 from internlm.data.geometry import invert_rigid, transform_points
@@ -153,6 +154,169 @@ def test_damaged_ground_truth_is_named(shared_data, tmp_path, name, text, messag
         files = find_adt(tmp_path)
         read_skeleton(files.skeleton)
         read_trajectory(files.trajectory)
+
+
+MAGIC, RECORD = b"VisionRe", struct.Struct("<IIiIdHBBI")
+
+
+def records(data: bytes) -> tuple[bytes, list[bytes], bytes]:
+    """Description, records and index of a recording with its index in front, as they are in the samples."""
+    index, description, first = struct.unpack_from("<QQQ", data, 24)
+    found, place = [], first
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "little")
+        found.append(data[place : place + length])
+        place += length
+    return data[description:index], found, data[index:first]
+
+
+def recording(data: bytes, description: bytes, parts: list[bytes], *, index: bytes = b"", first: int | None = 0) -> bytes:
+    """The file of these parts, the index at its end. first: what the header says, None = where the records begin."""
+    chained, previous = [], len(description)
+    for part in [*parts, *([index] if index else [])]:
+        chained.append(part[:4] + previous.to_bytes(4, "little") + part[8:])
+        previous = len(part)
+    begin = 80 + len(description)
+    place = begin + sum(map(len, parts)) if index else 0
+    header = data[:24] + struct.pack("<QQQ", place, 80, begin if first is None else first) + data[48:76] + b"VRS1"
+    return header + description + b"".join(chained)
+
+
+def retagged(description: bytes, old: bytes, new: bytes) -> bytes:
+    """The description with another calibration text."""
+    place = description.index(b"\x0a\0\0\0calib_json") + 14
+    length = int.from_bytes(description[place : place + 4], "little")
+    text = description[place + 4 : place + 4 + length].replace(old, new)
+    changed = description[:place] + len(text).to_bytes(4, "little") + text + description[place + 4 + length :]
+    return len(changed).to_bytes(4, "little") + changed[4:]
+
+
+def with_empty_index(data: bytes, description: bytes, index: bytes, parts: list[bytes]) -> bytes:
+    """As a recorder leaves it that reserves room for the index in front and dies before it is written."""
+    begun = (32).to_bytes(4, "little") + index[4:]
+    header = data[:24] + struct.pack("<QQQ", 80 + len(description), 80, 0) + data[48:80]
+    return header + description + begun + b"".join(parts)
+
+
+@pytest.mark.parametrize("layout", ["first 0", "first at the description", "no index", "no index, first 0", "index cut"])
+def test_recordings_of_every_layout_are_the_same_take(recordings, tmp_path, layout):
+    data = recordings[0].read_bytes()
+    description, parts, index = records(data)
+    variants = {
+        "first 0": recording(data, description, parts, index=index),
+        "first at the description": recording(data, description, parts, index=index, first=80),
+        "no index": recording(data, description, parts, first=None),
+        "no index, first 0": recording(data, description, parts),
+        "index cut": recording(data, description, parts, index=index)[:-100],
+    }
+    file = tmp_path / recordings[0].parent.name / recordings[0].name
+    file.parent.mkdir()
+    file.write_bytes(variants[layout])
+    for store, source in (("s", recordings[0]), ("t", file)):
+        assert data_command("vrs", tmp_path / store, source, "--size", 64, "--workers", 0) == 0
+    one, two = (TakeStore(tmp_path / store).take("adt_video") for store in "st")
+    assert len(one.frame_numbers) == 3 and one.info == two.info
+    assert [one.read_frame(n) for n in range(3)] == [two.read_frame(n) for n in range(3)]
+    assert file.read_bytes() == variants[layout], "the recording itself is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("cut between records", ["is damaged or breaks off: of", "no whole record begins at byte", "fetch it again"]),
+        ("cut", ["is damaged or breaks off: of", "no whole record begins at byte", "fetch it again"]),
+        ("unclosed", ["was never closed", "power loss", "whole records; VRS's own tool", "vrs copy video.vrs --to NEW.vrs"]),
+        ("empty index in front", ["was never closed", "vrs copy video.vrs --to NEW.vrs"]),
+        (
+            "Oatmeal",
+            ["second-generation Aria glasses", "'Oatmeal'", "what is supported: first-generation", "egoagent data videos"],
+        ),
+        ("Eureka", ["comes from a device of class 'Eureka', not from Project Aria glasses", "what is supported"]),
+        ("untagged", ["carries no calibration (file tag calib_json); its device is 'Aria'"]),
+        ("no RGB", ["has no camera-rgb images: recorded with a profile without the RGB camera"]),
+        ("no RGB data", ["has no camera-rgb images: recorded with a profile without the RGB camera"]),
+        ("empty", ["is no VRS recording; it has 0 bytes"]),
+        ("pointer", ["is no VRS recording", "git-lfs"]),
+    ],
+)
+def test_recordings_that_cannot_be_read_say_what_they_are(recordings, tmp_path, capfd, what, words):
+    data = recordings[0].read_bytes()
+    description, parts, index = records(data)
+    without_rgb = [part for part in parts if RECORD.unpack_from(part)[2] != 214]
+    without_data = [part for part in parts if RECORD.unpack_from(part)[2::4][:2] != (214, 3)]
+    variants = {
+        "cut between records": data[: -len(parts[-1])],
+        "cut": recording(data, description, parts, index=index)[:900_000],
+        "unclosed": recording(data, description, parts)[:-50],
+        "empty index in front": with_empty_index(data, description, index, parts),
+        "untagged": recording(data, description.replace(b"calib_json", b"calib_text"), parts, index=index),
+        "no RGB": recording(data, description, without_rgb),
+        "no RGB data": recording(data, description, without_data),
+        "empty": b"",
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12\n",
+    }
+    if what not in variants:
+        named = retagged(description, b'"DeviceClass":"Aria"', b'"DeviceClass":"' + what.encode() + b'"')
+        variants[what] = recording(data, named, parts, index=index)
+    file = tmp_path / "video.vrs"
+    file.write_bytes(variants[what])
+    assert data_command("vrs", tmp_path / "s", file, "--size", 64, "--workers", 0) == 1
+    told = capfd.readouterr().err
+    assert all(word in told for word in words), told
+
+
+def made_up(count: int, *, index: bool, first: bool, header: int = 80, record: int = 32) -> bytes:
+    """A VRS file of ``count`` records of random sizes."""
+    rng = np.random.default_rng(count)
+    sizes = (record + rng.integers(0, 200, count)).tolist()
+
+    def body(size, stream, kind):
+        return RECORD.pack(size, 0, stream, 1, 0.5, 1, kind, 0, 0) + bytes(size - RECORD.size)
+
+    description = body(120, 2, 3)
+    chain = b"".join(body(size, 214, 3) for size in sizes)
+    place = header + len(description)
+    end = RECORD.pack(record + 58, 0, 1, 2, 0.5, 1, 3, 0, 0).ljust(record, b"\0") + struct.pack("<I6xI", 1, count) + bytes(44)
+    fields = struct.pack("<QIIQQQ", 1, header, record, (place + len(chain)) * index, header, place * first)
+    return (MAGIC + fields).ljust(header, b"\0") + description + chain + (end if index else b"")
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("sizes", [(80, 32), (104, 40)])
+def test_every_cut_of_a_recording_is_seen_and_no_whole_one_is_refused(tmp_path, first, sizes):
+    file = tmp_path / "a.vrs"
+    for index, count in ((True, 3), (False, 3), (True, 0), (False, 0)):
+        whole = made_up(count, index=index, first=first, header=sizes[0], record=sizes[1])
+        file.write_bytes(whole)
+        assert check_complete(file) - {1} == ({214} if count else set())
+        for cut in range(sizes[0] + 120, len(whole)) if count else ():
+            file.write_bytes(whole[:cut])
+            place, _ = struct.unpack_from("<QQ", whole, 24)
+            try:
+                check_complete(file)
+            except RecordingError as error:
+                assert ("was never closed" in str(error)) == (not index)
+                assert not (index and cut >= place), "only the index is cut: every record is whole"
+            else:
+                ends = np.cumsum([sizes[0] + 120, *(sizes[1] + np.random.default_rng(count).integers(0, 200, count))])
+                assert (index and cut >= place) or (not index and cut in ends)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"DeviceClassInfo": {"DeviceClass": "Oatmeal"}}, "second-generation"),
+        ({"DeviceClassInfo": {"DeviceClass": "Aria Gen 2"}}, "second-generation"),
+        ({"DeviceClassInfo": {}, "CameraCalibrations": [{"Label": "slam-front-left"}]}, "second-generation"),
+        ({"DeviceClassInfo": {"DeviceClass": "Quest 3"}}, "device of class 'Quest 3'"),
+    ],
+)
+def test_calibrations_of_other_devices_are_named(change, word):
+    with pytest.raises(RecordingError, match=word):
+        parse_calibration({"CameraCalibrations": [], **change}, "x.json")
+    for fine in ("Aria", "aria", "AriaGen1", None, 3):
+        with pytest.raises(RecordingError, match="describes 0 cameras called camera-rgb"):
+            parse_calibration({"CameraCalibrations": [], "DeviceClassInfo": {"DeviceClass": fine}}, "x.json")
 
 
 def test_preprocessing_needs_no_torch(tmp_path):

@@ -23,12 +23,13 @@ from internlm.data.camera import ARIA_SIZE
 from internlm.data.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL
 from internlm.data.egoworld.simulate import SettingsError, SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
 from internlm.data.egoworld.timeline import FRAME_RATE
-from internlm.data.store import COCO_JOINTS, Camera
+from internlm.data.store import COCO_JOINTS, Camera, TakeStore
 
 if TYPE_CHECKING:
     from internlm.data.mocap import Motion
 
 RAW_SIZE = 2880
+BT601 = 6  # ITU-T H.273, matrix coefficients
 CROP = 32  # the 1408 picture is the raw one less 32 pixels on each side, halved
 LANDSCAPE_FROM_UPRIGHT = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # the sensor lies on its side: up is -x
 MANUAL_STEP = 3  # annotated by hand at 10 Hz, with a phase of each take's own
@@ -48,13 +49,15 @@ def generate_raw(
     jobs: int = 1,
     on_take: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write takes = {"train": n, "val": n, "test": n} below ``path``; takes that are complete are kept.
+    """Write takes = {"train": n, "val": n, "test": n} below ``path``; takes that are complete are kept, and so are others there.
 
-    size: side of the video in pixels, even. Raises SettingsError for an odd size.
+    size: side of the video in pixels, even. Raises SettingsError for an odd size, and where ``path`` has a download or a take
+    store that is not EgoWorld's.
     """
     if size % 2:
         raise SettingsError(f"size {size}: h264 video needs an even number of pixels")
     path = Path(path)
+    _check_ours(path)
     plans = []
     for plan in plan_takes(
         path, takes, seed=seed, camera=device_camera(np.random.default_rng(0), size), seconds=seconds, image_stride=1,
@@ -65,18 +68,45 @@ def generate_raw(
     (path / "takes").mkdir(parents=True, exist_ok=True)
     _check_recipes(path / "egoworld.json", {plan.name: plan.recipe for plan in plans})
     run_plans([plan for plan in plans if not (path / "takes" / plan.name).is_dir()], write_raw_take, jobs, on_take)
-    _write_json(path / "takes.json", [_take_entry(plan) for plan in plans])
-    splits: dict[str, list[str]] = {
-        split: [plan.uid for plan in plans if plan.split == split] for split in ("train", "val", "test")
-    }
-    benchmark = {plan.uid: ["ego_pose"] for plan in plans}
-    _write_json(path / "annotations" / "splits.json", {"take_uid_to_benchmark": benchmark, "split_to_take_uids": splits})
+    _write_tables(path, plans)
     return path
+
+
+def _write_tables(path: Path, plans: Sequence[TakePlan]) -> None:
+    """takes.json and splits.json: the planned takes, and those of earlier calls."""
+    entries = {entry["take_name"]: entry for entry in _read_json(path / "takes.json", list)}
+    _write_json(path / "takes.json", list({**entries, **{plan.name: _take_entry(plan) for plan in plans}}.values()))
+    table = _read_json(path / "annotations" / "splits.json", dict)
+    splits: dict[str, list[str]] = {}
+    for split in ("train", "val", "test"):
+        listed = table.get("split_to_take_uids", {}).get(split, [])
+        splits[split] = list(dict.fromkeys([*listed, *(plan.uid for plan in plans if plan.split == split)]))
+    benchmark = {**table.get("take_uid_to_benchmark", {}), **{plan.uid: ["ego_pose"] for plan in plans}}
+    _write_json(path / "annotations" / "splits.json", {"take_uid_to_benchmark": benchmark, "split_to_take_uids": splits})
+
+
+def _check_ours(path: Path) -> None:
+    """SettingsError where a take store or somebody else's download is: its takes.json and splits.json would be lost."""
+    if TakeStore.is_store(path):
+        raise SettingsError(f"{path}: is a take store; --raw writes the folders of a download: choose a new folder")
+    theirs = [name for name in ("takes.json", "metadata/takes.json", "annotations/splits.json") if (path / name).exists()]
+    if theirs and not (path / "egoworld.json").is_file():
+        raise SettingsError(f"{path}: holds a download that EgoWorld did not write ({theirs[0]}); choose a new folder")
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else kind()
+    except ValueError as error:
+        raise SettingsError(f"{path}: is damaged ({error}); choose a new folder") from None
+    if not isinstance(content, kind):
+        raise SettingsError(f"{path}: is damaged (a {type(content).__name__}); choose a new folder")
+    return content
 
 
 def _check_recipes(path: Path, recipes: dict[str, dict[str, Any]]) -> None:
     """Remember the settings of every take; SettingsError when takes of the same names were made with others."""
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    known = _read_json(path, dict)
     for name in recipes.keys() & known.keys():
         if known[name] != recipes[name]:
             raise SettingsError(f"{path.parent}: take {name!r} was made with other settings; choose a new folder")
@@ -168,6 +198,7 @@ def write_video(path: Path, take: SimulatedTake) -> None:
         stream = container.add_stream("libx264", rate=int(FRAME_RATE), options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = take.camera.width, take.camera.height, "yuv420p"
         stream.thread_count = 1
+        stream.codec_context.colorspace = BT601  # what the conversion below uses; without a mark large videos are read by BT.709
         for _, rgb, _ in take.images():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         container.mux(stream.encode())

@@ -259,7 +259,7 @@ def write_take(plan: TakePlan) -> str:
                 depths.append(np.clip(np.nan_to_num(depth, posinf=0.0) * 1000, 0, 65535).astype(np.uint16))
             yield number, encode_jpeg(rgb)
 
-    folder = StoreWriter(plan.path).add_take(info, encoded(), take.pose_track(), take.labels())
+    folder = StoreWriter(plan.path).add_take(info, encoded(), take.pose_track(), take.labels(), overwrite=plan.depth)
     if plan.depth:
         temporary = folder / f".depth.{os.getpid()}.npz"
         np.savez_compressed(temporary, frames=take.image_frames, depth_mm=np.array(depths))
@@ -309,7 +309,10 @@ def generate_store(
         if made is None:
             missing.append(plan)
         elif made.extra.get("recipe") != plan.recipe:
-            raise StoreError(f"{path}: take {plan.name!r} was made with other settings; choose a new folder")
+            made_by = "with other settings" if made.source == "egoworld" else f"from {made.source!r}"
+            raise StoreError(f"{path}: take {plan.name!r} was made {made_by}; choose a new folder")
+        elif plan.depth and not (writer.path / "takes" / plan.name / "depth.npz").is_file():
+            missing.append(plan)  # made without depth, or killed before it was written
     run_plans(missing, write_take, jobs, on_take)
     return Path(path)
 

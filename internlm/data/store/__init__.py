@@ -15,7 +15,16 @@ missing number is a gap, never a shift. Take folders starting with a dot are unf
 in the same way are the same bytes: no file holds a time, a path or a random name.
 """
 
-from internlm.data.store.contract import COCO_JOINTS, SPLITS, Camera, DiskFullError, PoseTrack, StoreError, TakeInfo
+from internlm.data.store.contract import (
+    COCO_JOINTS,
+    SPLITS,
+    Camera,
+    DiskFullError,
+    PoseTrack,
+    StoreError,
+    TakeConflict,
+    TakeInfo,
+)
 from internlm.data.store.reader import Take, TakeStore
 from internlm.data.store.writer import StoreWriter
 
@@ -28,6 +37,7 @@ __all__ = [
     "StoreError",
     "StoreWriter",
     "Take",
+    "TakeConflict",
     "TakeInfo",
     "TakeStore",
 ]

@@ -28,6 +28,10 @@ class DiskFullError(StoreError):
     """A take could not be written for lack of space, quota or allowed file size; nothing of it was left behind."""
 
 
+class TakeConflict(StoreError):
+    """What is to be written would remove what another command wrote of a take, or does not belong to it; nothing was changed."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """Intrinsics of the stored images. Pixel (0, 0) is the centre of the top-left pixel.
@@ -100,11 +104,19 @@ class PoseTrack:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; StoreError when it cannot be read, is not JSON or is nested too deeply."""
+    """The content of a JSON file; StoreError when it cannot be read, is not JSON, gives a key twice or is nested too deeply."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not valid JSON: {error}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"gives {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return content
 
 
 def check_header(path: Path) -> None:

@@ -20,6 +20,7 @@ from internlm.data.store.contract import (
     check_track,
     read_json,
 )
+from internlm.data.store.foreign import is_foreign
 from internlm.data.store.unfinished import finished, read_finished
 
 _OPEN_FILES = 64
@@ -39,6 +40,8 @@ class TakeStore:
         check_header(self.path)
         self.infos: list[TakeInfo] = []
         for folder in finished(self.path / "takes"):
+            if is_foreign(folder.name) and not os.path.isfile(folder / "take.json"):
+                continue
             try:
                 if (info := read_finished(folder, read_info)) is not None:
                     self.infos.append(info)
@@ -115,16 +118,7 @@ class Take:
 
     def poses(self) -> PoseTrack | None:
         """The pose track, or None when the take has none."""
-        path = self.path / "poses.npz"
-        if not path.is_file():
-            return None
-        arrays = _read_npz(path)
-        missing = [f.name for f in fields(PoseTrack) if f.name not in arrays]
-        if missing:
-            raise StoreError(f"{path}: lacks {', '.join(missing)}")
-        track = PoseTrack(**{f.name: arrays[f.name] for f in fields(PoseTrack)})
-        check_track(track, str(path))
-        return track
+        return read_track(self.path)
 
     def labels(self) -> dict[str, np.ndarray]:
         """Ground truth by frame number: ``frames`` [L] and arrays [L, ...]; {} when the take has none."""
@@ -132,19 +126,20 @@ class Take:
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray | list[str]]:
-        """Frame numbers, and for each its (offset, length) in the tar or its file name."""
-        if (self.path / "frames.idx.npy").is_file():
-            return _read_tar_index(self.path)
-        if (self.path / "frames").is_dir():
-            return _list_loose_frames(self.path / "frames")
-        return np.empty(0, np.int64), []
+        return read_frame_index(self.path)
 
 
 def read_info(folder: Path) -> TakeInfo:
     """The take table's row of a take folder; StoreError when it is missing or breaks the contract."""
     path = folder / "take.json"
-    if not path.is_file():
-        raise StoreError(f"{folder}: has no take.json")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(
+            f"{folder}: has no take.json; copy the take again if it was copied in part, or move out what is not a take"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     values = read_json(path)
     try:
         camera = values.get("camera")
@@ -154,6 +149,29 @@ def read_info(folder: Path) -> TakeInfo:
     if info.name != folder.name:
         raise StoreError(f"{path}: names the take {info.name!r}, the folder says {folder.name!r}")
     return info
+
+
+def read_frame_index(folder: Path) -> tuple[np.ndarray, np.ndarray | list[str]]:
+    """Frame numbers int64 [F] of a take folder, and for each its (offset, length) in the tar or its file name."""
+    if (folder / "frames.idx.npy").is_file():
+        return _read_tar_index(folder)
+    if (folder / "frames").is_dir():
+        return _list_loose_frames(folder / "frames")
+    return np.empty(0, np.int64), []
+
+
+def read_track(folder: Path) -> PoseTrack | None:
+    """The pose track of a take folder, None when it has none; StoreError when it cannot be read or breaks the contract."""
+    path = folder / "poses.npz"
+    if not path.is_file():
+        return None
+    arrays = _read_npz(path)
+    missing = [f.name for f in fields(PoseTrack) if f.name not in arrays]
+    if missing:
+        raise StoreError(f"{path}: lacks {', '.join(missing)}")
+    track = PoseTrack(**{f.name: arrays[f.name] for f in fields(PoseTrack)})
+    check_track(track, str(path))
+    return track
 
 
 def read_labels(folder: Path) -> dict[str, np.ndarray]:

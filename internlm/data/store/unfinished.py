@@ -7,10 +7,17 @@ A folder that replaces another needs two renames, and between them its name is g
     finished(parent)           the reader's side: which folders there are
     read_finished(final, read) and reading from one of them
     remains(parent)            what writers at work, or killed ones, have there
+    write_whole(path, text)    the same for a small file
+
+Writers of different parts of one folder have hidden names of their own (``part``) and work at the same time; each puts its part
+to what is there when it is done (``complete``), one after the other. Locks are files, since a network file system that has
+locks has them for files only, and an empty lock file that a killed writer leaves is used again.
 """
 
 import errno
+import itertools
 import os
+import re
 import shutil
 import stat
 import time
@@ -23,55 +30,56 @@ from internlm.data.store.contract import DiskFullError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_SECONDS = 5.0  # a writer whose parent was killed needs a moment to notice
+_SWAP_SECONDS = 600.0  # parts that cannot be linked are copied
 _REPLACING_SECONDS = 5.0  # for two renames, on a busy file system
-_PARTIAL, _REPLACED = ".partial-", ".replaced-"
+_PARTS = ("", "poses")
+_REPLACED = ".replaced-"
+_HIDDEN = re.compile(r"\.(?:partial(?:\.\w+)?|replaced|leftover\.\d+)-(.+)", re.DOTALL)
 
 T = TypeVar("T")
 
 
 @contextmanager
-def unfinished(final: Path) -> Iterator[Path]:
+def unfinished(final: Path, *, part: str = "", complete: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A hidden folder that becomes ``final`` (replacing it) when the block ends well and vanishes otherwise.
 
-    Raises StoreError when another process holds it, DiskFullError when there is no room.
+    part: "" or "poses"; writers of different parts may be at work at a time. complete(folder) is called after the block,
+    when nobody else can change ``final``, to add what is to be kept of it.
+    Raises StoreError when another process writes the same part, DiskFullError when there is no room.
     """
-    folder, replaced = _partial(final), _replaced(final)
-    with naming_full_disk(final):
-        lock = _claim(final, _LOCK_SECONDS)
+    folder = _partial(final, part)
+    busy = f"{final.parent.parent}: take {final.name!r} is being written by another process"
+    with naming_full_disk(final), _locked(_lock_of(folder), _LOCK_SECONDS, busy):
+        with _swapping(final):
+            pass  # brings back what a writer killed between the two renames below took away
+        _remove(folder)
+        folder.mkdir()
         try:
-            if replaced.exists() and not final.exists():
-                replaced.rename(final)  # killed between the two renames below
             yield folder
-            shutil.rmtree(replaced, ignore_errors=True)
-            if final.exists():
-                final.rename(replaced)
-            folder.rename(final)
-            shutil.rmtree(replaced, ignore_errors=True)
+            with _swapping(final):
+                if complete is not None:
+                    complete(folder)
+                _swap(folder, final)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            if replaced.exists() and not final.exists():
-                replaced.rename(final)
+            _remove(folder)
             raise
-        finally:
-            os.close(lock)
 
 
 def discard(final: Path) -> None:
-    """Remove what a killed writer left under the hidden name; a live writer keeps its own."""
-    folder = _partial(final)
-    if folder.exists():
-        try:
-            lock = _claim(final, 0)
-        except StoreError:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    """Remove what a killed writer left under the hidden names; a live writer keeps its own."""
+    for folder in (_partial(final, part) for part in _PARTS):
+        if folder.exists() or _lock_of(folder).exists():
+            try:
+                with _locked(_lock_of(folder), 0, "in use"):
+                    _remove(folder)
+            except StoreError:
+                continue
 
 
 def finished(parent: Path) -> list[Path]:
     """Where ``parent`` has finished folders, or may have while a writer is at work (``read_finished`` tells), by name."""
-    names = {name.removeprefix(_PARTIAL).removeprefix(_REPLACED) for name in os.listdir(parent)}
-    return sorted(parent / name for name in names if name and name[0] != ".")
+    names = {match[1] if (match := _HIDDEN.fullmatch(name)) else name for name in os.listdir(parent)}
+    return sorted(parent / name for name in names if name[0] != ".")
 
 
 def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
@@ -101,15 +109,41 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
 
 def remains(parent: Path) -> list[str]:
     """Names of the hidden folders of ``parent`` that writers at work, or killed ones, have there; in order."""
-    return sorted(name for name in os.listdir(parent) if name.startswith((_PARTIAL, _REPLACED)))
+    return sorted(name for name in os.listdir(parent) if _HIDDEN.fullmatch(name))
 
 
-def _partial(final: Path) -> Path:
-    return final.with_name(f"{_PARTIAL}{final.name}")
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file that appears complete or not at all. Of several writers at a time the last one's text stays."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed writer left is used again
+    while True:
+        lock = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not (_lock(lock) and _same_file(lock, temporary)):
+                time.sleep(0.001)
+                continue
+            try:
+                temporary.write_text(text)
+                temporary.replace(path)
+                return
+            except FileNotFoundError:
+                continue  # without locks: another writer was faster
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        finally:
+            os.close(lock)
+
+
+def _partial(final: Path, part: str) -> Path:
+    return final.with_name(f".partial{part and '.' + part}-{final.name}")
 
 
 def _replaced(final: Path) -> Path:
     return final.with_name(f"{_REPLACED}{final.name}")
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".lock-{folder.name}")
 
 
 def _inode(folder: Path) -> int | None:
@@ -121,25 +155,63 @@ def _inode(folder: Path) -> int | None:
     return found.st_ino if stat.S_ISDIR(found.st_mode) else None
 
 
-def _claim(final: Path, seconds: float) -> int:
-    """Make the hidden folder ours and empty; returns the descriptor that holds its lock, which dies with the process."""
-    folder = _partial(final)
+@contextmanager
+def _swapping(final: Path) -> Iterator[None]:
+    """The right to change ``final``, which is there if any writer ever finished it."""
+    replaced = _replaced(final)
+    with _locked(_lock_of(final), _SWAP_SECONDS, f"{final}: is being changed by another process for {_SWAP_SECONDS:.0f} s"):
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
+        yield
+
+
+def _swap(folder: Path, final: Path) -> None:
+    replaced = _replaced(final)
+    _remove(replaced)
+    try:
+        if final.exists():
+            final.rename(replaced)
+        folder.rename(final)
+    except BaseException:
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
+        raise
+    _remove(replaced)
+
+
+def _remove(folder: Path) -> None:
+    """Free the name of a folder. A file that somebody still reads cannot be removed on NFS: such a rest is put aside."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for number in itertools.count():
+        aside = folder.with_name(f".leftover.{number}-{_HIDDEN.fullmatch(folder.name)[1]}")
+        shutil.rmtree(aside, ignore_errors=True)
+        if not folder.exists():
+            return
+        if not aside.exists():
+            folder.rename(aside)
+            return
+
+
+@contextmanager
+def _locked(path: Path, seconds: float, busy: str) -> Iterator[None]:
+    """Hold the lock file ``path``, which dies with the process; StoreError(busy) when another holds it for ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
-        folder.mkdir(exist_ok=True)
-        try:
-            lock = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        if _lock(lock) and _same_file(lock, folder):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if _lock(lock) and _same_file(lock, path):
             break
         os.close(lock)
         if time.monotonic() >= deadline:
-            raise StoreError(f"{folder.parent.parent}: take {final.name!r} is being written by another process")
-        time.sleep(0.05)
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    return lock
+            raise StoreError(busy)
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
 
 
 def _lock(descriptor: int) -> bool:
@@ -150,12 +222,12 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except (ImportError, OSError):
-        pass  # no such locks here (some network file systems): then one writer a take is the user's promise
+        pass  # no such locks here (some network file systems): then one writer a part is the user's promise
     return True
 
 
 def _same_file(descriptor: int, path: Path) -> bool:
-    """Whether the locked folder is still the one of that name; its last holder may have renamed it."""
+    """Whether the locked file is still the one of that name; its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,16 @@ from internlm.data.store.contract import (
     check_labels,
     check_track,
 )
-from internlm.data.store.reader import TakeStore, read_info, read_labels
+from internlm.data.store.foreign import is_foreign
+from internlm.data.store.joining import PARTS, check_labels_kept, check_same_length, joined, ordered, parts_of
+from internlm.data.store.reader import TakeStore, read_info
 from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, unfinished
 
 _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
-_FRAME_FILES = {"frames.tar", "frames.idx.npy", "frames"}
 
 
 class StoreWriter:
-    """Creates a take store or extends one. Several processes may write different takes of one store at a time.
+    """Creates a take store or extends one. Processes may write different takes, or frames and poses of one take, at a time.
 
     A take is written into a hidden folder that is renamed at the end: readers see it complete or not at all.
     Raises StoreError when ``path`` is a non-empty folder that is not a store.
@@ -68,9 +69,15 @@ class StoreWriter:
         is writing it or when the content is invalid; DiskFullError when there is no room.
         """
         final = self.path / "takes" / info.name
-        with unfinished(final) as folder:
+
+        def complete(folder: Path) -> None:
             if final.exists() and not overwrite:
                 raise StoreError(f"{self.path}: take {info.name!r} exists; pass overwrite=True to replace it")
+            _write_info(folder, info)
+
+        with unfinished(final, complete=complete) as folder:
+            if final.exists() and not overwrite:
+                complete(folder)
             count = (_write_tar if packed else _write_loose)(folder, info.name, frames)
             _write_parts(folder, info, poses, labels)
             if not count and poses is None:
@@ -85,29 +92,42 @@ class StoreWriter:
         labels: dict[str, np.ndarray] | None = None,
         *,
         packed: bool = True,
+        replace: bool = False,
     ) -> Path:
         """Write the given parts of a take and keep the others of the existing take of that name, if there is one.
 
-        Frames and poses of a recording often come from two commands; either may run first and either may be repeated.
-        The parts kept are linked, not copied. take.json is merged: camera and pose_space stand unless given, labels and extra
-        are united. Raises StoreError as ``add_take`` does, and when name, uid, split, frame_rate or source of the two
-        disagree, or when labels of the other command would be lost.
+        Frames and poses of a recording often come from two commands; either may run first, both may run at once, and either may
+        be repeated. The parts kept are linked, not copied. take.json is joined: camera and pose_space belong to frames and
+        poses, labels and extra are united, two sources become "mocap+video" (``joining``).
+
+        replace: make the take anew from these parts alone. Otherwise raises TakeConflict, and changes nothing, when a given
+        part was written from another source, when uid, split or frame_rate differ from those of the parts that stay, when
+        images and poses of two sources do not end together, or when labels would be lost. Raises StoreError as ``add_take``.
         """
         final = self.path / "takes" / info.name
-        with unfinished(final) as folder:
-            info = _merge(info, info)  # also the first time, so that a repetition gives the same bytes
-            if final.exists():
-                old = read_info(final)
-                info = _merge(old, info)
-                _check_labels_kept(final, labels)
-                given = {"take.json"} | (_FRAME_FILES if frames is not None else set())
-                given |= {"poses.npz"} if poses is not None else set()
-                given |= {"labels.npz"} if labels else set()
-                _link(final, folder, given)
-            if frames is not None:
-                (_write_tar if packed else _write_loose)(folder, info.name, frames)
+        given = {part for part, value in (("frames", frames), ("poses", poses), ("labels", labels or None)) if value is not None}
+
+        def join(old: Path) -> TakeInfo:
+            have = parts_of(old)
+            if not have <= given:
+                check_labels_kept(old, labels)
+            return joined(read_info(old), info, have, given)
+
+        def complete(folder: Path) -> None:
+            whole = ordered(info)
+            if final.exists() and not replace:
+                whole = join(final)
+                _link(final, folder, {"take.json"}.union(*(PARTS[part] for part in given)))
+            check_same_length(folder, whole)
+            _write_info(folder, whole)
+
+        with unfinished(final, part="" if frames is not None else "poses", complete=complete) as folder:
+            if not replace:
+                read_finished(final, join)  # refuses before hours of frames are decoded
+            if frames is not None and not (_write_tar if packed else _write_loose)(folder, info.name, frames):
+                raise StoreError(f"take {info.name!r}: got no frame")
             _write_parts(folder, info, poses, labels)
-            if not any((folder / name).exists() for name in (*_FRAME_FILES, "poses.npz")):
+            if not given & {"frames", "poses"} and not final.exists():
                 raise StoreError(f"take {info.name!r}: neither frames nor poses")
         return final
 
@@ -116,31 +136,9 @@ class StoreWriter:
         discard(self.path / "takes" / name)
 
 
-def _merge(old: TakeInfo, new: TakeInfo) -> TakeInfo:
-    for name in ("uid", "split", "frame_rate", "source"):
-        if getattr(old, name) != getattr(new, name):
-            raise StoreError(
-                f"take {new.name!r}: has {name} {getattr(old, name)!r} in the store, now {getattr(new, name)!r}; "
-                "use another store, or remove the take from this one"
-            )
-    return replace(
-        new,
-        camera=new.camera or old.camera,
-        pose_space=new.pose_space or old.pose_space,
-        labels=dict(sorted({**old.labels, **new.labels}.items())),
-        extra=dict(sorted({**old.extra, **new.extra}.items())),
-    )
-
-
-def _check_labels_kept(old: Path, labels: dict[str, np.ndarray] | None) -> None:
-    lost = sorted(read_labels(old).keys() - labels.keys()) if labels else []
-    if lost:
-        raise StoreError(f"take {old.name!r}: its labels {', '.join(lost)} would be lost; give them together with the new")
-
-
 def _link(source: Path, target: Path, without: set[str]) -> None:
     for entry in source.iterdir():
-        if entry.name not in without:
+        if entry.name not in without and not entry.name.startswith(".nfs"):  # a removed file that is still read
             if entry.is_dir():
                 shutil.copytree(entry, target / entry.name, copy_function=_link_file)
             else:
@@ -196,12 +194,15 @@ def _write_loose(folder: Path, name: str, frames: Iterable[tuple[int, bytes]]) -
 
 
 def _write_parts(folder: Path, info: TakeInfo, poses: PoseTrack | None, labels: dict[str, np.ndarray] | None) -> None:
-    """take.json and, where given, poses.npz and labels.npz. numpy dates archive members 1980: the bytes hold no time."""
+    """poses.npz and labels.npz, where given. numpy dates archive members 1980: the bytes hold no time."""
     if poses is not None:
         _write_poses(folder, info, poses)
     if labels:
         check_labels(labels, f"take {info.name!r}: labels")
         np.savez_compressed(folder / "labels.npz", **labels)
+
+
+def _write_info(folder: Path, info: TakeInfo) -> None:
     (folder / "take.json").write_text(json.dumps(asdict(info), indent=1))
 
 
@@ -228,8 +229,8 @@ def _foreign(entry: Path) -> bool:
 
     The manifest of a run may be there before the first take: the job that died first made none.
     """
-    if entry.name.startswith(".store.json.") or (entry.name == "manifest" and entry.is_dir()):
-        return False
+    if is_foreign(entry.name) or (entry.name == "manifest" and entry.is_dir()):
+        return False  # a fresh disk has lost+found, a folder that somebody looked at .DS_Store
     return not (entry.name == "takes" and entry.is_dir() and not any(entry.iterdir()))
 
 

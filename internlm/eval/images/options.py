@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_common, add_model, finish, load
+from ..options import add_common, add_model, finish, load, run_data
 
 if TYPE_CHECKING:
     from internlm.data.frames import ImageSource
@@ -110,7 +110,7 @@ def open_sources(args: argparse.Namespace, loaded: Loaded) -> "tuple[ImageSource
     from ..errors import EvalError
     from .classes import restrict
 
-    data = args.data or (list(loaded.config.data.images) if loaded.config else None)
+    data = args.data or (run_data(args, loaded.config.data.images) if loaded.config else None)
     if data is None:
         if args.class_list:
             raise EvalError("--class-list needs images (--data); leave the other classes out of the stored features instead")

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load
+from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load, run_data
 
 if TYPE_CHECKING:
     from internlm.data.clips import ClipDataset
@@ -75,17 +75,20 @@ def _judged(
 ) -> dict[str, Any]:
     from .protocol import rollout_report
 
-    baselines = _baselines(args, args.baseline_data or list(config.data.clips), dataset, observed)
+    baselines = _baselines(args, config, dataset, observed)
     return rollout_report(rolled, dataset, observed=observed, baselines=baselines)
 
 
-def _baselines(args: argparse.Namespace, data: list[str], dataset: "ClipDataset", observed: int) -> tuple["Forecaster", ...]:
+def _baselines(
+    args: argparse.Namespace, config: "Config", dataset: "ClipDataset", observed: int
+) -> tuple["Forecaster", ...]:
     """Baselines trained on the run's own training takes, on windows of the rolled-out clips' length and rate."""
     if not args.baselines:
         return ()
     from .data import hold_out, read
     from .forecasters import make
 
+    data = args.baseline_data or run_data(args, config.data.clips)
     poses: Any = dataset.pose_offsets.shape
     past, future = (observed + 1) * poses[1], (poses[0] - observed) * poses[1]
     fitted, held_out = hold_out(read(data, every=dataset.pose_stride, all_joints=True).of("train"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from internlm.checkpoint.manager import CheckpointError, find_checkpoint
+from internlm.checkpoint.run_config import settled_values
 
 from .config import EgoAgentConfig
 from .network import EgoAgent
@@ -32,7 +33,7 @@ class InitReport:
 def load_trained(path: str | Path) -> tuple[EgoAgent, EgoAgentConfig, int]:
     """The agent of a run folder or checkpoint folder, with its run's config and step. CheckpointError where none is intact."""
     checkpoint = find_checkpoint(path, ("predictor", "observer"))
-    config = EgoAgentConfig.model_validate(checkpoint.meta["config"])
+    config = EgoAgentConfig.model_validate(settled_values(checkpoint))
     agent = EgoAgent(config.model)
     agent.predictor.load_state_dict(checkpoint.parts["predictor"])
     agent.observer.load_state_dict(checkpoint.parts["observer"])
