@@ -15,13 +15,14 @@ def euler(axes: str, degrees: np.ndarray) -> np.ndarray:
     result = np.broadcast_to(np.eye(3), (len(degrees), 3, 3))
     for column, axis in enumerate(axes):
         angle = np.radians(degrees[:, column])
-        c, s, one, zero = np.cos(angle), np.sin(angle), np.ones_like(angle), np.zeros_like(angle)
-        rows = {
-            "x": [[one, zero, zero], [zero, c, -s], [zero, s, c]],
-            "y": [[c, zero, s], [zero, one, zero], [-s, zero, c]],
-            "z": [[c, -s, zero], [s, c, zero], [zero, zero, one]],
-        }[axis]
-        result = result @ np.stack([np.stack(row, -1) for row in rows], -2)
+        about = "xyz".index(axis)
+        one, other = (about + 1) % 3, (about + 2) % 3
+        turn = np.zeros((len(degrees), 3, 3))
+        turn[:, about, about] = 1
+        turn[:, one, one] = turn[:, other, other] = np.cos(angle)
+        turn[:, other, one] = np.sin(angle)
+        turn[:, one, other] = -turn[:, other, one]
+        result = result @ turn
     return result
 
 
@@ -94,7 +95,7 @@ class Lines:
             try:
                 values = [float(word) for word in words]
             except ValueError:  # written where the comma is the decimal point
-                values = [float(re.sub(r"^([^.,]*),([^.,]*)$", r"\1.\2", word)) for word in words]
+                values = [float(word if "." in word else word.replace(",", ".")) for word in words]
         except ValueError:
             raise self.error(f"expected numbers, found {' '.join(words)[:60]!r}") from None
         if not all(math.isfinite(value) for value in values):
