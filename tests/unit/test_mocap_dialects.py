@@ -318,6 +318,19 @@ def test_damaged_amc_is_refused(tmp_path, how):
         read_motions(tmp_path / "w.amc")
 
 
+def test_thinned_frames_keep_their_numbers_where_the_rate_is_stated(tmp_path):
+    figure = make_figure(5, 9, 1.0)
+    write_amc(tmp_path / "w.amc", figure, AmcDialect())
+    text = re.sub(r"(?m)^(\d+)$", lambda number: str(2 * int(number[0])), (tmp_path / "w.amc").read_text())
+    (tmp_path / "w.amc").write_text(text)
+    with pytest.raises(MocapError, match="frame 4 follows frame 2"):
+        read_motions(tmp_path / "w.amc")
+    assert_same_motion(read_motions(tmp_path / "w.amc", rate=60)[0], figure.truth, 2)
+    (tmp_path / "w.amc").write_text(text.replace("\n8\n", "\n9\n"))
+    with pytest.raises(MocapError, match="frame 9 follows frame 6"):
+        read_motions(tmp_path / "w.amc", rate=60)
+
+
 def test_bones_that_carry_nothing_may_be_missing_throughout(tmp_path):
     figure = make_figure(5, 9, 1.0)
     write_amc(tmp_path / "w.amc", figure, AmcDialect())

@@ -53,7 +53,7 @@ def read_amc(path: Path, stated: Stated = NOTHING_STATED) -> Motion:
     asf = find_asf(path)
     skeleton = read_asf(asf)
     roles, head = _roles(skeleton, stated, asf)
-    frames = parse_amc(path, skeleton, {*roles.values(), head} - {None})
+    frames = parse_amc(path, skeleton, {*roles.values(), head} - {None}, thinned=stated.rate is not None)
     rate = stated.rate or recorded_rate(path)
     frames = resample(frames, rate) if is_multiple(rate) else frames
     ends, rotations = forward_kinematics(skeleton, frames)
@@ -215,35 +215,38 @@ def _sorted(bones: dict[str, Bone], lines: Lines) -> dict[str, Bone]:
     return done
 
 
-def parse_amc(path: Path, skeleton: Skeleton, needed: Collection[str] = ()) -> np.ndarray:
+def parse_amc(path: Path, skeleton: Skeleton, needed: Collection[str] = (), *, thinned: bool = False) -> np.ndarray:
     """Channel values [F, channels]: the root's channels, then each bone's freedoms in skeleton order, in degrees.
 
     needed: bones whose places are asked for. They and the bones that carry them must be in every frame, and no frame may
-    name other bones than the first: a frame with less is one that breaks off. Frame numbers count up one by one.
+    name other bones than the first: a frame with less is one that breaks off. Frame numbers count up one by one; by another
+    step that stays the same where the rate is known (``thinned``).
     """
     lines = Lines(path, comment="#")
     width = {ROOT: len(skeleton.root_channels), **{name: len(bone.freedoms) for name, bone in skeleton.bones.items()}}
     start = dict(zip(width, np.cumsum([0, *width.values()])[:-1], strict=True))
     spelled = {name.lower(): name for name in width}  # the two files may differ in capitals
-    total, degrees = sum(width.values()), skeleton.degrees
+    total, degrees, must = sum(width.values()), skeleton.degrees, _movable(skeleton, needed)
     frames: list[np.ndarray] = []
     given: set[str] = set()
-    usual = number = None
+    usual = number = step = None
     while lines.more() or number is not None:
         words = lines.next() if lines.more() else None
         if words is None or (len(words) == 1 and lines.count(words) is not None):
             if number is not None:
                 usual = usual or given
-                if lacking := (_movable(skeleton, needed) | usual) - given:
+                if lacking := (must | usual) - given:
                     cut = "" if words else "; does the file break off?"
                     raise lines.error(f"frame {number} lacks {', '.join(sorted(lacking))}{cut}")
                 if given - usual:
                     raise lines.error(f"frame {number} has {', '.join(sorted(given - usual))}, the first frame has not")
             following = lines.count(words) if words else None
-            if None not in (number, following) and following != number + 1:
-                raise lines.error(
-                    f"frame {following} follows frame {number}; frames are missing or out of order, and time would jump there"
-                )
+            if None not in (number, following):
+                step = step or (max(following - number, 1) if thinned else 1)
+                if following != number + step:
+                    raise lines.error(
+                        f"frame {following} follows frame {number}; frames are missing or out of order, and time would jump there"
+                    )
             if words:
                 frames.append(np.zeros(total))
             number, given = following, set()
