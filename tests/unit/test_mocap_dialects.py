@@ -184,6 +184,19 @@ def test_a_map_of_a_few_joints_needs_the_unit(tmp_path):
     np.testing.assert_allclose(motion.joints[:, 9], figure.truth.joints[::4, 9], atol=1e-6)
 
 
+def test_a_map_may_add_points_of_the_face(tmp_path):
+    figure, names = make_figure(1, 9, 1.0), names_of("cmu")
+    write_bvh(tmp_path / "w.bvh", figure, BvhDialect())
+    (motion,) = read_motions(tmp_path / "w.bvh", joint_map={"nose": names["Head"]})
+    assert_same_motion(motion, figure.truth, 4)
+    assert motion.face == "recorded" and motion.visible[:, :5].sum() == motion.visible[:, 0].sum() == 3
+    neck = figure.positions["Head"][::4] - figure.positions["RightFoot"][::4]
+    np.testing.assert_allclose(motion.joints[:, 0, 2] - motion.joints[:, 16, 2], neck[:, 1], atol=1e-3)
+    write_bvh(tmp_path / "x.bvh", figure, BvhDialect(family=None))
+    with pytest.raises(MocapError, match="no joint of the body"):
+        read_motions(tmp_path / "x.bvh", joint_map={"head": names_of(None)["Head"]}, unit=0.01)
+
+
 def test_names_that_could_mean_two_joints_are_refused():
     with pytest.raises(UnknownJoints, match="'LeftArm' and 'left_arm'"):
         find_joints(["LeftArm", "left_arm", "LeftForeArm", "LeftHand"])

@@ -114,7 +114,8 @@ def build_motion(
     """Motion from recorded points at 30 Hz, in metres, z up.
 
     Args:
-        body: COCO joint number to positions [F, 3] of trunk and limbs. The head needs all twelve joints.
+        body: COCO joint number to positions [F, 3]: trunk and limbs, of which the head needs all twelve, and recorded points
+            of the face if there are any.
         head_base, neck_base: [F, 3] the joint the skull turns about, and one at the base of the neck; None = no head.
         head_axes: [F, 3, 3] head orientation (columns forward, left, up), or None = estimated from the points.
         face: [F, 5, 3] nose, left eye, right eye, left ear, right ear where they are known; None = an average face.
@@ -127,6 +128,7 @@ def build_motion(
     leg = _length(joints, LEFT_HIP, LEFT_KNEE) + _length(joints, LEFT_KNEE, LEFT_ANKLE)
     height = leg / 0.491  # the legs' share of body height (Winter)
     measured = head_axes is not None and head_is_measured
+    has_face = face is not None or bool(visible[:, :5].any())
     world_from_head = None
     if head_base is not None:
         if head_axes is None:
@@ -136,7 +138,7 @@ def build_motion(
             eyes = (joints[:, LEFT_EYE] + joints[:, RIGHT_EYE]) / 2
         else:
             eyes = head_base + np.einsum("fij,j->fi", head_axes, np.array([0.055, 0.0, 0.07]) * height)
-            if measured:
+            if measured and not has_face:
                 place_head(joints, eyes, head_axes)
                 visible[:, :5] = True
         world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
@@ -148,7 +150,7 @@ def build_motion(
         visible,
         world_from_head,
         head=None if head_base is None else "recorded" if measured else "estimated",
-        face="recorded" if face is not None else "average" if measured else None,
+        face="recorded" if has_face else "average" if measured else None,
     )
     if not visible[:, [LEFT_ANKLE, RIGHT_ANKLE]].all():
         return motion

@@ -85,7 +85,10 @@ def parse_unit(text: str) -> float:
 def recording_motion(recording: Recording, stated: Stated) -> Motion:
     """The motion at 30 Hz, metres, z up. Raises MocapError where axes or unit cannot be told and nobody states them."""
     points, error = recording.points, recording.error
-    body = {joint: points[joint] for joint in BODY if joint in points}
+    joints = [role for role in points if isinstance(role, int)]
+    if not joints:
+        raise error("the joint map gives no joint of the body, only head or neck")
+    whole = set(BODY) <= set(joints)
     leg = leg_length(points)
     up = stated.up or find_up(points, recording.rest, leg, error)
     unit = stated.unit or find_unit(leg, recording.unit, error)
@@ -93,18 +96,17 @@ def recording_motion(recording: Recording, stated: Stated) -> Motion:
     metres = {role: p * unit @ world.T for role, p in points.items()}
     toes = None if recording.toes is None else recording.toes @ world.T
     axes, measured = None, False
-    if len(body) == len(BODY):
+    if whole:
         _check_sides(metres, toes, error)
         if recording.head is not None and HEAD in points:
             axes, measured = _head_axes(metres, world @ recording.head, recording.rest)
     if not is_multiple(recording.rate):
         metres = {role: resample(p, recording.rate) for role, p in metres.items()}
         axes = None if axes is None else orthonormal(resample(axes, recording.rate))
-    body = {joint: metres[joint] for joint in body}
-    head = metres.get(HEAD) if len(body) == len(BODY) else None
-    motion = build_motion(
-        recording.name, body, head, neck_of(metres) if head is not None else None, axes, head_is_measured=measured
-    )
+    body = {joint: metres[joint] for joint in joints}
+    head = metres.get(HEAD) if whole else None
+    neck = neck_of(metres) if head is not None else None
+    motion = build_motion(recording.name, body, head, neck, axes, head_is_measured=measured)
     return replace(motion, source_rate=recording.rate, source_up=up, source_unit=unit)
 
 
