@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from internlm.config.schema import Config, ModelConfig
-from internlm.data.frames import MAX_PIXELS, DataError, ImageFolder, decode, open_images
+from internlm.data.decode import MAX_PIXELS, decode
+from internlm.data.frames import DataError, ImageFolder, open_images
 from internlm.data.view import eval_transform
 from internlm.eval import feature_files, features
 from internlm.eval.feature_cache import FeatureCache, fingerprint
