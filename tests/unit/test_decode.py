@@ -103,7 +103,7 @@ def test_kinds_of_plugins_are_decoded_once_they_are_installed(tmp_path, suffix):
     if decodable()[suffix]:
         pytest.skip(decodable()[suffix])
     image = picture(4, 64, 96)
-    Image.fromarray(image).save(tmp_path / f"x{suffix}", exif=exif(6))
+    Image.fromarray(image).save(tmp_path / f"x{suffix}", exif=exif(6).tobytes())
     found = ImageFolder(tmp_path).read(0)
     assert found.shape == (96, 64, 3) and np.abs(found - np.rot90(image, -1).astype(int)).mean() < 8
 
