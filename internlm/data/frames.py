@@ -271,6 +271,15 @@ def open_images(
     return sources[0] if len(sources) == 1 else JoinedImages(sources)
 
 
+def notes(source: ImageSource) -> list[str]:
+    """What the image folders of a source hold besides images that count, in words."""
+    if isinstance(source, ImageFolder):
+        return [f"{source.path}: {note}" for note in source.notes]
+    if isinstance(source, JoinedImages):
+        return [note for part in source.sources for note in notes(part)]
+    return notes(source.source) if isinstance(source, ImageSubset) else []
+
+
 def _say_nested(paths: Sequence[str | os.PathLike]) -> None:
     """Warn of paths that are the same folder or one inside another: their images then count more than once."""
     reals = [os.path.realpath(path) for path in paths]

@@ -164,7 +164,7 @@ class _Walk:
 
 
 def _kind(entry: os.DirEntry) -> str:
-    """ "file", "folder", or what it is instead, as the head of a note. OSError where that cannot be seen."""
+    """The word file or folder, or what it is instead, as the head of a note. OSError where that cannot be seen."""
     try:
         if entry.is_dir():
             return "folder"

@@ -1,6 +1,8 @@
 """Options and steps that the evaluation commands share. Nothing heavy is imported until a command runs."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,44 @@ if TYPE_CHECKING:
 
     from .clips import ClipOutputs
     from .report.page import Figure
+
+
+MOST = 2**31 - 1  # of anything that is counted
+
+
+def whole(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Type of an option that is a whole number in least..most."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more{_up_to(most, MOST)}")
+        return value
+
+    return read
+
+
+def real(least: float, most: float = math.inf, *, inner: bool = False) -> Callable[[str], float]:
+    """Type of an option that is a finite number in least..most, or strictly between them."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not (least < value < most if inner else least <= value <= most):
+            bounds = f"above {least:g}" if inner else f"of {least:g} or more"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}{_up_to(most, math.inf, inner)}")
+        return value
+
+    return read
+
+
+def _up_to(most: float, unbounded: float, inner: bool = False) -> str:
+    return "" if most == unbounded else f" and {'below' if inner else 'at most'} {most:g}"
 
 
 def add_model(parser: argparse.ArgumentParser) -> Any:
@@ -25,15 +65,15 @@ def add_common(parser: argparse.ArgumentParser, *, unit: str, batch: int) -> Non
     """What is evaluated, how and where the result goes; ``unit`` is what --limit and --batch count."""
     parser.add_argument("--data", nargs="+", help="evaluated data (default: the run's)")
     parser.add_argument("--split", default="val", help="split of the evaluated takes (take stores only; default val)")
-    parser.add_argument("--limit", type=int, help=f"at most so many {unit}, spread evenly")
-    parser.add_argument("--batch", type=int, default=batch, help=f"{unit} at a time (default {batch})")
+    parser.add_argument("--limit", type=whole(1), help=f"at most so many {unit}, spread evenly")
+    parser.add_argument("--batch", type=whole(1), default=batch, help=f"{unit} at a time (default {batch})")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=Path, help="write the result, its protocol and floors as JSON")
 
 
 def add_clips(parser: argparse.ArgumentParser) -> None:
     """How clips are taken out of takes."""
-    parser.add_argument("--hop", type=int, help="frame numbers between clips' first frames (default: no shared image)")
+    parser.add_argument("--hop", type=whole(1), help="frame numbers between clips' first frames (default: no shared image)")
 
 
 def load(args: argparse.Namespace) -> tuple["EgoAgent", "Config", int, Any]:
@@ -71,7 +111,9 @@ def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, An
     from .report.page import write_json
     from .report.summary import print_table
 
-    print_table(f"{args.task}: {model['source']}, step {model['step']}, split {args.split}", figures)
+    title = {"step": model["step"], "split": report["protocol"].get("split")}
+    named = [f"{name} {value}" for name, value in title.items() if value is not None]
+    print_table(", ".join([f"{args.task}: {model['source']}", *named]), figures)
     if args.out:
         # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
         rows = [asdict(figure) for figure in figures]
