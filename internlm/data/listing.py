@@ -9,9 +9,10 @@ from pathlib import Path
 from internlm.data.decode import decodable
 from internlm.data.errors import DataError
 
-# Folders that disks, archives and storage boxes put beside a user's own; some hold thumbnails of the images.
+# Folders that disks, archives and storage boxes put among a user's own, in lower case; some hold thumbnails of the images.
 SYSTEM_FOLDERS = frozenset(
-    ("lost+found", "@eaDir", "#recycle", "#snapshot", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX")
+    ("lost+found", "system volume information", "$recycle.bin", "recycler", "__macosx", "network trash folder", "temporary items")
+    + ("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "~snapshot")
 )
 _SHOWN = 3  # names in a message
 
@@ -86,7 +87,7 @@ class _Walk:
         except OSError as error:
             self.unreadable.append(f"{name}: {error.strerror}")
             return
-        if kind == "folder" and entry.name in SYSTEM_FOLDERS:
+        if kind == "folder" and entry.name.lower() in SYSTEM_FOLDERS:
             self._note("system folders", name)
         elif entry.name.startswith("."):
             if kind == "folder" or _suffix(name) in self.suffixes:

@@ -86,6 +86,20 @@ def load(args: argparse.Namespace) -> tuple["EgoAgent", "Config", int, Any]:
     return *load_agent(args.run or args.checkpoint, device), device
 
 
+def each_once(paths: list[str]) -> list[str]:
+    """Paths without those that lead to a folder named earlier, which is said: nothing is to be measured twice."""
+    import logging
+    import os
+
+    by_real: dict[str, str] = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in by_real:
+            logging.getLogger(__name__).warning("%s is the folder %s given before, and counts once", path, by_real[real])
+        by_real.setdefault(real, path)
+    return list(by_real.values())
+
+
 def clip_outputs(
     args: argparse.Namespace, agent: "EgoAgent", config: "Config", device: Any, feature: str = "bottleneck"
 ) -> tuple["ClipOutputs", "ClipDataset", list[str]]:
@@ -96,7 +110,7 @@ def clip_outputs(
     from .errors import EvalError
     from .ranks import own_share
 
-    data = args.data or list(config.data.clips)
+    data = each_once(args.data or list(config.data.clips))
     if config.stage != "joint":
         raise EvalError(f"{args.run or args.checkpoint} is a stage-1 model, which predicts nothing; give a run of stage 'joint'")
     dataset = open_clips(config, data, args.split)

@@ -7,10 +7,12 @@ import pytest
 from data_samples import jpeg, picture, write_take
 from PIL import Image, ImageCms, ImageOps
 
+from dataset_preprocess.check_store import check_take
 from internlm.config.schema import Config
 from internlm.data.decode import decodable, decode
 from internlm.data.frames import BrokenFile, ImageFolder, open_images
 from internlm.data.loader import training_batches
+from internlm.data.store import Camera, StoreWriter, TakeInfo, TakeStore
 
 
 def encoded(image, kind: str, **options) -> bytes:
@@ -189,3 +191,12 @@ def test_frames_of_stores_come_through_the_same_decoder(tmp_path):
     write_take(tmp_path / "s", "a")
     source = open_images([tmp_path / "s"])
     np.testing.assert_array_equal(source.read(0), decode(source.takes[0].read_frame(0)))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_stored_frame_that_is_not_upright_is_a_fault(tmp_path, orientation):
+    camera = Camera("pinhole", 48, 48, (20, 20, 23.5, 23.5))
+    frame = encoded(picture(0), "JPEG", exif=exif(orientation))
+    StoreWriter(tmp_path / "s").add_take(TakeInfo("a", "a", "train", 30.0, camera, None), [(0, frame)])
+    faults = check_take(TakeStore(tmp_path / "s").select()[0]).faults
+    assert bool(faults) == (orientation == 6) and all("EXIF orientation 6: stored images are upright" in f for f in faults)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,14 @@ from internlm import cli
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.config.schema import Config
 from internlm.data.frames import open_images
+from internlm.data.store import TakeStore
 from internlm.eval import features
 from internlm.eval.errors import EvalError
 from internlm.eval.images import knn_protocol, linear_protocol
 from internlm.eval.images.checks import check_images
+from internlm.eval.motion.bench import Protocol, run_benchmark
+from internlm.eval.motion.command import _check_unseen
+from internlm.eval.motion.data import MotionData, Track
 from internlm.model.egoagent import EgoAgent
 
 
@@ -125,6 +130,41 @@ def test_equal_rows_of_stored_features_are_said(tmp_path, evaluate):
         code, _ = evaluate(task, *words, "--out", tmp_path / "o.json", model=("--features", tmp_path / "f.npz"))
         assert code == 0
         assert json.loads((tmp_path / "o.json").read_text())["protocol"]["test_features_equal_to_a_training_feature"] == 1
+
+
+def test_a_path_given_twice_counts_once(tmp_path, evaluate, caplog):
+    for number, place in enumerate(("hall", "attic")):
+        write_take(tmp_path / "s", f"t{number}", place=place)
+        write_take(tmp_path / "s", f"v{number}", place=place, split="val")
+    (tmp_path / "link").symlink_to("s")
+    with caplog.at_level(logging.WARNING):
+        words = ("--data", tmp_path / "s", f"{tmp_path}/s/", tmp_path / "link", "--k", 1, "--out", tmp_path / "o.json")
+        assert evaluate("knn", *words)[0] == 0
+    protocol = json.loads((tmp_path / "o.json").read_text())["protocol"]
+    assert (protocol["train_images"], protocol["test_images"]) == (24, 24) and caplog.text.count("counts once") == 2
+
+
+def test_baselines_are_not_measured_on_what_they_learned_from(tmp_path):
+    write_take(tmp_path / "s", "t")
+    write_take(tmp_path / "s", "v", split="val")
+    (tmp_path / "link").symlink_to("s")
+    store = TakeStore(tmp_path / "s")
+    _check_unseen([str(tmp_path / "link")], SimpleNamespace(takes=store.select("val")), "val")
+    with pytest.raises(EvalError, match="1 of them, t for one, are evaluated here"):
+        _check_unseen([str(tmp_path / "link")], SimpleNamespace(takes=store.select("train")), "train")
+
+
+def test_a_recording_is_not_benchmarked_on_itself(tmp_path):
+    rng = np.random.default_rng(0)
+    walks = [rng.normal(size=(90, 2, 3)) for _ in range(4)]
+    walks[3] = walks[1].copy()
+    tracks = [
+        Track(f"walk{row}", "walk", "test" if row == 3 else "train", joints, np.ones((90, 2), bool))
+        for row, joints in enumerate(walks)
+    ]
+    data = MotionData("made", tuple(tracks), ("left-hip", "right-hip"), (0, 1))
+    with pytest.raises(EvalError, match="walk3 in test is the recording walk1 in training"):
+        run_benchmark(data, Protocol(), ["zero_velocity"], tmp_path)
 
 
 # Classes that do not meet

@@ -85,7 +85,7 @@ def naive(inside: str) -> tuple[set[tuple[str, str]], bool]:
         for name in os.listdir(folder):
             path, own = f"{folder}/{name}", label or name
             target = os.path.realpath(path)
-            if name[0] == "." or (name in SYSTEM_FOLDERS and os.path.isdir(path)):
+            if name[0] == "." or (name.lower() in SYSTEM_FOLDERS and os.path.isdir(path)):
                 continue
             if os.path.isdir(path):
                 above = any(f"{below}/".startswith(f"{target}/") for below in (real, os.path.realpath(inside)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_common, add_model, finish, load, real, whole
+from ..options import add_common, add_model, each_once, finish, load, real, whole
 
 if TYPE_CHECKING:
     from internlm.config.schema import Config
@@ -120,7 +120,8 @@ def open_sources(args: argparse.Namespace, loaded: Loaded) -> "tuple[ImageSource
         if args.class_list:
             raise EvalError("--class-list needs images (--data); leave the other classes out of the stored features instead")
         return None
-    voters = args.train_data or data
+    data = each_once(data)
+    voters = each_once(args.train_data) if args.train_data else data
     stores = [any(TakeStore.is_store(path) for path in paths) for paths in (data, voters)]
     _check_folder_options(args, data, stores)
     label = args.label or ("place" if all(TakeStore.is_store(path) for path in (*data, *voters)) else "folder")

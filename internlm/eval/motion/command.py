@@ -88,6 +88,7 @@ def _baselines(args: argparse.Namespace, data: list[str], dataset: "ClipDataset"
     from .data import hold_out, read
     from .forecasters import make
 
+    _check_unseen(data, dataset, args.split)
     poses: Any = dataset.pose_offsets.shape
     past, future = (observed + 1) * poses[1], (poses[0] - observed) * poses[1]
     fitted, held_out = hold_out(read(data, every=dataset.pose_stride, all_joints=True).of("train"))
@@ -101,3 +102,22 @@ def _baselines(args: argparse.Namespace, data: list[str], dataset: "ClipDataset"
             )
         )  # fmt: skip
     return tuple(made)
+
+
+def _check_unseen(data: list[str], dataset: "ClipDataset", split: str) -> None:
+    """EvalError when the evaluated takes are among those that baselines are trained on."""
+    import os
+
+    from internlm.data.store import TakeStore
+
+    from ..errors import EvalError
+
+    fitted = {
+        os.path.realpath(take.path) for path in data if TakeStore.is_store(path) for take in TakeStore(path).select("train")
+    }
+    seen = [take.info.name for take in dataset.takes if os.path.realpath(take.path) in fitted]
+    if seen:
+        raise EvalError(
+            f"--baselines are trained on the takes of split train, and {len(seen)} of them, {seen[0]} for one, are evaluated "
+            f"here (--split {split}): choose another --split, or other takes to train on by --baseline-data"
+        )
