@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from internlm.data.decode import decodable, decode
-from internlm.data.errors import BrokenFile, DataError
-from internlm.data.listing import list_images
+from internlm.data.failure import BrokenFile, DataError
+from internlm.data.listing import list_images, real_path
 from internlm.data.store import StoreError, Take, TakeStore
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class ImageFolder:
             raise DataError(f"{self.path}: no image in it or below; {'; '.join(self.notes) or 'it is empty'}. Images are {kinds}")
         if self.notes:
             _log.warning("%s: %d images; %s", self.path, len(names), "; ".join(self.notes))
-        self._real: dict[str, str] = {}  # real path of each folder
+        self._folders: dict[str, str] = {}  # real path of each folder that was asked for
         self.classes: tuple[str, ...] = ()
         self._labels: np.ndarray | None = None
         if labelled:
@@ -83,13 +83,7 @@ class ImageFolder:
         return self.name(index)
 
     def identity(self, index: int) -> str:
-        name = self.name(index)
-        if os.path.islink(name):
-            return os.path.realpath(name)
-        folder, file = os.path.split(name)
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        return os.path.join(self._real[folder], file)
+        return real_path(self.name(index), self._folders)
 
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         name = self.name(index)

@@ -181,7 +181,7 @@ def test_a_layout_that_was_misread_is_named(tmp_path, evaluate):
     (tmp_path / "deep").mkdir()
     (tmp_path / "sorted").rename(tmp_path / "deep" / "images")
     code, said = evaluate("knn", "--train-data", tmp_path / "tiny" / "train", "--data", tmp_path / "deep")
-    assert code == 2 and f"one level down: give {tmp_path}/deep/images" in said
+    assert code == 2 and f"further down, as in {tmp_path}/deep/images" in said
     class_folder(tmp_path / "one", {"images": 4}, seed=300)
     code, said = evaluate("knn", "--train-data", tmp_path / "one", "--data", tmp_path / "tiny" / "val")
     assert code == 2 and "all of one class, 'images': there is nothing to tell apart" in said

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internlm.data.decode import decodable
-from internlm.data.errors import DataError
+from internlm.data.failure import DataError
 from internlm.data.frames import ImageFolder, open_images
-from internlm.data.listing import SYSTEM_FOLDERS, list_images
+from internlm.data.listing import SYSTEM_FOLDERS, list_images, real_path
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -256,6 +256,26 @@ def test_a_source_knows_the_same_image_under_any_name(tmp_path):
     joined = open_images([tmp_path / "s", tmp_path / "real"])
     other = open_images([tmp_path / "t"])
     assert joined.identity(1) == other.identity(1) != other.identity(0) and joined.identity(12) in names
+
+
+def test_real_path_is_that_of_os(tmp_path):
+    tree(
+        tmp_path,
+        "a/b/1.jpg",
+        "c/l -> ../a/b/1.jpg",
+        "c/m -> l",
+        "d -> c",
+        "e -> d/m",
+        "f -> f",
+        "g -> nowhere/x",
+        "h -> a/b/..",
+        "i -> .",
+    )
+    tree(tmp_path, "j -> a/", *(f"k{n + 1} -> k{n}" for n in range(30)), "k0 -> a/b/1.jpg", f"z -> {tmp_path}/e")
+    folders = {}
+    for name in ("a/b/1.jpg", "c/l", "c/m", "d/m", "e", "f", "g", "h", "i", "j", "k5", "k30", "z", "absent", "a/../e", "a/."):
+        path = f"{tmp_path}/{name}"
+        assert real_path(path, folders) == os.path.realpath(path), name
 
 
 def test_a_path_given_twice_is_said(tmp_path, caplog):

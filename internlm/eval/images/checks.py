@@ -72,12 +72,8 @@ def check_stored(stored: dict[str, Features]) -> int:
     return count_equal(*(digest(part.values[next(iter(part.values))]) for part in (train, test)), "features")
 
 
-def check_copies(found: dict[str, Features]) -> int:
-    """Take the digests away from features and compare them: how many test images have the pixels of a training image.
-
-    EvalError when all of them have: then the test images are copies.
-    """
-    train, test = (found[part].values.pop("digest") for part in ("train", "test"))
+def check_copies(train: Tensor, test: Tensor) -> int:
+    """How many test images have the pixels of a training image, by their digests; EvalError when all of them have."""
     equal = count_equal(train, test, "images")
     if equal and equal == len(test):
         raise EvalError(
@@ -98,7 +94,7 @@ def _layout(train: ImageSource, test: ImageSource) -> str:
         parts = Path(source.name(0)).parts[:-1]
         below = [place for place, part in enumerate(parts) if part in others.classes and part not in source.classes]
         if below:
-            return f"The class folders of {option} are one level down: give {Path(*parts[: below[-1]])}"
+            return f"The class folders of {option} are further down, as in {Path(*parts[: below[-1]])}; name their parent folder"
     return (
         "Class folders are <folder>/<class>/<image> with the same names on both sides; a folder that holds all images together, "
         "as tiny-imagenet's val/images does, must be sorted into class folders by its list of labels first"
