@@ -200,3 +200,13 @@ def test_a_stored_frame_that_is_not_upright_is_a_fault(tmp_path, orientation):
     StoreWriter(tmp_path / "s").add_take(TakeInfo("a", "a", "train", 30.0, camera, None), [(0, frame)])
     faults = check_take(TakeStore(tmp_path / "s").select()[0]).faults
     assert bool(faults) == (orientation == 6) and all("EXIF orientation 6: stored images are upright" in f for f in faults)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "JPEG2000", "PPM", "AVIF", "TGA", "QOI"])
+def test_a_file_that_breaks_off_is_refused_whatever_its_kind(kind):
+    if kind == "AVIF" and decodable()[".avif"]:
+        pytest.skip("this Pillow has no AVIF")
+    data = encoded(picture(0, 80, 96), kind)
+    for share in (0.3, 0.6, 0.95):
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            decode(data[: int(share * len(data))])

@@ -106,5 +106,5 @@ def test_page_is_self_contained(tmp_path):
 
 
 def test_a_name_that_is_no_text_does_not_cost_the_page(tmp_path):
-    page.write_page(tmp_path / "p.html", title="class \udcff", summary="", sections=[])
+    report.write_page(tmp_path / "p.html", title="class \udcff", summary="", sections=[])
     assert "class \\udcff" in (tmp_path / "p.html").read_text()
