@@ -68,6 +68,20 @@ def test_labels_that_training_lacks_are_unseen_classes(tmp_path):
             knn_protocol.stored_report(found, None, knn_protocol.Extraction())
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ([0] * 8, [0] * 4, "all of one class, 'ant'"),
+        ([0, 1] * 4, [2] * 4, r"none of the 1 test classes \(cow\); it has 2: ant, bee"),
+    ],
+)
+def test_a_table_of_classes_does_not_hide_that_they_do_not_meet(tmp_path, train, test, message):
+    arrays = stored_arrays() | {"train_labels": np.array(train), "test_labels": np.array(test)}
+    stored = read_labelled(written(tmp_path / "f.npz", arrays, ["ant", "bee", "cow"]))
+    with pytest.raises(EvalError, match=message):
+        knn_protocol.stored_report(stored, None, knn_protocol.Extraction())
+
+
 def test_many_classes_are_quick(tmp_path):
     """20,000 classes, as ImageNet-21k has: tables of classes by classes would not end."""
     rng = np.random.default_rng(0)

@@ -187,6 +187,15 @@ def test_a_layout_that_was_misread_is_named(tmp_path, evaluate):
     assert code == 2 and "all of one class, 'images': there is nothing to tell apart" in said
 
 
+def test_labels_of_takes_that_do_not_meet(tmp_path, evaluate):
+    for name, split, place in (("a", "train", "hall"), ("b", "train", "attic"), ("c", "val", "cellar")):
+        write_take(tmp_path / "s", name, split=split, place=place)
+    code, said = evaluate("knn", "--data", tmp_path / "s")
+    assert (
+        code == 2 and "none of the 1 test classes (cellar); it has 2: attic, hall" in said and "choose another by --label" in said
+    )
+
+
 def test_some_unknown_classes_are_said(tmp_path, caplog):
     class_folder(tmp_path / "train", {"ant": 2, "bee": 2})
     class_folder(tmp_path / "val", {"ant": 2, "cow": 2}, seed=100)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from internlm.data.frames import ImageSource
+from internlm.data.frames import ImageSource, StoreImages
 
 from ..errors import EvalError
 from ..features import Features, digest
@@ -66,10 +66,10 @@ def count_equal(train: Tensor, test: Tensor, what: str) -> int:
 
 
 def check_stored(stored: dict[str, Features]) -> int:
-    """How many stored test features are equal to a training feature. EvalError as ``check_classes``."""
-    train, test = stored["train"], stored["test"]
-    check_classes(train.classes, test.classes)
-    return count_equal(*(digest(part.values[next(iter(part.values))]) for part in (train, test)), "features")
+    """How many stored test features are equal to a training feature. EvalError as ``check_classes``, for classes that occur."""
+    parts = [stored[name] for name in ("train", "test")]
+    check_classes(*([part.classes[row] for row in part.labels.unique().tolist()] for part in parts))
+    return count_equal(*(digest(part.values[next(iter(part.values))]) for part in parts), "features")
 
 
 def check_copies(train: Tensor, test: Tensor) -> int:
@@ -84,7 +84,9 @@ def check_copies(train: Tensor, test: Tensor) -> int:
 
 
 def _layout(train: ImageSource, test: ImageSource) -> str:
-    """What is probably wrong with the folders where their classes make no sense."""
+    """What is probably wrong where the classes make no sense."""
+    if isinstance(train, StoreImages) and isinstance(test, StoreImages):
+        return "The classes of takes are the values of a label; choose another by --label, or other takes"
     for option, source, others in (("--train-data", train, test), ("--data", test, train)):
         splits = [name for name in SPLITS if name in source.classes]
         if "train" in source.classes and splits:
