@@ -187,9 +187,17 @@ def test_dead_worker_is_an_error_not_a_hang(store):
     assert list(batches) == []
 
 
-def test_stalled_worker_is_an_error_not_a_hang(tmp_path):
+def test_stalled_worker_is_an_error_not_a_hang(tmp_path, monkeypatch):
     root = picture_folder(tmp_path / "f", 12)
-    os.mkfifo(root / "stalls.jpg")  # opening it waits for ever, as a lost network file system does
+    (root / "stalls.jpg").touch()
+
+    def open_and_stall(*args):
+        source = open_images(*args)
+        (root / "stalls.jpg").unlink()
+        os.mkfifo(root / "stalls.jpg")  # opening it waits for ever, as a lost network file system does
+        return source
+
+    monkeypatch.setattr("internlm.data.loader.open_images", open_and_stall)
     batches = training_batches(config([root], clip_batch=0, steps=1000, workers=1), timeout=2)
     worker = batches._iterator._workers[0]
     with pytest.raises(DataError, match="gave nothing for 2 s"):
