@@ -49,10 +49,20 @@ class CheckpointManager:
         keep_every: checkpoints whose step is a multiple also stay; 0 = none.
         group: the processes that save and load together, which exchange what lies in main memory. ``save`` and ``load`` are
             collectives: all processes call them, and what fails on one raises on all.
+        guard: called by the first process before it makes, moves or removes anything; raises where it must not.
     """
 
-    def __init__(self, folder: str | Path, *, keep_last: int = 2, keep_every: int = 0, group: Group = ALONE) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_every: int = 0,
+        group: Group = ALONE,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder, self.keep_last, self.keep_every, self.group = Path(folder), keep_last, keep_every, group
+        self._guard = guard
         self._stuck: set[str] = set()  # leftovers that have been named
 
     def list(self) -> list[int]:
@@ -154,6 +164,7 @@ class CheckpointManager:
 
     def _open(self, name: str) -> str:
         """Make the hidden folder that a checkpoint is written to; returns its name."""
+        self._guard()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         temporary = _free(self.folder / f"{_WRITING}{name}")
@@ -162,6 +173,7 @@ class CheckpointManager:
 
     def _complete(self, temporary: Path, target: Path, reports: Sequence[Sequence[dict]], meta: Mapping[str, Any]) -> None:
         complete_folder(temporary, [Written(**written) for report in reports for written in report], meta)
+        self._guard()
         replaced = self.folder / (_REPLACED + target.name)
         if target.exists():
             if replaced.exists():  # of an earlier replacement, and could not be removed

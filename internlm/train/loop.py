@@ -24,7 +24,7 @@ from internlm.monitor.watchdog import Watchdog
 
 from .bad_steps import BadStepsError
 from .reporting import Report
-from .saving import Saver, set_aside
+from .saving import Saver, held, set_aside
 from .signals import EXIT_STUCK, STOPPING, StopSignals
 from .state import TrainState
 from .step import TrainStep
@@ -68,8 +68,9 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
         batches: step → iterator of this process's batches from that step on; None reads the config's data.
 
     Under a launcher of several processes (torchrun, srun) all of them call this, and the first writes the run folder.
-    Raises BadStepsError after too many bad steps, LostProcessError where another process is gone, CheckpointError, DataError,
-    DeviceError, MeshError and ConfigError. A run that stands still for ``parallel.timeout_minutes`` ends the process.
+    Raises BadStepsError after too many bad steps, LostProcessError where another process is gone, RunLockError where another run
+    holds the folder, CheckpointError, DataError, DeviceError, MeshError and ConfigError. A run that stands still for
+    ``parallel.timeout_minutes`` ends the process.
     """
     began = time.monotonic()
     set_threads(config.train.threads)
@@ -100,17 +101,18 @@ def _train(
     began: float,
 ) -> TrainResult:
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        if mesh.writes:
-            set_aside(run_dir)
-        mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
-    run = _Run(config, run_dir, device, mesh, batches, watchdog)
-    with closing(run.state.engine):
-        if run.state.counters.step >= config.train.steps:
-            log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
-            return run.result(None, began)
-        with StopSignals() as signals, run:
-            stopped_by = run.loop(signals)
+    with held(run_dir, mesh) as check_lock:
+        if not resume:
+            if mesh.writes:
+                set_aside(run_dir)
+            mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
+        run = _Run(config, run_dir, device, mesh, batches, watchdog, check_lock)
+        with closing(run.state.engine):
+            if run.state.counters.step >= config.train.steps:
+                log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
+                return run.result(None, began)
+            with StopSignals() as signals, run:
+                stopped_by = run.loop(signals)
     return run.result(stopped_by, began)
 
 
@@ -125,9 +127,10 @@ class _Run:
         mesh: Mesh,
         batches: Callable[[int], Batches] | None,
         watchdog: Watchdog,
+        check_lock: Callable[[], None],
     ) -> None:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
-        self.saver = Saver(config, run_dir, device, mesh)
+        self.saver = Saver(config, run_dir, device, mesh, check_lock)
         self.state, saved = self.saver.start()
         if mesh.writes:
             save_config(config, run_dir / RESOLVED_NAME)
