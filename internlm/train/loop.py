@@ -15,6 +15,7 @@ from internlm.config.load import RESOLVED_NAME, save_config
 from internlm.config.schema import Config
 from internlm.core.collectives import is_lost_process
 from internlm.core.init import choose_device, choose_dtype, set_threads
+from internlm.core.meeting import AbsentProcessError
 from internlm.core.mesh import Mesh, local_device, open_mesh, read_launch
 from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.data.loader import training_batches
@@ -31,6 +32,7 @@ from .step import TrainStep
 
 RUNS = "runs"
 COLLECTIVE_MARGIN = 1  # minutes: a collective gives up later than the watchdog, whose account says more
+PATIENCE_SHARE = 0.8  # of the watchdog's time: who knows what is waited for speaks before it
 
 Batches = Iterator[tuple[ImageBatch | None, ClipBatch | None]]
 
@@ -79,8 +81,11 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
     watchdog = Watchdog(60 * parallel.timeout_minutes, rank_log_path(run_dir, rank), rank=rank, exit_code=EXIT_STUCK)
     shape, always = (parallel.dp_replicate, parallel.dp_shard, parallel.tp), parallel.engine == "deepspeed"
     try:
-        with watchdog, open_mesh(shape, device, parallel.timeout_minutes + COLLECTIVE_MARGIN, always=always) as mesh:
+        limit, patience = parallel.timeout_minutes + COLLECTIVE_MARGIN, PATIENCE_SHARE * parallel.timeout_minutes
+        with watchdog, open_mesh(shape, device, limit, patience_minutes=patience, always=always) as mesh:
             return _train(config, run_dir, device, mesh, resume, batches, watchdog, began)
+    except AbsentProcessError as error:
+        raise LostProcessError(str(error)) from error
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
