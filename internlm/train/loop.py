@@ -18,7 +18,7 @@ from internlm.core.init import choose_device, choose_dtype, set_threads
 from internlm.core.meeting import AbsentProcessError
 from internlm.core.mesh import Mesh, local_device, open_mesh, read_launch
 from internlm.data.batch import ClipBatch, ImageBatch
-from internlm.data.loader import training_batches
+from internlm.data.loader import dead_worker, training_batches
 from internlm.monitor.clock import Clock
 from internlm.monitor.rank_log import rank_log_path
 from internlm.monitor.watchdog import Watchdog
@@ -87,6 +87,8 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
     except AbsentProcessError as error:
         raise LostProcessError(str(error)) from error
     except RuntimeError as error:
+        if died := dead_worker(error):
+            raise died from error
         if not is_lost_process(error):
             raise
         raise LostProcessError(
@@ -164,7 +166,12 @@ class _Run:
             number = self.state.counters.step + 1
             healthy = self.report.step_begins(number)
             with self.clock.phase("data"):
-                images, clips = next(self._batches)
+                batch = self._next_batch(signals)
+            if batch is None:
+                stopped_by = signals.received
+                self._save(self.saver.save)
+                break
+            images, clips = batch
             try:
                 outcome = self.step(images, clips, keep_outputs=healthy)
             except BadStepsError as error:
@@ -183,6 +190,14 @@ class _Run:
                 due = False
         return stopped_by if self.state.counters.step < train.steps else None
 
+    def _next_batch(self, signals: StopSignals) -> tuple[ImageBatch | None, ClipBatch | None] | None:
+        """The next batches; None when a process alone is told to stop while they do not come. Others must step together."""
+        ready = getattr(self._batches, "ready", None)
+        while ready and not ready():
+            if signals.received and self.mesh.alone:
+                return None
+        return next(self._batches)
+
     def _batches_from_here(self) -> Batches:
         """This process's batches for the next step on.
 
@@ -200,7 +215,8 @@ class _Run:
             return self._open_batches(start)
         # torch's loader draws a seed that no sample uses; the draw must not set a resumed run's generator apart.
         with torch.random.fork_rng(devices=[]):
-            options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda"}
+            limit = PATIENCE_SHARE * 60 * self.config.parallel.timeout_minutes
+            options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda", "timeout": limit}
             return training_batches(self.config, start, stop_step=stop, **options)
 
     def _rewind(self, error: BadStepsError) -> None:
