@@ -36,7 +36,6 @@ _MAX_REPLACEMENTS = 50  # broken samples in a row before the search for a valid 
 _EARLY_READS, _EARLY_SHARE = 20, 0.5  # with this many reads, more than this share broken is no accident
 _POLL = 5.0  # seconds after which a wait for a batch looks around
 _NOTICE = 30.0  # seconds of waiting for a batch after which it is said
-_SHARING = 10.0  # seconds that a worker waits for shared memory: others may give theirs back
 _TIMED_OUT, _DIED = "DataLoader timed out", "DataLoader worker (pid"  # torch's words: it has no classes for these errors
 _FULL_DECODE = 512  # pixels; JPEGs this small gain nothing from a reduced decode
 
@@ -78,15 +77,18 @@ class _StepResult(NamedTuple):
     reads: int
     broken: list[tuple[str, str]]
     failure: str | None
+    unshared: str | None = None  # why a worker's batch did not come in shared memory
 
 
 class _Packed(NamedTuple):
-    """A batch in shared memory, pickled by the worker itself: what fails in the queue's own thread is lost without a word."""
+    """A worker's batch, pickled by the worker itself: what fails in the queue's own thread is lost without a word."""
 
     content: bytes
 
     def open(self) -> _StepResult:
-        return pickle.loads(self.content)
+        result = pickle.loads(self.content)
+        images, clips = (batch and _tensors(*batch) if type(batch) is tuple else batch for batch in (result.images, result.clips))
+        return result._replace(images=images, clips=clips)
 
     def pin_memory(self) -> _StepResult:
         """The batch in page-locked memory; torch's pinning thread calls it."""
@@ -151,18 +153,17 @@ class TrainingBatches:
         self._opening: Future[_StepResult] | None = None
         self._opener = ThreadPoolExecutor(1, "open batch")
         self._waiting_since: float | None = None
-        self._said = False
-        self._iterator = iter(
-            DataLoader(
-                dataset,
-                batch_size=None,
-                sampler=steps,
-                num_workers=workers,
-                collate_fn=_unchanged,
-                pin_memory=pin_memory,
-                **options,
-            )
-        )
+        self._said = self._unshared = False
+        options |= {"batch_size": None, "sampler": steps, "num_workers": workers, "collate_fn": _unchanged}
+        try:
+            self._iterator = iter(DataLoader(dataset, pin_memory=pin_memory, **options))
+        except OSError as error:
+            if not workers:
+                raise
+            raise DataError(
+                f"{workers} data workers cannot be started: {error}. They need semaphores in /dev/shm ({_shared_memory()}) and "
+                "processes (ulimit -u); data.workers=0 reads in the main process"
+            ) from error
 
     def __iter__(self) -> "TrainingBatches":
         return self
@@ -196,6 +197,13 @@ class TrainingBatches:
             self.close()
             raise
         self._waiting_since, self._said = None, False
+        if result.unshared and not self._unshared:
+            self._unshared = True
+            _log.warning(
+                "data workers cannot use shared memory for batches (%s; /dev/shm has %s): they come through pipes, which takes "
+                "longer. Give it more (docker run --shm-size=8g or --ipc=host), or use fewer data.workers, each of which keeps "
+                "two batches ready", result.unshared, _shared_memory(),
+            )  # fmt: skip
         try:
             self.counts.add(result.reads, result.broken)
             if result.failure is not None:
@@ -261,25 +269,20 @@ def _worker_error(error: BaseException, waited: float) -> DataError:
 
 
 def _pack(result: _StepResult) -> _Packed:
-    """A worker's batch in shared memory; where that does not go, the reason as the batch's failure."""
-    tensors = [getattr(batch, f.name) for batch in (result.images, result.clips) if batch for f in fields(batch)]
-    end = time.monotonic() + _SHARING
-    while True:
-        try:
-            for tensor in tensors:
-                tensor.share_memory_()
-            return _Packed(bytes(ForkingPickler.dumps(result)))
-        except (RuntimeError, OSError) as error:
-            if time.monotonic() < end and not all(tensor.is_shared() for tensor in tensors):
-                time.sleep(0.5)
-                continue
-            size = sum(tensor.nbytes for tensor in tensors)
-            failure = (
-                f"a data worker cannot hand over its batch of {size / 1e6:,.1f} MB through shared memory: {error}. /dev/shm has "
-                f"{_shared_memory()}; give it more (docker run --shm-size=8g, --ipc=host), use fewer data.workers, of which each "
-                "keeps two batches ready, or data.workers=0, which needs none"
-            )
-            return _Packed(bytes(ForkingPickler.dumps(_StepResult(None, None, result.reads, result.broken, failure))))
+    """A worker's batch with its tensors in shared memory or, where that is full or refused, as bytes through the queue."""
+    try:
+        return _Packed(bytes(ForkingPickler.dumps(result)))
+    except (RuntimeError, OSError) as error:
+        images, clips = (batch and (type(batch), _arrays(batch)) for batch in (result.images, result.clips))
+        return _Packed(pickle.dumps(result._replace(images=images, clips=clips, unshared=str(error)), protocol=5))
+
+
+def _arrays(batch: ImageBatch | ClipBatch) -> dict[str, np.ndarray]:
+    return {field.name: getattr(batch, field.name).numpy() for field in fields(batch)}
+
+
+def _tensors(kind, arrays: dict[str, np.ndarray]) -> ImageBatch | ClipBatch:
+    return kind(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def _shared_memory() -> str:
