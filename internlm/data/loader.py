@@ -3,16 +3,13 @@
 import contextlib
 import logging
 import multiprocessing
-import pickle
-import shutil
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, fields
-from multiprocessing.reduction import ForkingPickler
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +23,7 @@ from internlm.data.augment import sample_views
 from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import BrokenFile, DataError, ImageSource, open_images
+from internlm.data.handover import Packed, StepResult, pack, shared_memory
 from internlm.data.mixture import CLIP_STREAM, IMAGE_STREAM, SampleOrder, StepPlan
 from internlm.data.view import eval_transform
 
@@ -71,32 +69,6 @@ class BrokenCounts:
             )
 
 
-class _StepResult(NamedTuple):
-    images: ImageBatch | None
-    clips: ClipBatch | None
-    reads: int
-    broken: list[tuple[str, str]]
-    failure: str | None
-    unshared: str | None = None  # why a worker's batch did not come in shared memory
-
-
-class _Packed(NamedTuple):
-    """A worker's batch, pickled by the worker itself: what fails in the queue's own thread is lost without a word."""
-
-    content: bytes
-
-    def open(self) -> _StepResult:
-        result = pickle.loads(self.content)
-        images, clips = (batch and _tensors(*batch) if type(batch) is tuple else batch for batch in (result.images, result.clips))
-        return result._replace(images=images, clips=clips)
-
-    def pin_memory(self) -> _StepResult:
-        """The batch in page-locked memory; torch's pinning thread calls it."""
-        result = self.open()
-        images, clips = (batch and batch.pin_memory() for batch in (result.images, result.clips))
-        return result._replace(images=images, clips=clips)
-
-
 class _StepDataset(Dataset):
     """Item s is the whole batch of optimizer step s; a worker's is packed."""
 
@@ -106,11 +78,11 @@ class _StepDataset(Dataset):
         self.clip_order = SampleOrder(len(clips), config.seed, CLIP_STREAM) if clips is not None else None
         self.min_side = max(_FULL_DECODE, 2 * config.model.image_size)
 
-    def __getitem__(self, step: int) -> "_StepResult | _Packed":
+    def __getitem__(self, step: int) -> "StepResult | Packed":
         result = self._read(step)
-        return result if get_worker_info() is None else _pack(result)
+        return result if get_worker_info() is None else pack(result)
 
-    def _read(self, step: int) -> _StepResult:
+    def _read(self, step: int) -> StepResult:
         image_positions, clip_positions = self.plan.positions(step)
         broken: list[tuple[str, str]] = []
         images = clips = None
@@ -120,9 +92,9 @@ class _StepDataset(Dataset):
             if len(clip_positions):
                 clips = _batch(ClipBatch, clip_positions, self.clip_order, self.clips.sample, broken)
         except DataError as error:
-            return _StepResult(None, None, len(broken), broken, str(error))
+            return StepResult(None, None, len(broken), broken, str(error))
         reads = len(image_positions) + len(clip_positions) + len(broken)
-        return _StepResult(images, clips, reads, broken, None)
+        return StepResult(images, clips, reads, broken, None)
 
     def _views(self, index: int, rng: np.random.Generator) -> Sample:
         image = self.images.read(index, self.min_side)
@@ -149,8 +121,8 @@ class TrainingBatches:
                 "multiprocessing_context": context,
             }
         self._timeout = timeout
-        self._next: _StepResult | None = None
-        self._opening: Future[_StepResult] | None = None
+        self._next: StepResult | None = None
+        self._opening: Future[StepResult] | None = None
         self._opener = ThreadPoolExecutor(1, "open batch")
         self._waiting_since: float | None = None
         self._said = self._unshared = False
@@ -161,7 +133,7 @@ class TrainingBatches:
             if not workers:
                 raise
             raise DataError(
-                f"{workers} data workers cannot be started: {error}. They need semaphores in /dev/shm ({_shared_memory()}) and "
+                f"{workers} data workers cannot be started: {error}. They need semaphores in /dev/shm ({shared_memory()}) and "
                 "processes (ulimit -u); data.workers=0 reads in the main process"
             ) from error
 
@@ -202,7 +174,7 @@ class TrainingBatches:
             _log.warning(
                 "data workers cannot use shared memory for batches (%s; /dev/shm has %s): they come through pipes, which takes "
                 "longer. Give it more (docker run --shm-size=8g or --ipc=host), or use fewer data.workers, each of which keeps "
-                "two batches ready", result.unshared, _shared_memory(),
+                "two batches ready", result.unshared, shared_memory(),
             )  # fmt: skip
         try:
             self.counts.add(result.reads, result.broken)
@@ -214,10 +186,10 @@ class TrainingBatches:
         self._next = result
         return True
 
-    def _fetch(self) -> _StepResult:
+    def _fetch(self) -> StepResult:
         if self._opening is None:
             result = next(self._iterator)
-            if not isinstance(result, _Packed):
+            if not isinstance(result, Packed):
                 return result
             # In a thread: the memory's descriptor comes from the worker, and one that is stopped never answers.
             self._opening = self._opener.submit(result.open)
@@ -264,33 +236,8 @@ def _worker_error(error: BaseException, waited: float) -> DataError:
     what = next((said for start, said in kinds.items() if str(error).startswith(start)), other)
     return DataError(
         f"a data worker {what}: {error}. Look for a lack of memory (the kernel's log names whom it killed) or of /dev/shm "
-        f"({_shared_memory()}) and for a stalled file system; data.workers=0 reads in the main process"
+        f"({shared_memory()}) and for a stalled file system; data.workers=0 reads in the main process"
     )
-
-
-def _pack(result: _StepResult) -> _Packed:
-    """A worker's batch with its tensors in shared memory or, where that is full or refused, as bytes through the queue."""
-    try:
-        return _Packed(bytes(ForkingPickler.dumps(result)))
-    except (RuntimeError, OSError) as error:
-        images, clips = (batch and (type(batch), _arrays(batch)) for batch in (result.images, result.clips))
-        return _Packed(pickle.dumps(result._replace(images=images, clips=clips, unshared=str(error)), protocol=5))
-
-
-def _arrays(batch: ImageBatch | ClipBatch) -> dict[str, np.ndarray]:
-    return {field.name: getattr(batch, field.name).numpy() for field in fields(batch)}
-
-
-def _tensors(kind, arrays: dict[str, np.ndarray]) -> ImageBatch | ClipBatch:
-    return kind(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-
-
-def _shared_memory() -> str:
-    try:
-        usage = shutil.disk_usage("/dev/shm")
-    except OSError as error:
-        return str(error)
-    return f"{usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free"
 
 
 def _state(pid: int) -> str:
