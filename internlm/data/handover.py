@@ -44,6 +44,10 @@ class Packed(NamedTuple):
 def pack(result: StepResult) -> Packed:
     """A worker's batch with its tensors in shared memory or, where that is full or refused, as bytes through the queue."""
     try:
+        # All of it first: a descriptor that is offered and never fetched would hold its memory for ever.
+        for batch in filter(None, (result.images, result.clips)):
+            for field in fields(batch):
+                getattr(batch, field.name).share_memory_()
         return Packed(bytes(ForkingPickler.dumps(result)))
     except (RuntimeError, OSError) as error:
         images, clips = (batch and (type(batch), _arrays(batch)) for batch in (result.images, result.clips))
