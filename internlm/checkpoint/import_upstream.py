@@ -11,6 +11,7 @@ from internlm.config.places import PATHS_FROM, portable
 from internlm.config.schema import Config
 from internlm.model.egoagent import EgoNetwork
 
+from .lock import new_folder
 from .manager import CheckpointManager
 from .upstream import UpstreamError, UpstreamNetwork, is_upstream, read_upstream
 
@@ -71,7 +72,8 @@ def import_upstream(
         },
     }
     parts = {"predictor": predictor, "observer": {name: observer[name] for name in observer_names}, "loss": {}}
-    return Imported(CheckpointManager(out).save(student.step, parts, meta), student, other, fresh)
+    with new_folder(out):
+        return Imported(CheckpointManager(out).save(student.step, parts, meta), student, other, fresh)
 
 
 def teacher_of(student: Path) -> Path | None:

@@ -42,7 +42,7 @@ class DeepSpeedEngine:
         self._deepspeed = _import()
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeed needs a process group even for one process: open_mesh(..., always=True)")
-        os.environ.setdefault("LOCAL_RANK", str(read_launch().local_rank))  # srun does not set it, DeepSpeed demands it
+        os.environ["LOCAL_RANK"] = str(read_launch().local_rank)  # srun does not set it, DeepSpeed demands it
         self.predictor, self.observer, self.mesh = agent.predictor, agent.observer, mesh
         self.base = build_optimizer(agent.predictor, config.optim)
         self._named = {
