@@ -267,6 +267,8 @@ def test_a_run_folder_that_somebody_took_ends_the_run(tmp_path):
     def source(start):
         for step, pair in enumerate(batches(start), start):
             if step == 4:
+                while not CheckpointManager(tmp_path / str(asynchronous) / "checkpoints").list():
+                    time.sleep(0.01)  # a save in the background may still be writing
                 (tmp_path / str(asynchronous) / "training-2.lock").write_text("{}")
             yield pair
 
