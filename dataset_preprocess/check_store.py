@@ -136,12 +136,17 @@ def _check_images(take: Take, numbers: np.ndarray, decode_every: int, found: Fin
 
 
 def _decoded_size(data: bytes, expected: tuple[int, int] | None) -> tuple[int, int]:
-    """Width and height of an encoded image that can be decoded; a picture of another size than expected is left alone."""
+    """Width and height of an encoded image that can be decoded; a picture of another size than expected is left alone.
+
+    ValueError for one that stands upright only once the orientation in its EXIF is applied: its camera is that of its pixels.
+    """
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
         if expected in (None, image.size):
             image.load()
+        if (orientation := image.getexif().get(0x0112, 1)) not in (0, 1):
+            raise ValueError(f"EXIF orientation {orientation}: stored images are upright; turn the pixels and remove the note")
         return image.size
 
 

@@ -1,7 +1,7 @@
 """Motion capture into a take store: takes with poses and no images, at 30 Hz, in world metres.
 
-Readable: .npz with joint positions (CMU's or COCO's joint names, others with a joint map), .npz with SMPL-family parameters
-(AMASS, EE4D-Motion; needs the body model's file) or SMPL-ordered joints, .bvh, and .amc beside its .asf.
+Readable: .npz with joint positions, .npz with SMPL-family parameters (AMASS, EE4D-Motion; needs the body model's file) or
+SMPL-ordered joints, .bvh, and .amc beside its .asf. Joint names that are not known are given by a joint map.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dataset_preprocess.errors import RecordingError
-from dataset_preprocess.json_input import read_json
 from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
-from internlm.data.mocap import MocapError, motion_take, read_motions
-from internlm.data.store import COCO_JOINTS, SPLITS, StoreWriter
+from internlm.data.mocap import UNITS, UP_AXES, MocapError, motion_take, parse_unit, read_joint_map, read_motions
+from internlm.data.mocap.posture import Stated
+from internlm.data.store import SPLITS, StoreWriter
 
 SUFFIXES = (".npz", ".bvh", ".amc")
 NO_MOTION = ("neither positions nor body-model parameters",)
@@ -42,16 +42,19 @@ class MotionSettings:
     joint_map: tuple[tuple[str, str], ...] | None = None
     body_model: Path | None = None
     skip: int = 0
+    rate: float | None = None
+    up: str | None = None
+    unit: float | None = None
 
 
 def find_motion_files(paths: Iterable[Path]) -> list[MotionFile]:
-    """The motion files among files and folders (searched in all depths). RecordingError when there is none or two would
-    give takes of one name."""
+    """The motion files among files and folders (searched in all depths, without what archives and systems hide there).
+    RecordingError when there is none or two would give takes of one name."""
     found: dict[str, MotionFile] = {}
     for path in paths:
         if not path.exists():
             raise RecordingError(f"{path}: no such file or folder")
-        members = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        members = sorted(_search(path)) if path.is_dir() else [path]
         if not members:
             raise RecordingError(f"{path}: holds no motion files ({', '.join(SUFFIXES)})")
         for file in members:
@@ -63,11 +66,26 @@ def find_motion_files(paths: Iterable[Path]) -> list[MotionFile]:
     return list(found.values())
 
 
+def _search(folder: Path) -> Iterable[Path]:
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
 def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: bool = False) -> dict[str, Any]:
     """Write all motions of a file as takes: <file>, or <file>_<split>_<motion> where the file holds several."""
     joint_map = dict(settings.joint_map) if settings.joint_map is not None else None
     try:
-        motions = read_motions(job.path, joint_map=joint_map, body_model=settings.body_model)
+        motions = read_motions(
+            job.path,
+            joint_map=joint_map,
+            body_model=settings.body_model,
+            rate=settings.rate,
+            up=settings.up,
+            unit=settings.unit,
+        )
     except MocapError as error:
         if job.searched and any(text in str(error) for text in NO_MOTION):
             raise SkipTake(str(error)) from None
@@ -93,20 +111,26 @@ def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: b
     return {"takes": sorted(names), "poses": sum(len(motion) - settings.skip for motion in motions)}
 
 
-def read_joint_map(path: Path) -> dict[str, str]:
-    """COCO joint name -> name in the motion file, from a JSON object."""
-    content = read_json(path, dict)
-    if not content or not all(key in COCO_JOINTS and isinstance(value, str) for key, value in content.items()):
-        raise RecordingError(f"{path}: must give COCO joint names ({', '.join(COCO_JOINTS)}) the motion file's joint names")
-    return content
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".npz, .bvh, .amc (its .asf beside it), or a folder")
     parser.add_argument("--split", choices=SPLITS, default="train", help="of motions that the file does not mark")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label of every take; may be repeated")
-    parser.add_argument("--joints", type=Path, metavar="MAP.json", help="COCO joint name -> joint name of the npz archives")
+    parser.add_argument(
+        "--joints",
+        type=Path,
+        metavar="MAP.json",
+        help="COCO joint name (or head, neck) -> name in the files, for names not known",
+    )
+    parser.add_argument(
+        "--rate", type=float, metavar="HZ", help="frames a second, in place of what the file says (.amc files say nothing: 120)"
+    )
+    parser.add_argument(
+        "--up", choices=UP_AXES, help="axis that points up, where file and body do not tell (-y and such: --up=-y)"
+    )
+    parser.add_argument(
+        "--unit", metavar="UNIT", help=f"unit of length, where file and body do not tell: {', '.join(UNITS)}, or metres"
+    )
     parser.add_argument("--body-model", type=Path, metavar="MODEL.npz", help="SMPL-family model, for AMASS-like files")
     parser.add_argument(
         "--average-face", action="store_true", help="mark nose, eyes and ears visible that are an average face on a recorded head"
@@ -130,6 +154,9 @@ def run(args: argparse.Namespace) -> int:
         joint_map=tuple(read_joint_map(args.joints).items()) if args.joints else None,
         body_model=args.body_model,
         skip=args.skip,
+        rate=args.rate,
+        up=args.up,
+        unit=parse_unit(args.unit) if args.unit else None,
     )
     if args.skip < 0:
         raise RecordingError(f"--skip {args.skip}: cannot be negative")
@@ -140,7 +167,9 @@ def run(args: argparse.Namespace) -> int:
         "joint_map": dict(settings.joint_map) if settings.joint_map is not None else None,
         "body_model": settings.body_model.name if settings.body_model else None,
         "skip": settings.skip,
+        **{key: value for key in ("rate", "up", "unit") if (value := getattr(settings, key)) is not None},
     }
+    Stated(rate=settings.rate, up=settings.up, unit=settings.unit)  # refused here, not once for every file
     files = find_motion_files(args.files)
     StoreWriter(args.out)
     work = partial(import_file, out=args.out, settings=settings)

@@ -1,4 +1,5 @@
-"""Whether stored poses can be a wearer's: bone lengths, speeds, the face beside the camera, feet below the head."""
+"""Whether stored poses can be a wearer's: the size of the body and of its bones, speeds, the face beside the camera, feet below
+the head, and a camera that looks where the body faces."""
 
 from dataclasses import dataclass
 
@@ -12,6 +13,18 @@ LIMITS = Filters()  # what the filters of the annotations hide by default is odd
 LENGTHS = (0.1, 0.8)  # metres: the median of any bone, from a child's hips to a tall man's shin
 _BRIEF = 0.2  # seconds: over a longer gap there is no speed
 _ENOUGH = 5
+# Segments as shares of body height (Winter, Biomechanics and Motor Control of Human Movement), by their COCO joints.
+SHARES = {(5, 7): 0.186, (7, 9): 0.146, (6, 8): 0.186, (8, 10): 0.146,
+          (11, 13): 0.245, (13, 15): 0.246, (12, 14): 0.245, (14, 16): 0.246}  # fmt: skip
+HEIGHTS = (1.0, 2.3)  # metres: a child of four, and the tallest players
+SEGMENT = 1.7  # a segment is at most so many times longer or shorter than the other segments let expect
+WALKING = 0.6  # m/s of the hips
+# Degrees that a gaze is to one side: its median over the take, and what four fifths of the frames exceed. Who looks about also
+# looks ahead; a camera that is turned on the head never does. Real walkers were up to 11 and 7 off the shoulders, 9 and 6 off
+# the way they go.
+ASIDE = (15.0, 10.0)
+ASIDE_WALKING, SHOULDERS_WALKING = (12.0, 8.0), (9.0, 3.0)
+_SECOND = 30  # frames of a gaze: fewer say nothing about a take
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class PoseFigures:
 
 def measure(track: PoseTrack, frame_rate: float, pose_space: str | None) -> PoseFigures:
     """Figures of a pose track; joints of ``pose_space`` "camera" are also taken to the world where camera poses allow."""
-    odd = _bones(track)
+    odd = _size(track) + _bones(track)
     _, at_pose, at_camera = np.intersect1d(track.frames, track.camera_frames, assume_unique=True, return_indices=True)
     cameras = track.world_from_camera[at_camera]
     in_camera, space = pose_space == "camera", track.frames
@@ -37,7 +50,98 @@ def measure(track: PoseTrack, frame_rate: float, pose_space: str | None) -> Pose
         world, visible = track.joints, track.visible
     distance, words = _distance(face, face_frames)
     top, fast = _speed(world, visible, space, frame_rate)
-    return PoseFigures(distance, top, odd + words + fast + _upside_down(world, visible))
+    posed = np.isin(space, track.frames[at_pose])
+    gaze = _gaze(world[posed], visible[posed], cameras, space[posed], frame_rate)
+    return PoseFigures(distance, top, odd + words + fast + _upside_down(world, visible) + gaze)
+
+
+def _size(track: PoseTrack) -> list[str]:
+    """The height of a body with such limbs, and limbs that belong to a body of another height."""
+    heights = {}
+    for (a, b), share in SHARES.items():
+        both = track.visible[:, a] & track.visible[:, b]
+        if both.sum() >= _ENOUGH:
+            heights[a, b] = float(np.median(np.linalg.norm(track.joints[both, a] - track.joints[both, b], axis=-1))) / share
+    if len(heights) < 2:
+        return []
+    height = float(np.median(list(heights.values())))
+    odd = []
+    if not HEIGHTS[0] < height < HEIGHTS[1]:
+        odd.append(f"the limbs are those of a person {height:.3g} m tall; is the unit the metre?")
+    for (a, b), own in heights.items():
+        if not height / SEGMENT < own < height * SEGMENT:
+            name, usual = f"{COCO_JOINTS[a]} to {COCO_JOINTS[b]}", height * SHARES[a, b]
+            odd.append(
+                f"{name} is {own * SHARES[a, b]:.2f} m long (median), about {usual:.2f} m fits the other limbs; is it that joint?"
+            )
+    return odd
+
+
+def _gaze(joints: np.ndarray, visible: np.ndarray, cameras: np.ndarray, frames: np.ndarray, rate: float) -> list[str]:
+    """The camera looks on the whole where shoulders and way lead, and is upright. All [N, ...] of the same frames, world axes."""
+    if len(frames) < _SECOND:
+        return []
+    odd = []
+    right, ahead = cameras[:, :3, 0], cameras[:, :3, 2]
+    tilt = np.degrees(np.arctan2(-right[:, 2], -cameras[:, 2, 1]))[np.abs(ahead[:, 2]) < 0.9]
+    if len(tilt) >= _SECOND and abs(roll := _usual(tilt)) > 45:
+        odd.append(f"the camera is rolled by {abs(roll):.0f} degrees (median): do its images stand upright?")
+    level = np.linalg.norm(ahead[:, :2], axis=1) > 0.3
+    looking = _direction(ahead)
+    shoulders = _facing(joints, 5, 6)
+    known = visible[:, 5] & visible[:, 6] & level
+    if known.sum() < _SECOND:
+        return odd
+    aside = _aside(looking[known] - shoulders[known])
+    walking = known & visible[:, 11] & visible[:, 12]
+    way = np.gradient(joints[:, [11, 12]].mean(1), frames / rate, axis=0)
+    # Who walks backwards or sideways does not look where the way leads.
+    walking &= (np.linalg.norm(way[:, :2], axis=1) > WALKING) & (np.abs(_turn(_direction(way) - shoulders)) < 45)
+    if walking.sum() >= _SECOND:
+        walker = _aside(looking[walking] - _direction(way)[walking])
+        if walker[0] * aside[0] > 0 and _exceeds(walker, ASIDE_WALKING) and _exceeds(aside, SHOULDERS_WALKING):
+            odd.append(
+                f"the camera looks {_side(aside)} of where the shoulders face and {_side(walker)} of the way that is walked "
+                "(medians); is its orientation right?"
+            )
+    elif _exceeds(aside, ASIDE):
+        odd.append(f"the camera looks {_side(aside)} of where the shoulders face (median); is its orientation right?")
+    return odd
+
+
+def _aside(degrees: np.ndarray) -> tuple[float, float]:
+    """Median of the angles, and what four fifths of them are to that side, both signed: left is positive."""
+    middle = _usual(degrees)
+    side = np.sign(middle) or 1.0
+    return middle, float(middle + side * np.quantile(_turn(degrees - middle) * side, 0.2))
+
+
+def _exceeds(aside: tuple[float, float], limits: tuple[float, float]) -> bool:
+    return abs(aside[0]) > limits[0] and aside[1] * np.sign(aside[0]) > limits[1]
+
+
+def _side(aside: tuple[float, float]) -> str:
+    return f"{abs(aside[0]):.0f} degrees {'left' if aside[0] > 0 else 'right'}"
+
+
+def _direction(vectors: np.ndarray) -> np.ndarray:
+    """Degrees [N] about the vertical, counter-clockwise from above."""
+    return np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0]))
+
+
+def _facing(joints: np.ndarray, left: int, right: int) -> np.ndarray:
+    line = joints[:, left] - joints[:, right]
+    return np.degrees(np.arctan2(-line[:, 0], line[:, 1]))
+
+
+def _turn(degrees: np.ndarray) -> np.ndarray:
+    return (degrees + 180) % 360 - 180
+
+
+def _usual(degrees: np.ndarray) -> float:
+    """Median of angles, which also holds across 180 degrees."""
+    middle = np.degrees(np.angle(np.exp(1j * np.radians(degrees)).sum()))
+    return float(_turn(middle + np.median(_turn(degrees - middle))))
 
 
 def _bones(track: PoseTrack) -> list[str]:

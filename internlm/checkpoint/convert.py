@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from .index import Checkpoint
+from .lock import new_folder
 from .manager import CheckpointManager, read_checkpoint
 from .sums import CheckpointError
 from .writing import Box, write_boxes
@@ -16,11 +17,9 @@ def convert_checkpoint(source: Checkpoint, out: str | Path, *, files: int = 1) -
     """Write ``out/step_<step>`` with every part in one file, or by rows in several, and compare it with the source bit by bit.
 
     One tensor is in memory at a time. Meta data stay as they are. Raises FileExistsError when ``out`` is not empty,
-    CheckpointError when the disk refuses.
+    CheckpointError when the disk refuses, RunLockError where another process fills ``out``.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists already; give a new folder")
 
     def write(folder: Path):
         return [
@@ -28,8 +27,9 @@ def convert_checkpoint(source: Checkpoint, out: str | Path, *, files: int = 1) -
             for number in range(files)
         ]
 
-    path = CheckpointManager(out).save_with(source.step, write, source.meta)
-    _compare(source, read_checkpoint(path))
+    with new_folder(out):
+        path = CheckpointManager(out).save_with(source.step, write, source.meta)
+        _compare(source, read_checkpoint(path))
     return path
 
 

@@ -12,11 +12,13 @@ DTensors: our tensor-parallel cuts are plain tensors, and the rows of a fused pr
 whole, which no placement describes. It keeps no sums either. Boxes in safetensors files need less code than bringing these to it.
 """
 
+import itertools
 import json
 import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +34,7 @@ Result = TypeVar("Result")
 FORMAT = "egoagent-checkpoint"
 VERSION = 2
 READABLE = (1, 2)  # 1 had one generator state for all processes
-_REPLACED = ".replaced_"
+_WRITING, _REPLACED, _REMOVED = ".writing_", ".replaced_", ".removed_"
 _NAME = re.compile(r"step_(\d{9})")
 
 log = logging.getLogger(__name__)
@@ -47,10 +49,21 @@ class CheckpointManager:
         keep_every: checkpoints whose step is a multiple also stay; 0 = none.
         group: the processes that save and load together, which exchange what lies in main memory. ``save`` and ``load`` are
             collectives: all processes call them, and what fails on one raises on all.
+        guard: called by the first process before it makes, moves or removes anything; raises where it must not.
     """
 
-    def __init__(self, folder: str | Path, *, keep_last: int = 2, keep_every: int = 0, group: Group = ALONE) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_every: int = 0,
+        group: Group = ALONE,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder, self.keep_last, self.keep_every, self.group = Path(folder), keep_last, keep_every, group
+        self._guard = guard
+        self._stuck: set[str] = set()  # leftovers that have been named
 
     def list(self) -> list[int]:
         """Steps of the checkpoints that are there, ascending."""
@@ -80,24 +93,21 @@ class CheckpointManager:
     def save_with(self, step: int, write: Callable[[Path], Sequence[Written]], meta: Mapping[str, Any]) -> Path:
         """``save`` where ``write`` puts this process's files into a folder."""
         target = self._visible(step)
-        temporary = self.folder / f".writing_{target.name}"
+        temporary: Path | None = None
         first = self.group.rank == 0
         try:
-            self._together(lambda: self._open(temporary) if first else None)
+            temporary = self.folder / self._together(lambda: self._open(target.name) if first else None)[0]
             reports = self._together(lambda: [vars(written) for written in write(temporary)])
             about = {"format": FORMAT, "version": VERSION, "step": step}
             self._together(lambda: self._complete(temporary, target, reports, about | dict(meta) | about) if first else None)
         except CheckpointError as error:
-            if first:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if first and temporary:
+                self._discard(temporary)
             last = self.list()
             kept = f"the last good one is {self.path(last[-1])}" if last else "there is no earlier one"
             raise CheckpointError(f"checkpoint of step {step} could not be written to {self.folder}: {error}; {kept}") from error
         if first:
-            try:
-                self._prune(step)
-            except OSError as error:  # what was saved is safe, and the other processes have gone on
-                log.warning("an old checkpoint in %s could not be removed: %s", self.folder, error)
+            self._prune(step)
         return target
 
     def load(self, step: int | None = None, *, parts: Iterable[str] | None = None) -> Checkpoint | None:
@@ -152,38 +162,77 @@ class CheckpointManager:
             raise CheckpointError(where + reports[failed[0]][1]) from failure
         return [result for result, _ in reports]
 
-    def _open(self, temporary: Path) -> None:
+    def _open(self, name: str) -> str:
+        """Make the hidden folder that a checkpoint is written to; returns its name."""
+        self._guard()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
+        temporary = _free(self.folder / f"{_WRITING}{name}")
         temporary.mkdir()
+        return temporary.name
 
     def _complete(self, temporary: Path, target: Path, reports: Sequence[Sequence[dict]], meta: Mapping[str, Any]) -> None:
         complete_folder(temporary, [Written(**written) for report in reports for written in report], meta)
+        self._guard()
         replaced = self.folder / (_REPLACED + target.name)
         if target.exists():
+            if replaced.exists():  # of an earlier replacement, and could not be removed
+                self._discard(replaced)
+                replaced = _free(replaced)
             os.rename(target, replaced)
         os.rename(temporary, target)
         sync(self.folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replaced.exists():
+            self._discard(replaced)
 
     def _remove_leftovers(self) -> None:
-        for pattern in (".writing_step_*", f"{_REPLACED}step_*", ".removed_step_*"):
-            for path in self.folder.glob(pattern):
-                target = self.folder / path.name.removeprefix(_REPLACED)
-                if path.name.startswith(_REPLACED) and not target.exists():  # see ``path``
+        for path in [path for mark in (_WRITING, _REPLACED, _REMOVED) for path in self.folder.glob(f"{mark}step_*")]:
+            target = self.folder / path.name.removeprefix(_REPLACED)
+            if _NAME.fullmatch(target.name) and not target.exists():  # see ``path``
+                try:
                     os.rename(path, target)
-                else:
-                    shutil.rmtree(path)
+                except OSError as error:
+                    self._name_stuck(path, error)
+            else:
+                self._discard(path)
 
     def _prune(self, saved: int) -> None:
         # Later steps than the one just saved come from before a fallback; they are not this run's newest.
         steps = [step for step in self.list() if step <= saved]
         for step in steps[: -self.keep_last]:
-            if not (self.keep_every and step % self.keep_every == 0):
+            path = self.path(step)
+            if self.keep_every and step % self.keep_every == 0:
+                continue
+            try:
+                if not path.stat().st_mode & stat.S_IWUSR:
+                    raise PermissionError("write protected")
+                self._discard(path)
+            except OSError as error:
+                self._name_stuck(path, error)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a folder, or as much of it as goes. What stays costs room and a warning, never the save that is under way.
+
+        On NFS a file that somebody reads lives on as ``.nfs…`` until it is closed; a later save removes it then.
+        """
+        try:
+            if not path.name.startswith(_REMOVED):
                 # Out of sight first: a kill during the removal must not leave half a checkpoint that looks whole.
-                doomed = self.folder / f".removed_{self.path(step).name}"
-                os.rename(self.path(step), doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                doomed = _free(path.with_name(_REMOVED + path.name.removeprefix(_REPLACED).removeprefix(_WRITING)))
+                os.rename(path, doomed)
+                path = doomed
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                self._name_stuck(path, "in use, or not ours to remove: " + ", ".join(sorted(os.listdir(path))[:3]))
+        except OSError as error:
+            self._name_stuck(path, error)
+
+    def _name_stuck(self, path: Path, why: object) -> None:
+        if path.name not in self._stuck:
+            self._stuck.add(path.name)
+            log.warning("%s could not be removed and stays (%s); later saves try again", path, why)
 
 
 def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
@@ -239,6 +288,12 @@ def is_checkpoint(path: Path) -> bool:
 def checkpoints_of(path: Path) -> Path:
     """The folder of ``step_*`` folders of a run folder; any other folder itself."""
     return path / "checkpoints" if (path / "checkpoints").is_dir() else path
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of ``<path>.1``, ``<path>.2``, … that is not there."""
+    names = (path.with_name(f"{path.name}.{number}" if number else path.name) for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _part_of(file: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 CHECKSUMS = "checksums.sha256"
+# A checkpoint's own files. Everything else in the folder is somebody else's: a desktop's, a file server's, a note.
+_OWN = re.compile(r"(meta|index)\.json|(predictor|observer|loss|optimizer|rng)(-\d{5}-of-\d{5})?\.safetensors")
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 _BLOCK = 1 << 22  # bytes
 
@@ -22,7 +24,10 @@ def write_sums(folder: Path, sums: Mapping[str, str]) -> Path:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """{file name: sum}. Raises CheckpointError where the list is damaged or names other files than the folder has."""
+    """{file name: sum}. Raises CheckpointError where the list is damaged, or it and the checkpoint's own files disagree.
+
+    Foreign files (``.DS_Store``, ``.nfs…``, notes) are no part of the checkpoint: neither read nor a fault.
+    """
     try:
         # Not splitlines: it takes other bytes for line ends, and a flipped one must not pass.
         *lines, rest = (folder / CHECKSUMS).read_bytes().decode().split("\n")
@@ -32,7 +37,8 @@ def read_sums(folder: Path) -> dict[str, str]:
     if not matches or not all(matches) or rest:
         raise CheckpointError(f"{folder}: {CHECKSUMS} is damaged")
     sums = {match.group(2): match.group(1) for match in matches if match}
-    differing = sorted(sums.keys() ^ {file.name for file in folder.iterdir() if file.name != CHECKSUMS})
+    there = {entry.name for entry in folder.iterdir()}
+    differing = sorted((sums.keys() - there) | {name for name in there - sums.keys() if _OWN.fullmatch(name)})
     if differing:
         raise CheckpointError(f"{folder}: its files and {CHECKSUMS} disagree about {', '.join(differing)}")
     return sums

@@ -32,10 +32,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, quiet: bool 
     Raises ConfigError naming the file or the command line, the key and the nearest valid key; FileNotFoundError.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / RESOLVED_NAME
+    as_folder = path.is_dir()
     source = Source()
-    _read_into(source, path, ())
+    _read_into(source, path / RESOLVED_NAME if as_folder else path, (), as_folder=as_folder)
     for override in overrides:
         _apply_override(source, override)
     for name, record in source.records.items():
@@ -76,7 +75,7 @@ def config_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from config_keys(info.annotation, f"{prefix}{name}.")
 
 
-def _read_into(source: Source, path: Path, seen: tuple[Path, ...]) -> None:
+def _read_into(source: Source, path: Path, seen: tuple[Path, ...], *, as_folder: bool = False) -> None:
     if not path.is_file():
         if path.name == RESOLVED_NAME and path.parent.is_dir() and not path.exists() and not seen:
             raise FileNotFoundError(f"{path.parent} holds no {RESOLVED_NAME}; give a config file, or a run folder that has one")
@@ -89,7 +88,7 @@ def _read_into(source: Source, path: Path, seen: tuple[Path, ...]) -> None:
         print(translated.report(str(path)), file=sys.stderr)
         source.merge(translated.values, f"{path} (upstream keys)")
         return
-    if record := places.record_of(path, names):
+    if record := places.record_of(path, names, as_folder=as_folder):
         source.records[str(path)] = record
     start = names.pop(PATHS_FROM, None)
     if not isinstance(start, str | None):

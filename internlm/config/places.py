@@ -23,6 +23,7 @@ RESOLVED_NAME = "config.yaml"
 PATHS_FROM = "paths_from"
 DATA = (("data", "images"), ("data", "clips"))
 PATHS = (*DATA, ("train", "init_from"))
+_TRACES = ("checkpoints", "metrics.jsonl", "logs", LAUNCH)
 # What a resolved config always had; a file that somebody wrote leaves most of it to the defaults.
 _RESOLVED = frozenset("job_name run_dir seed data optim train monitor".split())
 
@@ -58,12 +59,17 @@ class Record:
         return os.path.relpath(os.sep, os.sep + run_dir), os.getcwd()
 
 
-def record_of(path: Path, names: Mapping[str, Any]) -> Record | None:
-    """The record that a config file with these top-level names is; None for a file that somebody wrote."""
+def record_of(path: Path, names: Mapping[str, Any], *, as_folder: bool = False) -> Record | None:
+    """The record that a config file with these top-level names is; None for a file that somebody wrote.
+
+    A resolved ``config.yaml`` speaks for its folder where that was given (``as_folder``) or has traces of a run: a copy that
+    somebody put elsewhere means the run that it names.
+    """
     paths_from = names.get(PATHS_FROM)
     paths_from = paths_from if isinstance(paths_from, str) else None
     run_dir = names.get("run_dir") or os.path.join(RUNS, str(names.get("job_name")))
-    if path.name == RESOLVED_NAME and names.keys() >= _RESOLVED:
+    traces = as_folder or path.parent.absolute().name == LAUNCH or any((path.parent / name).exists() for name in _TRACES)
+    if path.name == RESOLVED_NAME and names.keys() >= _RESOLVED and traces:
         return Record(_run_of(path.parent), str(run_dir), paths_from)
     return Record(path.parent, str(run_dir), paths_from, is_run=False) if paths_from else None
 

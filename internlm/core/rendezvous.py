@@ -1,4 +1,4 @@
-"""Where rank 0 of a Slurm job step listens: every process works it out by itself, from srun's variables."""
+"""Where rank 0 of a Slurm job step can be found: every process works it out by itself, from srun's variables."""
 
 import re
 import socket
@@ -6,21 +6,30 @@ import subprocess
 from collections.abc import Mapping
 
 FIRST_PORT, PORTS = 20_000, 12_000  # below the ports that Linux gives to outgoing connections (32,768 on)
-STEPS = 10
+STEPS, NEXT = 10, 4001
+CHOICES = 4  # ports of a step, should other programs have some
 
 
 class RendezvousError(RuntimeError):
     """The address of rank 0 cannot be found; the message says how to give it."""
 
 
-def step_rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Host and port of rank 0 of the step that srun described in ``environment``.
+def step_rendezvous(environment: Mapping[str, str]) -> tuple[str, tuple[int, ...]]:
+    """Host of rank 0 of the step that srun described in ``environment``, and the ports that it tries in turn.
 
-    The port is the same on all processes, and another for each job and step, since two of them may share a node.
+    The ports are the same on all processes, and others for each job and step, since two of them may share a node.
     Raises RendezvousError.
     """
-    job, step = int(environment.get("SLURM_JOB_ID", "0")), int(environment.get("SLURM_STEP_ID", "0"))
-    return _address(_first_node(environment["SLURM_STEP_NODELIST"])), FIRST_PORT + (STEPS * job + step) % PORTS
+    job, step = (_digits(environment.get(name, "")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    nodes = environment.get("SLURM_STEP_NODELIST", "").strip()
+    if not nodes:
+        raise RendezvousError(f"SLURM_STEP_NODELIST, which srun sets, is not set; {_WAY_OUT}")
+    ports = (FIRST_PORT + (STEPS * job + step + choice * NEXT) % PORTS for choice in range(CHOICES))
+    return _address(_first_node(nodes)), tuple(ports)
+
+
+def _digits(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _first_node(nodes: str) -> str:

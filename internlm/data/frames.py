@@ -1,7 +1,8 @@
 """Single images as samples: any folder tree of images, and the frames of take stores, behind one interface."""
 
-import io
+import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,31 +10,19 @@ from typing import Protocol
 
 import numpy as np
 
+from internlm.data.decode import decodable, decode
+from internlm.data.failure import BrokenFile, DataError
+from internlm.data.listing import list_images, real_path
 from internlm.data.store import StoreError, Take, TakeStore
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-MAX_PIXELS = 178_956_970
-
-
-class DataError(Exception):
-    """The data cannot serve what is asked of it; the message says what was looked at and what to do."""
-
-
-class BrokenFile(DataError):
-    """One file cannot be read or decoded. ``resume_at`` is the index of the first sample that does not need it."""
-
-    def __init__(self, name: str, reason: object, resume_at: int):
-        super().__init__(f"{name}: {reason}")
-        self.name, self.reason, self.resume_at = name, str(reason), resume_at
-
-    def __reduce__(self):
-        return BrokenFile, (self.name, self.reason, self.resume_at)
+_log = logging.getLogger(__name__)
 
 
 class ImageSource(Protocol):
     """Indexed images; ``classes`` is empty and ``label`` None where there are no labels.
 
     ``group`` names what an image must not be parted from when images are split: its take, or the image itself.
+    ``identity`` is the same for the same stored image, whatever links lead to it.
     """
 
     classes: tuple[str, ...]
@@ -42,63 +31,36 @@ class ImageSource(Protocol):
     def name(self, index: int) -> str: ...
     def label(self, index: int) -> int | None: ...
     def group(self, index: int) -> str: ...
+    def identity(self, index: int) -> str: ...
     def read(self, index: int, min_side: int = 0) -> np.ndarray: ...
-
-
-def decode(data: bytes, min_side: int = 0) -> np.ndarray:
-    """Encoded image to uint8 RGB [H, W, 3]. ValueError when it cannot be decoded completely or has too many pixels.
-
-    min_side > 0 allows a JPEG to come out at half size or less while both sides stay at least that long, which is much
-    faster for large photographs. Of 16 bits the upper 8 count; of an animation the first picture.
-    """
-    if data.startswith(b"\xff\xd8"):
-        import simplejpeg
-
-        try:
-            _check_size(*simplejpeg.decode_jpeg_header(data)[:2])
-            return simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2 if min_side else 1)
-        except ImageTooLarge:
-            raise
-        except ValueError:
-            pass  # CMYK and slightly odd files are for Pillow, which is also the judge of what is broken
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I"):  # 16 bits; convert() would clip at 255: nearly all white
-                upper = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-                return np.repeat(upper[..., None], 3, axis=-1)
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow's plugins raise a dozen kinds
-        raise ValueError(f"cannot be decoded ({len(data)} bytes): {error}") from None
-
-
-class ImageTooLarge(ValueError):
-    """An image has more pixels than anything that was recorded; a few kilobytes can claim to be gigabytes."""
-
-
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:  # Pillow's own limit
-        raise ImageTooLarge(f"has {width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; shrink it or leave it out")
 
 
 class ImageFolder:
     """Every image below a folder, sorted by path; with ``labelled`` the first-level folders are the classes.
 
-    Raises DataError when the folder is missing or has no image (or, labelled, an image outside a class folder).
+    ``notes`` says what else is in the folder (see ``list_images``), in words; it is logged too. Raises DataError when the
+    folder is missing, cannot be read in full or has no image (or, labelled, an image outside a class folder).
     """
 
     def __init__(self, path: str | os.PathLike, *, labelled: bool = False):
         self.path = Path(path)
-        names = _list_images(self.path)
+        names, self.notes = list_images(self.path, labelled=labelled)
+        if not names:
+            kinds = ", ".join(suffix for suffix, lacking in decodable().items() if not lacking)
+            raise DataError(f"{self.path}: no image in it or below; {'; '.join(self.notes) or 'it is empty'}. Images are {kinds}")
+        if self.notes:
+            _log.warning("%s: %d images; %s", self.path, len(names), "; ".join(self.notes))
+        self._folders: dict[str, str] = {}  # real path of each folder that was asked for
         self.classes: tuple[str, ...] = ()
         self._labels: np.ndarray | None = None
         if labelled:
             firsts = [name.split("/", 1)[0] if "/" in name else None for name in names]
             if None in firsts:
                 raise DataError(
-                    f"{self.path / names[firsts.index(None)]}: lies in no class folder; labels need {self.path}/<class>/<image>"
+                    f"{self.path / names[firsts.index(None)]}: is in no class folder; labels need {self.path}/<class>/<image>"
                 )
+            # One class whichever way a file system spells its accents.
+            firsts = [unicodedata.normalize("NFC", first) for first in firsts]
             self.classes = tuple(sorted(set(firsts)))
             rows = {name: row for row, name in enumerate(self.classes)}
             self._labels = np.array([rows[first] for first in firsts], np.int32)
@@ -119,6 +81,9 @@ class ImageFolder:
 
     def group(self, index: int) -> str:
         return self.name(index)
+
+    def identity(self, index: int) -> str:
+        return real_path(self.name(index), self._folders)
 
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         name = self.name(index)
@@ -150,16 +115,22 @@ class StoreImages:
                     f"{path}: take {lacking[0]!r} has no label {label!r}; labels of this store: {', '.join(known) or 'none'}"
                 )
             self.classes = tuple(sorted({take.info.labels[label] for take in self.takes}))
-            self._labels = [self.classes.index(take.info.labels[label]) for take in self.takes]
+            rows = {name: row for row, name in enumerate(self.classes)}
+            self._labels = [rows[take.info.labels[label]] for take in self.takes]
+        self._real = [os.path.realpath(take.path) for take in self.takes]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def locate(self, index: int) -> tuple[Take, int]:
         """The take and frame number of a sample."""
+        row, number = self._row(index)
+        return self.takes[row], number
+
+    def _row(self, index: int) -> tuple[int, int]:
         row = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[row - 1]) if row else 0
-        return self.takes[row], int(self.frames[row][index - start])
+        return row, int(self.frames[row][index - start])
 
     def name(self, index: int) -> str:
         take, number = self.locate(index)
@@ -170,6 +141,10 @@ class StoreImages:
 
     def group(self, index: int) -> str:
         return str(self.locate(index)[0].path)
+
+    def identity(self, index: int) -> str:
+        row, number = self._row(index)
+        return f"{self._real[row]} frame {number}"
 
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         take, number = self.locate(index)
@@ -186,13 +161,18 @@ class JoinedImages:
         self.sources = list(sources)
         self._ends = np.cumsum([len(source) for source in self.sources])
         self.classes: tuple[str, ...] = tuple(sorted({name for source in self.sources for name in source.classes}))
+        rows = {name: row for row, name in enumerate(self.classes)}
+        self._rows = [[rows[name] for name in source.classes] for source in self.sources]  # labels of each source here
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def _locate(self, index: int) -> tuple[ImageSource, int]:
-        row = int(np.searchsorted(self._ends, index, side="right"))
+        row = self._source(index)
         return self.sources[row], index - (int(self._ends[row - 1]) if row else 0)
+
+    def _source(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
 
     def name(self, index: int) -> str:
         source, inner = self._locate(index)
@@ -201,11 +181,15 @@ class JoinedImages:
     def label(self, index: int) -> int | None:
         source, inner = self._locate(index)
         label = source.label(inner)
-        return None if label is None else self.classes.index(source.classes[label])
+        return None if label is None else self._rows[self._source(index)][label]
 
     def group(self, index: int) -> str:
         source, inner = self._locate(index)
         return source.group(inner)
+
+    def identity(self, index: int) -> str:
+        source, inner = self._locate(index)
+        return source.identity(inner)
 
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         source, inner = self._locate(index)
@@ -229,7 +213,8 @@ class ImageSubset:
                 f"{source.name(0)}: {', '.join(lacking[:5])}{', …' if len(lacking) > 5 else ''}"
             )
         self.source, self.classes = source, tuple(sorted(set(classes)))
-        number = {source.classes.index(name): row for row, name in enumerate(self.classes)}
+        chosen = {name: row for row, name in enumerate(self.classes)}
+        number = {row: chosen[name] for row, name in enumerate(source.classes) if name in chosen}
         labels = [number.get(source.label(index), -1) for index in range(len(source))]
         self.rows = np.flatnonzero(np.array(labels) >= 0)
         self._labels = np.array(labels, np.int32)[self.rows]
@@ -245,6 +230,9 @@ class ImageSubset:
 
     def group(self, index: int) -> str:
         return self.source.group(int(self.rows[index]))
+
+    def identity(self, index: int) -> str:
+        return self.source.identity(int(self.rows[index]))
 
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         try:
@@ -264,6 +252,7 @@ def open_images(
     if not paths:
         raise DataError("no image paths given (data.images is empty)")
     sources: list[ImageSource] = []
+    _say_nested(paths)
     for path in paths:
         if TakeStore.is_store(path):
             if label == "folder":
@@ -274,6 +263,24 @@ def open_images(
                 raise DataError(f"{path}: is no take store, so it has no label {label!r}; use label 'folder'")
             sources.append(ImageFolder(path, labelled=label == "folder"))
     return sources[0] if len(sources) == 1 else JoinedImages(sources)
+
+
+def notes(source: ImageSource) -> list[str]:
+    """What the image folders of a source hold besides images that count, in words."""
+    if isinstance(source, ImageFolder):
+        return [f"{source.path}: {note}" for note in source.notes]
+    if isinstance(source, JoinedImages):
+        return [note for part in source.sources for note in notes(part)]
+    return notes(source.source) if isinstance(source, ImageSubset) else []
+
+
+def _say_nested(paths: Sequence[str | os.PathLike]) -> None:
+    """Warn of paths that are the same folder or one inside another: their images then count more than once."""
+    reals = [os.path.realpath(path) for path in paths]
+    for row, real in enumerate(reals):
+        for other, holder in enumerate(reals):
+            if other != row and (real.startswith(os.path.join(holder, "")) or (real == holder and other < row)):
+                _log.warning("%s is also in %s: its images count more than once", paths[row], paths[other])
 
 
 def select_takes(path: str | os.PathLike, split: str | None) -> list[Take]:
@@ -293,22 +300,3 @@ def select_takes(path: str | os.PathLike, split: str | None) -> list[Take]:
 def frame_name(take: Take, number: int) -> str:
     """How messages call a stored frame."""
     return f"{take.path} frame {number}"
-
-
-def _list_images(root: Path) -> list[str]:
-    """Paths of the images below a folder, relative with forward slashes, sorted; hidden files and folders are left out."""
-    if not root.is_dir():
-        raise DataError(f"{root}: {'is a file, not a folder' if root.exists() else 'does not exist'}")
-    names, others = [], 0
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        prefix = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if prefix == "." else prefix + "/"
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                names.append(prefix + name)
-            else:
-                others += 1
-    if not names:
-        raise DataError(f"{root}: no image ({', '.join(IMAGE_SUFFIXES)}) in it or below; other files seen: {others}")
-    return sorted(names)

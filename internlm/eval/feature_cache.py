@@ -22,7 +22,7 @@ from .ranks import from_first
 if TYPE_CHECKING:
     from .features import Encoder
 
-VERSION = 1  # of what an encoder computes: raised when the view or a feature changes its meaning
+VERSION = 2  # of what an encoder computes: raised when the view or a feature changes its meaning
 
 log = logging.getLogger(__name__)
 

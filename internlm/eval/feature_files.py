@@ -1,14 +1,16 @@
 """Features of any model as files, so that a peer is measured by the same code: .npz or .safetensors, no pickle.
 
 Labelled images: ``train_features`` [M, D], ``train_labels`` [M], ``test_features`` [N, D], ``test_labels`` [N]; labels are
-integers, or names (.npz). Optional ``train_<choice>`` and ``test_<choice>`` with the same rows are further features that the
-linear probe may choose from. Optional ``classes``: names of the integer labels (.npz: array; .safetensors: metadata, JSON list).
+integers from 0 on, or names (.npz). Optional ``train_<choice>`` and ``test_<choice>`` with the same rows are further features
+that the linear probe may choose from. Optional ``classes``: names of the labels 0, 1, … (.npz: array; .safetensors: metadata,
+JSON list); without it the classes are the integers that occur.
 
 Frames of takes: ``features`` [F, D], ``takes`` [F] (integers, or names in .npz), ``frame_numbers`` [F], and optionally
 ``predictions`` [F, D], what the model expects after each frame.
 """
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,24 +42,33 @@ def read_labelled(path: str | Path) -> dict[str, Features]:
         names = {part: tuple(sorted(set(found))) for part, found in labels.items()}
         number = {part: {name: row for row, name in enumerate(known)} for part, known in names.items()}
         rows = {part: torch.tensor([number[part][name] for name in found]) for part, found in labels.items()}
+    elif classes:
+        if (highest := max(int(found.max()) for found in labels.values())) >= len(classes):
+            raise EvalError(f"{path}: a label is {highest}, and the file has classes 0..{len(classes) - 1}")
+        names, rows = dict.fromkeys(labels, tuple(classes)), labels
     else:
-        count = 1 + max(int(found.max()) for found in labels.values())
-        known = classes or [str(number) for number in range(count)]
-        if count > len(known) or min(int(found.min()) for found in labels.values()) < 0:
-            raise EvalError(f"{path}: labels must lie in 0..{len(known) - 1}, the {len(known)} classes of the file")
-        names, rows = dict.fromkeys(labels, tuple(known)), labels
-    return {part: _features(arrays, part, rows[part], names[part], path) for part in ("train", "test")}
+        numbers = {part: found.unique(return_inverse=True) for part, found in labels.items()}
+        names = {part: tuple(map(str, known.tolist())) for part, (known, _) in numbers.items()}
+        rows = {part: row for part, (_, row) in numbers.items()}
+    found = {part: _features(arrays, part, rows[part], names[part], path) for part in ("train", "test")}
+    sizes = {part: {name: values.shape[1] for name, values in found[part].values.items()} for part in found}
+    if sizes["train"] != sizes["test"]:
+        raise EvalError(f"{path}: numbers a row, by feature, are {sizes['train']} in training and {sizes['test']} in test")
+    return found
 
 
 def read_frames(path: str | Path) -> FrameFeatures:
     """Features of frames of takes. Raises EvalError naming the file and what is wrong in it."""
     arrays, _ = _read(Path(path))
     features = _matrix(_need(arrays, "features", path), "features", path)
-    takes, numbers = (np.asarray(_need(arrays, name, path)) for name in ("takes", "frame_numbers"))
-    if not len(takes) == len(numbers) == len(features):
-        raise EvalError(f"{path}: {len(features)} features, {len(takes)} takes, {len(numbers)} frame numbers; need one each")
-    if numbers.dtype.kind not in "iu":
-        raise EvalError(f"{path}: frame_numbers are {numbers.dtype}; they must be integers")
+    takes, numbers = (_integers_or_names(_need(arrays, name, path), name, path) for name in ("takes", "frame_numbers"))
+    if not takes.shape == numbers.shape == features.shape[:1]:
+        raise EvalError(
+            f"{path}: features of shape {tuple(features.shape)}, takes {takes.shape}, frame_numbers {numbers.shape}; need one of "
+            "each a row"
+        )
+    if numbers.dtype.kind == "U":
+        raise EvalError(f"{path}: frame_numbers are names; they must be integers")
     rows = np.unique(takes, return_inverse=True)[1]
     predictions = None
     if "predictions" in arrays:
@@ -69,24 +80,45 @@ def read_frames(path: str | Path) -> FrameFeatures:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray | Tensor], list[str]]:
-    if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise EvalError(f"{path} cannot be read as .npz without pickle: {error}") from None
-        classes = [str(name) for name in arrays.pop("classes", [])]
-        return arrays, classes
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    kind = path.suffix.lower()
+    if kind not in readers:
+        raise EvalError(f"{path}: stored features are .npz or .safetensors files")
+    if not path.is_file():
+        raise EvalError(f"{path}: {'is no file' if path.exists() else 'does not exist'}")
+    try:
+        arrays, classes = readers[kind](path)
+    except Exception as error:  # of damaged files zipfile, zlib, numpy, safetensors and json raise a dozen kinds
+        how = "without pickle " if kind == ".npz" else ""
+        raise EvalError(
+            f"{path} cannot be read as {kind} {how}({path.stat().st_size} bytes): {error or type(error).__name__}. If it was "
+            "copied or cut off, write it again"
+        ) from None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise EvalError(f"{path}: classes must be a list of names, each once")
+    return arrays, classes
 
-        try:
-            with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
-                return {name: file.get_tensor(name) for name in file.keys()}, list(json.loads(about.get("classes", "[]")))
-        except (OSError, SafetensorError, ValueError) as error:
-            raise EvalError(f"{path} cannot be read as .safetensors: {error}") from None
-    raise EvalError(f"{path}: stored features are .npz or .safetensors files")
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no archive of arrays, or breaks off")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    classes = np.asarray(arrays.pop("classes", []))
+    return arrays, [str(name) for name in np.atleast_1d(_text(classes)).tolist()]
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about.get("classes", "[]"))
+
+
+def _text(array: np.ndarray) -> np.ndarray:
+    """Names stored as bytes become text."""
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
 def _need(arrays: dict, name: str, path: str | Path):
@@ -96,10 +128,30 @@ def _need(arrays: dict, name: str, path: str | Path):
 
 
 def _labels(found, path: str | Path, part: str) -> Tensor | list[str]:
-    array = np.asarray(found)
-    if array.ndim != 1 or array.dtype.kind not in "iuU" or not len(array):
-        raise EvalError(f"{path}: {part}_labels are {array.dtype} of shape {array.shape}; they must be one integer or name a row")
-    return array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array.astype(np.int64))
+    array = _integers_or_names(found, f"{part}_labels", path)
+    if array.ndim != 1 or not len(array):
+        raise EvalError(f"{path}: {part}_labels have shape {array.shape}; they must be one integer or name a row")
+    if array.dtype.kind == "U":
+        return array.tolist()
+    bad = np.flatnonzero((array < 0) | (array > np.iinfo(np.int64).max))
+    if len(bad):
+        raise EvalError(
+            f"{path}: {part}_labels: row {bad[0]} is {array[bad[0]]} ({len(bad)} such rows); labels are integers from 0 on; "
+            "leave out rows without a class"
+        )
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _integers_or_names(found, name: str, path: str | Path) -> np.ndarray:
+    if isinstance(found, Tensor):
+        found = found.numpy() if not found.is_floating_point() and not found.is_complex() else found.float().numpy()
+    try:
+        array = _text(found)
+    except UnicodeDecodeError:
+        raise EvalError(f"{path}: {name} are names that are not UTF-8") from None
+    if array.dtype.kind not in "iuU":
+        raise EvalError(f"{path}: {name} are {array.dtype}; they must be integers or names")
+    return array
 
 
 def _features(arrays: dict, part: str, labels: Tensor, classes: tuple[str, ...], path: str | Path) -> Features:
@@ -116,12 +168,13 @@ def _features(arrays: dict, part: str, labels: Tensor, classes: tuple[str, ...],
 
 
 def _matrix(found, name: str, path: str | Path) -> Tensor:
-    tensor = torch.as_tensor(found)
-    if tensor.dim() != 2 or not tensor.is_floating_point() or not tensor.numel():
-        raise EvalError(f"{path}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; need floating point [rows, numbers]")
-    tensor = tensor.float()
+    real = found.is_floating_point() if isinstance(found, Tensor) else found.dtype.kind == "f"
+    if found.ndim != 2 or not real or 0 in found.shape:
+        raise EvalError(f"{path}: {name} is {found.dtype} of shape {tuple(found.shape)}; need floating point [rows, numbers]")
+    with np.errstate(over="ignore"):  # torch knows neither other byte orders nor long doubles, so numpy converts
+        tensor = found.float() if isinstance(found, Tensor) else torch.from_numpy(found.astype(np.float32))
     bad = ~torch.isfinite(tensor).all(1)
     if bad.any():
         row, count = int(bad.nonzero()[0]), int(bad.sum())
-        raise EvalError(f"{path}: row {row} of {name} is not finite ({count} such rows); leave them out")
+        raise EvalError(f"{path}: row {row} of {name} is not finite in float32 ({count} such rows); leave them out")
     return tensor

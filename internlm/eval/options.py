@@ -1,7 +1,8 @@
 """Options and steps that the evaluation commands share. Nothing heavy is imported until a command runs."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,44 @@ if TYPE_CHECKING:
 
     from .clips import ClipOutputs
     from .report.page import Figure
+
+
+MOST = 2**31 - 1  # of anything that is counted
+
+
+def whole(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Type of an option that is a whole number in least..most."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more{_up_to(most, MOST)}")
+        return value
+
+    return read
+
+
+def real(least: float, most: float = math.inf, *, inner: bool = False) -> Callable[[str], float]:
+    """Type of an option that is a finite number in least..most, or strictly between them."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not (least < value < most if inner else least <= value <= most):
+            bounds = f"above {least:g}" if inner else f"of {least:g} or more"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}{_up_to(most, math.inf, inner)}")
+        return value
+
+    return read
+
+
+def _up_to(most: float, unbounded: float, inner: bool = False) -> str:
+    return "" if most == unbounded else f" and {'below' if inner else 'at most'} {most:g}"
 
 
 def add_model(parser: argparse.ArgumentParser) -> Any:
@@ -26,15 +65,15 @@ def add_common(parser: argparse.ArgumentParser, *, unit: str, batch: int) -> Non
     """What is evaluated, how and where the result goes; ``unit`` is what --limit and --batch count."""
     parser.add_argument("--data", nargs="+", help="evaluated data (default: the run's)")
     parser.add_argument("--split", default="val", help="split of the evaluated takes (take stores only; default val)")
-    parser.add_argument("--limit", type=int, help=f"at most so many {unit}, spread evenly")
-    parser.add_argument("--batch", type=int, default=batch, help=f"{unit} at a time (default {batch})")
+    parser.add_argument("--limit", type=whole(1), help=f"at most so many {unit}, spread evenly")
+    parser.add_argument("--batch", type=whole(1), default=batch, help=f"{unit} at a time (default {batch})")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=Path, help="write the result, its protocol and floors as JSON")
 
 
 def add_clips(parser: argparse.ArgumentParser) -> None:
     """How clips are taken out of takes."""
-    parser.add_argument("--hop", type=int, help="frame numbers between clips' first frames (default: no shared image)")
+    parser.add_argument("--hop", type=whole(1), help="frame numbers between clips' first frames (default: no shared image)")
 
 
 def load(args: argparse.Namespace) -> tuple["EgoAgent", "Config", int, Any]:
@@ -45,6 +84,20 @@ def load(args: argparse.Namespace) -> tuple["EgoAgent", "Config", int, Any]:
 
     device = local_device(choose_device(args.device))
     return *load_agent(args.run or args.checkpoint, device), device
+
+
+def each_once(paths: list[str]) -> list[str]:
+    """Paths without those that lead to a folder named earlier, which is said: nothing is to be measured twice."""
+    import logging
+    import os
+
+    by_real: dict[str, str] = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in by_real:
+            logging.getLogger(__name__).warning("%s is the folder %s given before, and counts once", path, by_real[real])
+        by_real.setdefault(real, path)
+    return list(by_real.values())
 
 
 def clip_outputs(
@@ -59,7 +112,7 @@ def clip_outputs(
 
     if config.stage != "joint":
         raise EvalError(f"{args.run or args.checkpoint} is a stage-1 model, which predicts nothing; give a run of stage 'joint'")
-    data = args.data or run_data(args, config.data.clips)
+    data = each_once(args.data or run_data(args, config.data.clips))
     dataset = open_clips(config, data, args.split)
     batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit, only=own_share)
     return run_clips(agent, batches, feature=feature, device=device), dataset, data
@@ -89,7 +142,9 @@ def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, An
     # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
     rows = [asdict(figure) for figure in figures]
     written = args.out and write_json(args.out, {"task": args.task, "model": model, **report, "figures": rows})
-    print_table(f"{args.task}: {model['source']}, step {model['step']}, split {args.split}", figures)
+    title = {"step": model["step"], "split": report.get("protocol", {}).get("split")}
+    named = [f"{name} {value}" for name, value in title.items() if value is not None]
+    print_table(", ".join([f"{args.task}: {model['source']}", *named]), figures)
     if written:
         print(f"written to {written}")
     return 0

@@ -29,7 +29,8 @@ def joined() -> Iterator[bool]:
     launch = read_launch()
     own = launch.world > 1 and not dist.is_initialized()
     if own:
-        join(launch, "gloo", timedelta(hours=12))  # process 0 may search for long while others wait
+        # Process 0 may search for long while others wait; all start at the same time, though.
+        join(launch, "gloo", timedelta(hours=12), patience=timedelta(minutes=10))
     try:
         yield rank() == 0
         if own:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from internlm.checkpoint.lock import new_folder
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.config.places import PATHS_FROM, portable
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
@@ -71,7 +72,8 @@ def import_upstream(
         },
     }
     parts = {"predictor": predictor, "observer": {name: observer[name] for name in observer_names}, "loss": {}}
-    return Imported(CheckpointManager(out).save(student.step, parts, meta), student, other, fresh)
+    with new_folder(out):
+        return Imported(CheckpointManager(out).save(student.step, parts, meta), student, other, fresh)
 
 
 def teacher_of(student: Path) -> Path | None:

@@ -35,12 +35,16 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from internlm.checkpoint.manager import CheckpointError, read_checkpoint
+    from internlm.checkpoint.sums import CHECKSUMS, read_sums
 
     damaged = 0
     for path in _checkpoints(args.source):
         try:
             read_checkpoint(path)
-            print(f"{path}: intact, {_megabytes(file.stat().st_size for file in path.iterdir())}")
+            own = read_sums(path).keys() | {CHECKSUMS}
+            foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in own)
+            beside = f"; not part of it: {', '.join(foreign)}" if foreign else ""
+            print(f"{path}: intact, {_megabytes((path / name).stat().st_size for name in own)}{beside}")
         except CheckpointError as error:
             damaged += 1
             print(f"egoagent ckpt: DAMAGED {error}", file=sys.stderr)

@@ -1,10 +1,12 @@
 """A training run on this machine: in this process, or in several under torch's elastic agent, which is what torchrun is."""
 
+import os
 import runpy
 import sys
 import warnings
 from collections.abc import Sequence
 
+from internlm.core.launch import ALL_VARIABLES
 from internlm.train.signals import EXIT_STOPPED
 
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # passed on to the processes; torchrun alone would die of SIGUSR1
@@ -29,7 +31,11 @@ def run_local(words: Sequence[str], *, processes: int, max_restarts: int, grace:
     grace: seconds that stopped processes have for their last save. A crash starts all processes again, ``max_restarts`` times.
     """
     if processes == 1:
-        return run_command(words)
+        before = {name: os.environ.pop(name) for name in ALL_VARIABLES if name in os.environ}  # of whatever this was started in
+        try:
+            return run_command(words)
+        finally:
+            os.environ |= before
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch

@@ -3,8 +3,10 @@
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TextIO
+
+from .console import say
 
 SHOWN = ("loss", "rep_kl", "pred_kl", "act", "grad_norm", "mfu")
 
@@ -22,29 +24,27 @@ class Progress:
         self.total, self.start, self.step = total, start, start
         self.stream = stream or sys.stderr
         self._began = time.monotonic()
-        self._bar = _Bar(self.stream, total, start) if bar and self.stream.isatty() else None
+        self._bar: _Bar | None = None
+        if bar and self.stream is not None and not getattr(self.stream, "closed", False) and self.stream.isatty():
+            with contextlib.suppress(OSError):
+                self._bar = _Bar(self.stream, total, start)
 
     def advance(self, step: int) -> None:
         """Move to a number of finished steps."""
         self.step = step
-        if self._bar:
-            self._bar.advance(step)
+        self._on_bar(lambda bar: bar.advance(step))
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Show the figures of a logged step."""
         text = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
         speed = f"{values['images_per_s']:.1f} images/s" if "images_per_s" in values else ""
-        if self._bar:
-            self._bar.caption(f"{speed}  {text}")
-        else:
-            self._line(f"step {step}/{self.total}  {text}  {speed}  {_clock(self.seconds_left(step))} left")
+        if not self._on_bar(lambda bar: bar.caption(f"{speed}  {text}")):
+            say(f"step {step}/{self.total}  {text}  {speed}  {_clock(self.seconds_left(step))} left", self.stream)
 
     def note(self, message: str) -> None:
         """Print a message without breaking the bar."""
-        if self._bar:
-            self._bar.print(message)
-        else:
-            self._line(message)
+        if not self._on_bar(lambda bar: bar.print(message)):
+            say(message, self.stream)
 
     def seconds_left(self, step: int) -> float:
         """Seconds to the end of the run at this process's mean speed so far."""
@@ -53,13 +53,16 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar down."""
-        if self._bar:
-            self._bar.stop()
+        self._on_bar(lambda bar: bar.stop())
 
-    def _line(self, message: str) -> None:
-        # Standard error may be a file on a full disk, or a terminal that is gone: no reason to stop training.
-        with contextlib.suppress(OSError):
-            print(message, file=self.stream, flush=True)
+    def _on_bar(self, call: Callable[["_Bar"], None]) -> bool:
+        """Whether there is a bar and it could do that; plain lines from then on where its terminal is gone."""
+        if self._bar:
+            try:
+                call(self._bar)
+            except (OSError, ValueError):
+                self._bar = None
+        return self._bar is not None
 
 
 class _Bar:

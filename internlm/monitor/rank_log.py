@@ -6,6 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
+from .console import say
+
 LOGS = "logs"
 PACKAGE = "internlm"
 
@@ -31,7 +33,7 @@ class RankLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._handler = _File(self.path, encoding="utf-8")
         except OSError as error:
-            print(f"the log of rank {self.rank} cannot be written: {error}", file=sys.stderr, flush=True)
+            say(f"the log of rank {self.rank} cannot be written: {error}")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         package, root = logging.getLogger(PACKAGE), logging.getLogger()
         self._level = package.level
@@ -69,10 +71,10 @@ class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.failed:
             self.failed = True
-            print(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr, flush=True)
+            say(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}")
 
     def close(self) -> None:
         try:
             super().close()
         except OSError as error:
-            self.failed or print(f"{self.baseFilename} cannot be written: {error}", file=sys.stderr, flush=True)
+            self.failed or say(f"{self.baseFilename} cannot be written: {error}")

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from .console import say
+
 log = logging.getLogger(__name__)
 
 
@@ -57,13 +59,14 @@ class Watchdog:
             f"{self.seconds:g} s (parallel.timeout_minutes), since: {self._doing}. The stacks of its threads follow; the process "
             f"whose main thread is not in a collective is the one the others wait for. Ending with exit code {self.exit_code}"
         )
-        _dump(sys.stderr, text)
+        if sys.stderr is not None:
+            _dump(sys.stderr, text)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 _dump(file, text)
         except OSError as error:
-            print(f"{self.path}: {error}", file=sys.stderr, flush=True)
+            say(f"{self.path}: {error}")
         time.sleep(self.grace)
         os._exit(self.exit_code)  # the main thread hangs: nothing that waits for it would ever end
 
@@ -72,5 +75,5 @@ def _dump(stream: TextIO, text: str) -> None:
     try:
         print(text, file=stream, flush=True)
         faulthandler.dump_traceback(stream, all_threads=True)
-    except (OSError, ValueError) as error:  # a full disk, or a stream without a file descriptor
+    except (OSError, ValueError, RuntimeError) as error:  # a full disk, or a stream without a file descriptor
         log.error("the stacks could not be written: %s", error)

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, overrides)
 
     from internlm.core.mesh import read_launch
+    from internlm.monitor.console import say
 
     from .bad_steps import BadStepsError
     from .loop import LostProcessError, train
@@ -38,15 +39,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = train(config, resume=not args.no_resume)
     except (BadStepsError, LostProcessError) as error:
-        print(f"egoagent train: {error}", file=sys.stderr)
+        say(f"egoagent train: {error}")
         return EXIT_BAD_STEPS if isinstance(error, BadStepsError) else EXIT_STUCK
     if not first:
         return 0 if result.finished else EXIT_STOPPED
     if not result.finished:
-        print(f"stopped by {result.stopped_by} at step {result.step}, saved in {result.run_dir}", file=sys.stderr)
+        say(f"stopped by {result.stopped_by} at step {result.step}, saved in {result.run_dir}")
         return EXIT_STOPPED
     verdict = f"; standing verdict: collapse ({result.verdict})" if result.verdict else ""
-    print(f"{result.run_dir}: {result.step} steps, {result.seconds:.0f} s, {result.bad_steps} skipped{verdict}", file=sys.stderr)
+    say(f"{result.run_dir}: {result.step} steps, {result.seconds:.0f} s, {result.bad_steps} skipped{verdict}")
     return 0
 
 

@@ -48,7 +48,7 @@ class DeepSpeedEngine:
             )
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeed needs a process group even for one process: open_mesh(..., always=True)")
-        os.environ.setdefault("LOCAL_RANK", str(read_launch().local_rank))  # srun does not set it, DeepSpeed demands it
+        os.environ["LOCAL_RANK"] = str(read_launch().local_rank)  # srun does not set it, DeepSpeed demands it
         (self.name, self.module), self.mesh = *trained.items(), mesh
         self.base = build_optimizer(self.module, config.optim)
         self._named = {

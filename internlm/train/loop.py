@@ -15,21 +15,23 @@ from internlm.config.load import RESOLVED_NAME, save_config
 from internlm.config.schema import Config
 from internlm.core.collectives import is_lost_process
 from internlm.core.init import choose_device, choose_dtype, set_threads
+from internlm.core.meeting import AbsentProcessError
 from internlm.core.mesh import Mesh, local_device, open_mesh, read_launch
-from internlm.data.loader import training_batches
+from internlm.data.loader import dead_worker, training_batches
 from internlm.monitor.clock import Clock
 from internlm.monitor.rank_log import rank_log_path
 from internlm.monitor.watchdog import Watchdog
 
 from .bad_steps import BadStepsError
 from .reporting import Report
-from .saving import Saver, set_aside
+from .saving import Saver, held, set_aside
 from .signals import EXIT_STUCK, STOPPING, StopSignals
 from .state import TrainState
 from .step import TrainStep
 
 RUNS = "runs"
 COLLECTIVE_MARGIN = 1  # minutes: a collective gives up later than the watchdog, whose account says more
+PATIENCE_SHARE = 0.8  # of the watchdog's time: who knows what is waited for speaks before it
 
 Batches = Iterator[dict[str, Any]]  # of a step, by stream
 
@@ -67,8 +69,9 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
         batches: step → iterator of this process's batches from that step on; None reads the config's data.
 
     Under a launcher of several processes (torchrun, srun) all of them call this, and the first writes the run folder.
-    Raises BadStepsError after too many bad steps, LostProcessError where another process is gone, CheckpointError, DataError,
-    DeviceError, MeshError and ConfigError. A run that stands still for ``parallel.timeout_minutes`` ends the process.
+    Raises BadStepsError after too many bad steps, LostProcessError where another process is gone, RunLockError where another run
+    holds the folder, CheckpointError, DataError, DeviceError, MeshError and ConfigError. A run that stands still for
+    ``parallel.timeout_minutes`` ends the process.
     """
     began = time.monotonic()
     set_threads(config.train.threads)
@@ -77,9 +80,14 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
     watchdog = Watchdog(60 * parallel.timeout_minutes, rank_log_path(run_dir, rank), rank=rank, exit_code=EXIT_STUCK)
     shape, always = (parallel.dp_replicate, parallel.dp_shard, parallel.tp), parallel.engine == "deepspeed"
     try:
-        with watchdog, open_mesh(shape, device, parallel.timeout_minutes + COLLECTIVE_MARGIN, always=always) as mesh:
+        limit, patience = parallel.timeout_minutes + COLLECTIVE_MARGIN, PATIENCE_SHARE * parallel.timeout_minutes
+        with watchdog, open_mesh(shape, device, limit, patience_minutes=patience, always=always) as mesh:
             return _train(config, run_dir, device, mesh, resume, batches, watchdog, began)
+    except AbsentProcessError as error:
+        raise LostProcessError(str(error)) from error
     except RuntimeError as error:
+        if died := dead_worker(error):
+            raise died from error
         if not is_lost_process(error):
             raise
         raise LostProcessError(
@@ -99,17 +107,18 @@ def _train(
     began: float,
 ) -> TrainResult:
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        if mesh.writes:
-            set_aside(run_dir)
-        mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
-    run = _Run(config, run_dir, device, mesh, batches, watchdog)
-    with closing(run.state.engine):
-        if run.state.counters.step >= config.train.steps:
-            log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
-            return run.result(None, began)
-        with StopSignals() as signals, run:
-            stopped_by = run.loop(signals)
+    with held(run_dir, mesh) as check_lock:
+        if not resume:
+            if mesh.writes:
+                set_aside(run_dir)
+            mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
+        run = _Run(config, run_dir, device, mesh, batches, watchdog, check_lock)
+        with closing(run.state.engine):
+            if run.state.counters.step >= config.train.steps:
+                log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
+                return run.result(None, began)
+            with StopSignals() as signals, run:
+                stopped_by = run.loop(signals)
     return run.result(stopped_by, began)
 
 
@@ -124,9 +133,10 @@ class _Run:
         mesh: Mesh,
         batches: Callable[[int], Batches] | None,
         watchdog: Watchdog,
+        check_lock: Callable[[], None],
     ) -> None:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
-        self.saver = Saver(config, run_dir, device, mesh)
+        self.saver = Saver(config, run_dir, device, mesh, check_lock)
         self.state, saved = self.saver.start()
         if mesh.writes:
             save_config(config, run_dir / RESOLVED_NAME)
@@ -155,7 +165,11 @@ class _Run:
             number = self.state.counters.step + 1
             healthy = self.report.step_begins(number)
             with self.clock.phase("data"):
-                batches = next(self._batches)
+                batches = self._next_batch(signals)
+            if batches is None:
+                stopped_by = signals.received
+                self._save(self.saver.save)
+                break
             try:
                 outcome = self.step(batches, keep_outputs=healthy)
             except BadStepsError as error:
@@ -174,6 +188,14 @@ class _Run:
                 due = False
         return stopped_by if self.state.counters.step < train.steps else None
 
+    def _next_batch(self, signals: StopSignals) -> dict[str, Any] | None:
+        """The next batches; None when a process alone is told to stop while they do not come. Others must step together."""
+        ready = getattr(self._batches, "ready", None)
+        while ready and not ready():
+            if signals.received and self.mesh.alone:
+                return None
+        return next(self._batches)
+
     def _batches_from_here(self) -> Batches:
         """This process's batches for the next step on.
 
@@ -191,7 +213,8 @@ class _Run:
             return self._open_batches(start)
         # torch's loader draws a seed that no sample uses; the draw must not set a resumed run's generator apart.
         with torch.random.fork_rng(devices=[]):
-            options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda"}
+            limit = PATIENCE_SHARE * 60 * self.config.parallel.timeout_minutes
+            options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda", "timeout": limit}
             streams, config = self.state.system.streams(), self.config
             return training_batches(streams, range(start, stop), seed=config.seed, data=config.data, **options)
 

@@ -1,14 +1,17 @@
 """The checkpoints of one run: which one all processes continue from, and writing the next ones together."""
 
-import contextlib
+import json
 import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from internlm.checkpoint.background import BackgroundSaver
+from internlm.checkpoint.lock import RunLock, RunLockError
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
 from internlm.checkpoint.run_config import settled_values
 from internlm.config.errors import ConfigError
@@ -29,17 +32,38 @@ CHECKPOINTS = "checkpoints"
 log = logging.getLogger(__name__)
 
 
+@contextmanager
+def held(run_dir: Path, mesh: Mesh) -> Iterator[Callable[[], None]]:
+    """Hold the run folder for this run, by its first process; yields the check that it still does, to which others say yes.
+
+    RunLockError on all processes where another run holds it.
+    """
+    with ExitStack() as stack:
+        lock, refusal = RunLock(run_dir), None
+        if mesh.writes:
+            try:
+                stack.enter_context(lock)
+            except RunLockError as error:
+                refusal = str(error)
+        refusal = json.loads(mesh.saves.texts(json.dumps(refusal))[0])
+        if refusal:
+            raise RunLockError(refusal)
+        yield lock.check if mesh.writes else lambda: None
+
+
 class Saver:
     """Restores and saves a run's state. Every method is a collective: all processes call it, and all fail when one does.
 
     As a context it waits for a save in the background before it ends.
     """
 
-    def __init__(self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh) -> None:
+    def __init__(
+        self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh, guard: Callable[[], None] = lambda: None
+    ) -> None:
         self.config, self.device, self.mesh = config, device, mesh
         train = config.train
         self.manager = CheckpointManager(
-            run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every, group=mesh.saves
+            run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every, group=mesh.saves, guard=guard
         )
         self._background = BackgroundSaver(self.manager)
 
@@ -115,7 +139,7 @@ def set_aside(run_dir: Path) -> None:
 def _warn_of_changes(config: Config, saved: dict) -> None:
     """Name the keys in which a resumed run's config differs from the checkpoint's; the loss will not continue as it was."""
     ignored = ("run_dir", "job_name")
-    with contextlib.suppress(ValueError, ConfigError):  # keys that the checkpoint's version did not have had their defaults
+    with suppress(ValueError, ConfigError):  # keys that the checkpoint's version did not have had their defaults
         saved = parse_config(saved).model_dump(mode="json")
     now, then = dict(dotted(config.model_dump(mode="json"))), dict(dotted(saved))
     for key in sorted(now.keys() | then.keys()):

@@ -147,4 +147,4 @@ def use_the_cache(index: int, world: int, folder) -> None:
 def test_processes_share_a_cache(tmp_path):
     write_world(tmp_path / "world")
     start(use_the_cache, 2, tmp_path, group=False)
-    assert len(list((tmp_path / "cache").iterdir())) == 8  # model, two random floors and pixels, of train and val
+    assert len(list((tmp_path / "cache").iterdir())) == 10  # model, two random floors, pixels and digests, of train and val

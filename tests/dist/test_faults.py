@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import become, free_port
 from train_samples import both, clip_batch, image_batch, tiny_config
 
+from internlm.checkpoint.lock import RunLock, RunLockError
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.trunk.block import SwiGLU
 from internlm.monitor import spikes
@@ -129,6 +130,12 @@ def lagging(rank: int, folder: Path) -> None:
     train(config(folder / "lag", {"data_wait_share": 0.05, "profile_steps": (2, 3)}, steps=6), batches=source)
 
 
+def refused(rank: int, folder: Path) -> None:
+    """The folder is held by the process that started both."""
+    with pytest.raises(RunLockError, match=f"held by process {os.getppid()} on"):
+        train(config(folder / "held"), batches=lambda start: stream(start, rank))
+
+
 def child(rank: int, port: int, task, folder: Path) -> None:
     become(rank, 2, port)
     errors = (folder / f"{task.__name__}_{rank}.err").open("w")
@@ -211,6 +218,13 @@ def test_a_process_that_dies_ends_the_other_with_a_plain_message(tmp_path):
     codes, errors = run(dying, tmp_path)
     assert codes == [EXIT_STUCK, -signal.SIGKILL], errors
     assert "rank 0 lost the others" in errors[0] and "ended by" in logs(tmp_path / "death", 0)
+
+
+def test_all_processes_of_a_second_run_are_refused(tmp_path):
+    with RunLock(tmp_path / "held"):
+        codes, errors = run(refused, tmp_path)
+        assert codes == [0, 0], errors
+        assert [path.name for path in (tmp_path / "held").iterdir()] == ["training-1.lock"]
 
 
 def test_a_slow_process_and_one_without_data_are_named_once(tmp_path):

@@ -80,7 +80,7 @@ def test_knn_of_some_classes_with_pictures_and_cache(made, capsys):
     assert first["protocol"]["classes"] == ["ant", "cow"] and first["protocol"]["test_images"] == 6
     page = (made / "page.html").read_text()
     assert page.count("query: ") == 6 * 2 and "http" not in page  # once as caption, once as the picture's text
-    assert evaluated(made, *words) == first and len(list((made / "cache").iterdir())) == 8
+    assert evaluated(made, *words) == first and len(list((made / "cache").iterdir())) == 10
     other = evaluated(made, *words, "--which", "predictor", "--feature", "patch", "--dtype", "bfloat16")
     assert other["protocol"]["precision"] == "bfloat16" and other["protocol"]["branch"] == "predictor"
 

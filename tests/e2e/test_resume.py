@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -70,6 +71,21 @@ def interrupt(folder, config, run_dir, number, *, after):
     return process.returncode, "".join(said)
 
 
+def stop_with_stopped_workers(folder, run_dir, *, after):
+    """A run whose data workers are stopped as soon as it has logged a step, and which then gets SIGTERM."""
+    process = command(folder, "workers", run_dir)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if re.match(rf"step {after}/", line):
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGSTOP)
+            process.send_signal(signal.SIGTERM)
+            break
+    said.append(process.communicate(timeout=60)[1])
+    return process.returncode, "".join(said)
+
+
 def sums(folder, run_dir):
     """SHA-256 of every tensor file of the final checkpoint; the meta data differ in the run folder's name."""
     lines = (folder / run_dir / "checkpoints" / "step_000000012" / "checksums.sha256").read_text().splitlines()
@@ -106,6 +122,15 @@ def test_a_terminated_run_saves_leaves_with_75_and_continues_bitwise(folder, und
     code, error = finish(folder, "run", "stopped")
     assert code == 0, error
     assert (sums(folder, "stopped"), losses(folder, "stopped")) == undisturbed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_a_terminated_run_whose_data_do_not_come_saves_and_continues_bitwise(folder, undisturbed):
+    code, error = stop_with_stopped_workers(folder, "starved", after=2)
+    assert code == 75 and re.search(r"stopped by SIGTERM at step [2-9], saved in starved", error), error
+    code, error = finish(folder, "workers", "starved")
+    assert code == 0, error
+    assert (sums(folder, "starved"), losses(folder, "starved")) == undisturbed
 
 
 def test_the_number_of_workers_changes_nothing(folder, undisturbed):

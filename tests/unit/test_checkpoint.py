@@ -6,14 +6,17 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from internlm import cli
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, find_checkpoint, read_checkpoint
 from internlm.export.reading import load_agent
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
@@ -118,6 +121,105 @@ def test_a_truncated_or_missing_file_is_found(tmp_path, caplog, name, keep):
     with caplog.at_level(logging.ERROR):
         assert manager.load().step == 1
     assert "DAMAGED CHECKPOINT" in caplog.text and "step_000000002" in caplog.text
+
+
+FOREIGN = (".DS_Store", "._predictor.safetensors", ".nfs0000000001", "Thumbs.db", "desktop.ini", "notes.txt", "model.safetensors")
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, "predictor 2.safetensors", "predictor.safetensors~", "@eaDir/predictor.safetensors"])
+def test_a_foreign_file_is_no_damage(tmp_path, name, capsys):
+    manager = CheckpointManager(tmp_path)
+    manager.save(1, parts(1.0), {})
+    file = manager.save(2, parts(2.0), {}) / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("not ours")
+    (manager.path(2) / "broken link").symlink_to("nowhere")
+    found = manager.load()
+    assert found.step == 2 and found.parts["predictor"]["weight"][0, 0] == 2.0 and found.parts.keys() == parts().keys()
+    assert cli.main(["ckpt", "verify", str(tmp_path)]) == 0
+    told = capsys.readouterr().out.partition("not part of it: ")[2].strip()
+    assert set(told.split(", ")) == {name.partition("/")[0], "broken link"}
+    manager.save(3, parts(), {})
+    manager.save(4, parts(), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000000003", "step_000000004"]  # pruned with what was in it
+
+
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_a_list_of_sums_that_is_cut_between_lines_is_damage(tmp_path, cut):
+    manager = CheckpointManager(tmp_path)
+    manager.save(1, parts(), {})
+    file = manager.save(2, parts(), {}) / "checksums.sha256"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-cut]))
+    assert manager.load().step == 1
+
+
+class Unremovable:
+    """Files that cannot be removed: a folder without write permission. To root that is nothing, so that root becomes nobody."""
+
+    def __enter__(self):
+        self.root = os.geteuid() == 0
+        if self.root:
+            os.seteuid(65534)
+
+    def __exit__(self, *error):
+        if self.root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def folder():
+    """A folder that a process without root's rights can use."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+        for path in Path(name).rglob("*"):
+            if path.is_dir():
+                os.chmod(path, 0o777)
+
+
+def held(path):
+    """Make the contents of a folder stay, as a file on NFS that somebody reads does; the folder itself can be renamed."""
+    (path / "in use").mkdir()
+    (path / "in use" / ".nfs0001").write_text("")
+    os.chmod(path / "in use", 0o555)
+
+
+@pytest.mark.parametrize("leftover", [".writing_step_000000002", ".removed_step_000000001", ".replaced_step_000000001"])
+def test_a_leftover_that_cannot_be_removed_costs_no_save(folder, caplog, leftover):
+    with Unremovable():
+        manager = CheckpointManager(folder / "c", keep_last=1)
+        manager.save(1, parts(1.0), {})
+        (manager.folder / leftover).mkdir()
+        held(manager.folder / leftover)
+        for step in range(2, 6):
+            manager.save(step, parts(float(step)), {})
+        assert (manager.list(), manager.load().step) == ([5], 5)
+        assert caplog.text.count("could not be removed") == 1 and ("in use" in caplog.text)
+        (stays,) = manager.folder.glob(".*")
+        os.chmod(stays / "in use", 0o755)
+        manager.save(6, parts(), {})
+        assert [path.name for path in manager.folder.iterdir()] == ["step_000000006"]
+
+
+def test_a_checkpoint_that_is_being_read_is_pruned_and_replaced_all_the_same(folder):
+    with Unremovable():
+        manager = CheckpointManager(folder / "c", keep_last=1)
+        for value, step in enumerate((1, 1, 1, 2, 2, 3)):  # replaced twice, pruned, replaced, pruned
+            held(manager.save(step, parts(float(value)), {}))
+            assert (manager.list(), manager.load().parts["predictor"]["weight"][0, 0]) == ([step], value)
+        manager.save(4, parts(7.0), {})
+        assert CheckpointManager(folder / "c").list() == [4]
+
+
+def test_a_checkpoint_without_write_permission_is_kept(folder, caplog):
+    with Unremovable():
+        manager = CheckpointManager(folder / "c", keep_last=1)
+        os.chmod(manager.save(1, parts(1.0), {}), 0o555)
+        for step in (2, 3):
+            manager.save(step, parts(), {})
+        assert manager.list() == [1, 3]
+        assert caplog.text.count("step_000000001 could not be removed and stays (write protected)") == 1
+        assert read_checkpoint(manager.path(1)).step == 1
 
 
 def test_nothing_intact_is_an_error_and_not_a_fresh_start(tmp_path):

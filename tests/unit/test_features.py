@@ -10,7 +10,8 @@ from data_samples import jpeg, picture, write_take
 from PIL import Image
 from safetensors.torch import save_file
 
-from internlm.data.frames import MAX_PIXELS, DataError, ImageFolder, decode, open_images
+from internlm.data.decode import MAX_PIXELS, decode
+from internlm.data.frames import DataError, ImageFolder, open_images
 from internlm.data.view import eval_transform
 from internlm.eval import feature_files, features
 from internlm.eval.feature_cache import FeatureCache, fingerprint
@@ -32,11 +33,11 @@ def encoded(image, kind="PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def class_folder(root, counts: dict[str, int]):
+def class_folder(root, counts: dict[str, int], seed: int = 0):
     for number, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
         for index in range(count):
-            (root / name / f"{index}.png").write_bytes(encoded(picture(10 * number + index, 20, 24)))
+            (root / name / f"{index}.png").write_bytes(encoded(picture(seed + 10 * number + index, 20, 24)))
     return root
 
 
@@ -124,7 +125,7 @@ def test_a_feature_that_is_not_finite_names_the_image(tmp_path):
 def test_few_images_and_odd_classes_are_measured(tmp_path):
     """Seven training images, a class with one, a test class that training lacks, a training class that the test lacks."""
     train = ImageFolder(class_folder(tmp_path / "train", {"ant": 4, "bee": 1, "cow": 2}), labelled=True)
-    test = ImageFolder(class_folder(tmp_path / "val", {"ant": 2, "dog": 1}), labelled=True)
+    test = ImageFolder(class_folder(tmp_path / "val", {"ant": 2, "dog": 1}, seed=500), labelled=True)
     (tmp_path / "train" / "empty").mkdir()
     report, _ = knn_protocol.knn_report(EgoAgent(MODEL).eval(), configured(), train, test)
     protocol = report["protocol"]
@@ -267,16 +268,24 @@ def test_stored_features_in_both_formats_are_the_same(tmp_path):
 
 def test_stored_features_beside_their_images_get_the_pixel_floor(tmp_path):
     source = ImageFolder(class_folder(tmp_path / "i", {"ant": 2, "bee": 2}), labelled=True)
+    nearly = ImageFolder(class_folder(tmp_path / "n", {"ant": 2, "bee": 2}), labelled=True)
+    for path in (tmp_path / "n").rglob("*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[5:9, 5:9] ^= 1
+        path.write_bytes(encoded(pixels))
     np.savez(tmp_path / "f.npz", **{
-        f"{part}_{name}": value for part in ("train", "test")
-        for name, value in (("features", np.eye(4, dtype=np.float32)), ("labels", np.array(["ant", "ant", "bee", "bee"])))
+        f"{part}_{name}": value for part, scale in (("train", 1), ("test", 2))
+        for name, value in (("features", scale * np.eye(4, dtype=np.float32)), ("labels", np.array(["ant", "ant", "bee", "bee"])))
     })  # fmt: skip
     stored = feature_files.read_labelled(tmp_path / "f.npz")
-    report, _ = knn_protocol.stored_report(stored, (source, source), knn_protocol.Extraction(), ks=(1,))
+    report, _ = knn_protocol.stored_report(stored, (source, nearly), knn_protocol.Extraction(), ks=(1,))
     assert report["top1"] == report["floors"]["pixels"] == 100
+    assert report["protocol"]["test_features_equal_to_a_training_feature"] == 0
+    with pytest.raises(ValueError, match="4 of 4 test images are training images as well"):
+        knn_protocol.stored_report(stored, (source, source), knn_protocol.Extraction())
     other = ImageFolder(class_folder(tmp_path / "j", {"ant": 1, "bee": 3}), labelled=True)
     with pytest.raises(ValueError, match="feature 1 is of class 'ant', image 1 of 'bee'"):
-        knn_protocol.stored_report(stored, (other, source), knn_protocol.Extraction())
+        knn_protocol.stored_report(stored, (other, nearly), knn_protocol.Extraction())
 
 
 @pytest.mark.parametrize(
@@ -287,8 +296,8 @@ def test_stored_features_beside_their_images_get_the_pixel_floor(tmp_path):
         ({"train_features": np.full((8, 5), np.nan, np.float32)}, "row 0 of train_features is not finite"),
         ({"train_features": np.zeros((8, 5), np.int64)}, "need floating point"),
         ({"train_labels": np.arange(7)}, "train_features has 8 rows, train_labels has 7"),
-        ({"train_labels": np.zeros(8)}, "one integer or name a row"),
-        ({"train_labels": -np.ones(8, np.int64)}, "labels must lie in"),
+        ({"train_labels": np.zeros(8)}, "float64; they must be integers or names"),
+        ({"train_labels": -np.ones(8, np.int64)}, r"row 0 is -1 \(8 such rows\); labels are integers from 0 on"),
         ({"train_labels": np.array([{}] * 8)}, "cannot be read as .npz without pickle"),
     ],
 )

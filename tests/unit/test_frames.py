@@ -69,7 +69,7 @@ def test_labelled_folder(tmp_path):
     source = open_images([tmp_path], label="folder")
     assert source.classes == ("cat", "dog") and [source.label(i) for i in range(3)] == [0, 0, 1]
     folder(tmp_path, stray_dot_jpg=jpeg(picture(0)))
-    with pytest.raises(DataError, match=r"stray\.jpg: lies in no class folder"):
+    with pytest.raises(DataError, match=r"stray\.jpg: is in no class folder"):
         open_images([tmp_path], label="folder")
 
 
@@ -82,7 +82,7 @@ def test_missing_and_empty_folders_say_so(tmp_path):
     with pytest.raises(DataError, match="nowhere: does not exist"):
         open_images([tmp_path / "nowhere"])
     (tmp_path / "notes.txt").write_text("hi")
-    with pytest.raises(DataError, match=r"no image .* other files seen: 1"):
+    with pytest.raises(DataError, match=r"no image in it or below; other files: 1 \(1 \.txt\)"):
         open_images([tmp_path])
     with pytest.raises(DataError, match="is a file, not a folder"):
         open_images([tmp_path / "notes.txt"])

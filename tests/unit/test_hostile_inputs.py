@@ -6,6 +6,7 @@ Cases are drawn in hundreds of cheap rounds: a valid document with junk put in s
 import copy
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +239,8 @@ def asf_text() -> str:
 
 
 def amc_text(frames: int = 8) -> str:
-    rows = [f"{n + 1}\nroot {n} 17 0 0 {5 * n} 0\nlfemur {n} 0 0\nhead 0 {n} 0\nrradius 1 2 3\n" for n in range(frames)]
+    bones = re.findall(r"name (\w+)\n +direction", asf_text())
+    rows = [f"{n + 1}\nroot {n} 17 0 0 {5 * n} 0\n" + "".join(f"{bone} {n} 0 1\n" for bone in bones) for n in range(frames)]
     return "#!OML:ASF\n:FULLY-SPECIFIED\n:DEGREES\n" + "".join(rows)
 
 

@@ -1,9 +1,16 @@
 """Training batches: pure in (seed, epoch, n), resumable, honest about broken files, never hanging."""
 
 import logging
+import multiprocessing
 import os
+import resource
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +20,7 @@ from data_samples import jpeg, picture, write_take
 from internlm.data import loader
 from internlm.data.batch import split, to_device
 from internlm.data.frames import DataError, open_images
-from internlm.data.loader import BrokenCounts, evaluation_images
+from internlm.data.loader import BrokenCounts, dead_worker, evaluation_images
 from internlm.data.order import SampleOrder, Stream
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.streams import streams
@@ -202,9 +209,17 @@ def test_dead_worker_is_an_error_not_a_hang(store):
     assert list(batches) == []
 
 
-def test_stalled_worker_is_an_error_not_a_hang(tmp_path):
+def test_stalled_worker_is_an_error_not_a_hang(tmp_path, monkeypatch):
     root = picture_folder(tmp_path / "f", 12)
-    os.mkfifo(root / "stalls.jpg")  # opening it waits for ever, as a lost network file system does
+    (root / "stalls.jpg").touch()
+
+    def open_and_stall(*args):
+        source = open_images(*args)
+        (root / "stalls.jpg").unlink()
+        os.mkfifo(root / "stalls.jpg")  # opening it waits for ever, as a lost network file system does
+        return source
+
+    monkeypatch.setattr("internlm.systems.egoagent.streams.open_images", open_and_stall)
     batches = training_batches(config([root], clip_batch=0, steps=1000, workers=1), timeout=2)
     worker = batches._iterator._workers[0]
     with pytest.raises(DataError, match="gave nothing for 2 s"):
@@ -212,6 +227,91 @@ def test_stalled_worker_is_an_error_not_a_hang(tmp_path):
             pass
     worker.join(10)
     assert not worker.is_alive()
+
+
+def test_a_worker_that_dies_while_a_step_is_computed_is_named(store):
+    """Torch reports it by an error at whatever place the main thread is."""
+    batches = training_batches(config([store], [store], steps=1000, workers=1))
+    next(batches)
+    with pytest.raises(RuntimeError) as caught:
+        os.kill(batches._iterator._workers[0].pid, signal.SIGKILL)
+        for _ in range(1000):
+            time.sleep(0.01)
+    assert "data worker died" in str(dead_worker(caught.value)) and "Killed" in str(dead_worker(caught.value))
+    batches.close()
+    assert dead_worker(RuntimeError("gloo")) is None and dead_worker(KeyError("DataLoader worker (pid")) is None
+
+
+def test_a_stopped_worker_is_named_while_it_is_waited_for(store, monkeypatch, caplog):
+    monkeypatch.setattr(loader, "_POLL", 0.2)
+    monkeypatch.setattr(loader, "_NOTICE", 0.5)
+    batches = training_batches(config([store], [store], steps=1000, workers=1), timeout=60)
+    next(batches)
+    worker = batches._iterator._workers[0].pid
+    os.kill(worker, signal.SIGSTOP)
+    while batches.ready():
+        next(batches)
+    for _ in range(5):
+        assert not batches.ready()  # although batches that the worker has sent wait in the queue
+    assert caplog.text.count("no batch for") == 1 and f"data workers: {worker} is stopped" in caplog.text
+    os.kill(worker, signal.SIGCONT)
+    while not batches.ready():
+        pass
+    assert len(next(batches)["image"].sample_ids) == 4
+    os.kill(worker, signal.SIGSTOP)
+    while batches.ready():
+        next(batches)
+    assert seconds(batches.close) < 20 and not any(worker.is_alive() for worker in multiprocessing.active_children())
+
+
+def seconds(work) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("what", ["memory", "sockets"])
+def test_without_shared_memory_batches_are_the_same_and_it_is_said(store, monkeypatch, what, caplog):
+    """Shared memory that may not grow as large as a batch; no folder for the socket that hands over its descriptor."""
+    expected = list(training_batches(config([store], [store], steps=5)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if what == "memory":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    else:
+        monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", "/no/such/folder")
+    try:
+        assert same(training_batches(config([store], [store], steps=5, workers=2)), expected)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caplog.text.count("data workers cannot use shared memory") == 1 and "MB free" in caplog.text
+
+
+SMALL = """
+import os, sys
+sys.path[:0] = [{tests!r}]
+from test_loader import config, same, training_batches
+def batches(workers):
+    return training_batches(config([{store!r}], [{store!r}], steps=12, workers=workers, image_batch=32, clip_batch=1))
+print(same(batches(0), batches(2)))
+print(os.statvfs("/dev/shm").f_bfree * os.statvfs("/dev/shm").f_frsize > 100_000)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounts a /dev/shm of its own, as root")
+@pytest.mark.parametrize("size", ["4k", "128k", "640k"])
+def test_a_small_dev_shm(store, tmp_path, size):
+    """Too small for semaphores, for a batch of 0.26 MB, or for all that two workers read ahead (four batches)."""
+    script = tmp_path / "script.py"
+    script.write_text(SMALL.format(tests=str(Path(__file__).parent), store=str(store)))
+    command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} {script}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=60)
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(done.stderr)
+    if size == "4k":
+        assert "DataError: 2 data workers cannot be started: [Errno 28]" in done.stderr and "of 0 MB free" in done.stderr
+        return
+    assert done.stdout == "True\nTrue\n", done.stderr  # and nothing stays in /dev/shm
+    assert "No space left on device" in done.stderr and "free): they come through pipes" in done.stderr
 
 
 def test_workers_survive_the_schedulers_signal(store):

@@ -82,7 +82,9 @@ def test_other_frame_rates_are_interpolated(tmp_path):
         (lambda t: t.replace("Frames: 8", "Frames: " + "9" * 5000), None, "expected 'Frames: <count>'"),
         (lambda t: t.replace("CHANNELS 3", "CHANNELS ³", 1), None, "CHANNELS"),
         (lambda t: t.replace("Frame Time: 0.0083333", "Frame Time: 0"), None, "not plausible"),
-        (lambda t: t.replace("JOINT Head", "JOINT Skull"), None, "lacks joints Head"),
+        (lambda t: t.replace("Frame Time: 0.0083333", "Frame Time: 8.3333"), None, "not plausible"),  # milliseconds
+        (lambda t: t.replace("MOTION", t.partition("MOTION")[0].replace("HIERARCHY", "") + "MOTION"), None, "second skeleton"),
+        (lambda t: t.replace("JOINT Head", "JOINT Kopf"), None, "known name for head; it has Hips, LeftUpLeg"),
         (lambda t: t.rsplit(" ", 1)[0] + "\n", None, "expected"),
         (lambda t: "", 1, "file ends"),
     ],

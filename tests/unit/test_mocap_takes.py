@@ -248,8 +248,83 @@ def test_joint_map_for_names_of_their_own(tmp_path):
     track = TakeStore(tmp_path / "s").take("p").poses()
     np.testing.assert_array_equal(track.joints[:, 9], [[0, 1, 2], [6, 7, 8], [12, 13, 14]])
     assert track.visible.sum() == 3
-    with pytest.raises(MocapError, match="not in the file: .'Y'"):
+    with pytest.raises(MocapError, match="not in the file: .'Y'.*the file's names are LHand, X"):
         read_motions(tmp_path / "p.npz", joint_map={"nose": "Y"})
+
+
+def test_a_joint_map_with_head_and_neck_gives_a_gaze(tmp_path):
+    positions, names = named_figure()
+    order = [f"{side}-{part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right")]
+    joint_map = {joint: f"p{n}" for n, joint in enumerate([*order, "head", "neck"])}
+    np.savez(tmp_path / "p.npz", joints=positions, joint_names=[f"p{n}" for n in range(len(names))], fps=30)
+    (motion,) = read_motions(tmp_path / "p.npz", joint_map=joint_map)
+    np.testing.assert_allclose(motion.world_from_head[0, :3, 0], [0, -1, 0], atol=1e-6)
+
+
+def named_figure(unit: float = 1.0, up: str = "y", height: float = 0.9) -> tuple[np.ndarray, list[str]]:
+    """The standing figure as positions of names like Mixamo's, its hips ``height`` metres above the ground."""
+    figure = rest_pose()
+    parts = {"shoulder": "Arm", "elbow": "ForeArm", "wrist": "Hand", "hip": "UpLeg", "knee": "Leg", "ankle": "Foot"}
+    joints = {f"mixamorig:{side.title()}{name}": f"{side}-{part}" for part, name in parts.items() for side in ("left", "right")}
+    joints |= {"mixamorig:Head": "head", "mixamorig:Neck": "neck"}
+    points = np.array([figure[joint] for joint in joints.values()]) + [0, height, 0]
+    points = points[:, [2, 0, 1]] if up == "z" else points
+    return np.tile(points / unit, (6, 1, 1)), list(joints)
+
+
+@pytest.mark.parametrize("up", ["y", "z"])
+def test_names_of_other_programs_and_axes_that_nobody_states(tmp_path, up):
+    positions, names = named_figure(up=up)
+    np.savez(tmp_path / "p.npz", joints=positions, joint_names=names, fps=30)
+    (motion,) = read_motions(tmp_path / "p.npz")
+    assert motion.visible[:, 5:].all() and motion.head == "estimated"
+    height = motion.joints[0, :, 2]
+    assert height[5] - height[11] == pytest.approx(0.47) and height[11] - height[15] == pytest.approx(0.8)
+    left = motion.joints[0, 5] - motion.joints[0, 6]
+    facing = np.cross(left, [0, 0, 1]) / np.linalg.norm(left)
+    np.testing.assert_allclose(motion.world_from_head[0, :3, 0], facing, atol=1e-6)
+
+
+def test_axes_that_nobody_states_and_nothing_tells_are_asked_for(tmp_path):
+    positions, names = named_figure(up="z", height=-2.0)
+    np.savez(tmp_path / "p.npz", joints=positions, joint_names=names, fps=30)
+    with pytest.raises(MocapError, match="--up"):
+        read_motions(tmp_path / "p.npz")
+    assert read_motions(tmp_path / "p.npz", up="z")[0].joints[0, 5, 2] > 1.2
+
+
+@pytest.mark.parametrize(("unit", "name"), [(0.01, "cm"), (0.001, "mm"), (0.0254, "inch")])
+def test_units_that_nobody_states_are_asked_for(tmp_path, unit, name):
+    positions, names = named_figure(unit)
+    np.savez(tmp_path / "p.npz", joints=positions, joint_names=names, fps=30)
+    with pytest.raises(MocapError, match=r"a leg is [0-9.e+]+ m long; state the unit"):
+        read_motions(tmp_path / "p.npz")
+    assert data_command("mocap", tmp_path / "s", tmp_path / "p.npz", "--unit", name) == 0
+    joints = TakeStore(tmp_path / "s").take("p").poses().joints
+    np.testing.assert_allclose(joints[:, 11, 2] - joints[:, 15, 2], 0.8, atol=1e-5)
+    body = np.tile([rest_pose()[joint] for joint in SMPL_NAMES], (6, 1, 1)) / unit
+    np.savez(tmp_path / "j.npz", joints=body, fps=30, up="y")
+    with pytest.raises(MocapError, match="state the unit"):
+        read_motions(tmp_path / "j.npz")
+    assert read_motions(tmp_path / "j.npz", unit=unit)[0].joints[0, 5, 2] > 1.2
+
+
+def test_rates_of_archives_may_be_stated(body, tmp_path):
+    positions, names = named_figure()
+    np.savez(tmp_path / "p.npz", joints=positions, joint_names=names)
+    amass(tmp_path / "a.npz", mocap_framerate=None)
+    for name, frames in (("p.npz", 6), ("a.npz", 40)):
+        with pytest.raises(MocapError, match="--rate"):
+            read_motions(tmp_path / name, body_model=body[0])
+        (motion,) = read_motions(tmp_path / name, body_model=body[0], rate=60)
+        assert len(motion) == frames // 2 and motion.source_rate == 60
+
+
+def test_poses_in_degrees_are_refused(body, tmp_path):
+    data = amass(tmp_path / "a.npz")
+    amass(tmp_path / "a.npz", poses=np.degrees(data["poses"]))
+    with pytest.raises(MocapError, match="are these degrees"):
+        read_motions(tmp_path / "a.npz", body_model=body[0])
 
 
 def test_average_face_is_invisible_unless_asked_for(tmp_path):

@@ -35,7 +35,7 @@ def home(tmp_path, monkeypatch):
 
 def write_run(run_dir, **sections) -> Config:
     config = tiny_config(run_dir, **{"data": DATA, **sections})
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    (Path(run_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)
     save_config(config, Path(run_dir) / "config.yaml")
     return config
 
@@ -71,6 +71,13 @@ def test_a_copy_is_a_run_of_its_own(home, given, old):
     shutil.copytree("runs/a", "runs/copy")
     assert seen(given.format("runs/copy")) == (str(home / "runs/copy"), data_of(home))
     assert seen("runs/copy", "run_dir=runs/other")[0] == str(home / "runs/other")
+
+
+def test_a_copied_config_file_means_the_run_that_it_names(home):
+    (home / "mine").mkdir()
+    shutil.copy("runs/a/config.yaml", "mine/config.yaml")
+    assert seen("mine/config.yaml") == (str(home / "runs/a"), data_of(home))
+    assert seen("mine") == (str(home / "mine"), data_of(home))  # given as a run folder, it is one
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -190,7 +197,6 @@ def test_a_launched_config_is_its_run_folders(home, tmp_path, monkeypatch, capsy
     shutil.move("runs/a", "runs/moved")
     (home / "runs/launch").mkdir()
     shutil.copytree("runs/moved", "runs/launch", dirs_exist_ok=True)
-    (home / "runs/launch/checkpoints").mkdir()
     for where in (home, tmp_path, home / "runs/moved/launch"):
         monkeypatch.chdir(where)
         given = os.path.relpath(home / "runs/moved/launch/config.yaml")

@@ -1,11 +1,15 @@
 """What a process says ends in its own log; full disks and missing or broken displays end no run."""
 
 import logging
+import multiprocessing
 import os
+import pty
 import resource
 import subprocess
 import sys
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from internlm.monitor.metrics import MetricsWriter, read_metrics
 from internlm.monitor.profile import StepProfiler
 from internlm.monitor.progress import Progress
 from internlm.monitor.rank_log import RankLog, rank_log_path
+from internlm.monitor.watchdog import Watchdog
 from internlm.train.loop import train
 
 FULL = Path("/dev/full")
@@ -198,3 +203,37 @@ def test_a_profile_that_cannot_be_written_is_said(tmp_path, caplog):
     profiler.step(1)
     profiler.step(2)
     assert "could not be written" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["none", "closed", "a terminal that goes"])
+def test_training_goes_on_without_standard_error(tmp_path, monkeypatch, kind):
+    """Also with a bar: a terminal whose window is closed refuses every write."""
+    ours, theirs = pty.openpty()
+    stream = None if kind == "none" else os.fdopen(theirs, "w")
+
+    def source(start):
+        for step, pair in enumerate(batches(start), start):
+            if step == 2 and kind == "a terminal that goes":
+                os.close(ours)
+            yield pair
+
+    if kind == "closed":
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monitor = {"tensorboard": False, "progress": True, "health_every": 100}
+    assert train(tiny_config(tmp_path, monitor=monitor), batches=source).finished
+    assert len(read_metrics(tmp_path)) == 8
+    with suppress(OSError, AttributeError):
+        stream.close()
+
+
+def test_a_hang_without_standard_error_ends_all_the_same(tmp_path):
+    def work():
+        sys.stderr = None
+        with Watchdog(0.5, tmp_path / "log", rank=0, exit_code=44, grace=0):
+            time.sleep(1000)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 44 and "STANDING STILL" in (tmp_path / "log").read_text()

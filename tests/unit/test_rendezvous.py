@@ -33,7 +33,7 @@ def scontrol(tmp_path, monkeypatch):
     return path
 
 
-def found(nodes: str, job: int = 7, step: int = 0) -> tuple[str, int]:
+def found(nodes: str, job: int = 7, step: int = 0) -> tuple[str, tuple[int, ...]]:
     return step_rendezvous({"SLURM_STEP_NODELIST": nodes, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})
 
 
@@ -51,9 +51,11 @@ def test_the_first_node(nodes, host):
 
 
 def test_jobs_and_steps_on_one_node_do_not_meet():
-    ports = [found("localhost", job, step)[1] for job in range(1_000_000, 1_001_000) for step in range(3)]
+    ports = [found("localhost", job, step)[1][0] for job in range(1_000_000, 1_001_000) for step in range(3)]
     assert len(set(ports)) == len(ports) and min(ports) >= 20_000 and max(ports) < 32_768
-    assert found("localhost", 7, 1) == found("localhost", 7, 1)
+    choices = found("localhost", 7, 1)[1]
+    assert choices == found("localhost", 7, 1)[1] and len(set(choices)) == 4
+    assert all(20_000 <= port < 32_768 for job in (0, 999, 4_000_000_000) for port in found("localhost", job, 9)[1])
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,13 @@ def test_jobs_and_steps_on_one_node_do_not_meet():
 def test_what_cannot_be_found_is_named(nodes, named):
     with pytest.raises(RendezvousError, match=f"{named}.*export MASTER_ADDR"):
         found(nodes)
+
+
+def test_what_srun_did_not_set_is_named():
+    with pytest.raises(RendezvousError, match="SLURM_STEP_NODELIST.*not set; export MASTER_ADDR"):
+        step_rendezvous({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"})
+    unnumbered = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": "", "SLURM_STEP_ID": "interactive"}
+    assert step_rendezvous(unnumbered)[1][0] == 20_000
 
 
 def test_without_scontrol(scontrol):

@@ -103,3 +103,8 @@ def test_page_is_self_contained(tmp_path):
     assert "A &amp; B" in page and "plain &lt;text&gt;" in page and "&lt;kitchen&gt;" in page
     assert page.count("data:image/png;base64,") == 2
     assert "31.2 points above pixels" in page
+
+
+def test_a_name_that_is_no_text_does_not_cost_the_page(tmp_path):
+    report.write_page(tmp_path / "p.html", title="class \udcff", summary="", sections=[])
+    assert "class \\udcff" in (tmp_path / "p.html").read_text()

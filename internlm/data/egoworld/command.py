@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="everything follows from it (default 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; the bytes do not depend on it")
     parser.add_argument("--motion", type=Path, metavar="FILE", help="drive the body by recorded motion: .npz, .bvh or .amc")
+    parser.add_argument("--motion-joints", type=Path, metavar="MAP.json", help="COCO joint name (or head, neck) -> name in FILE")
+    parser.add_argument("--motion-rate", type=float, metavar="HZ", help="frames a second of FILE, in place of what it says")
+    parser.add_argument("--motion-up", metavar="AXIS", help="axis of FILE that points up, where file and body do not tell")
+    parser.add_argument(
+        "--motion-unit", metavar="UNIT", help="unit of FILE, where file and body do not tell: m, cm, inch, ... or metres"
+    )
     parser.add_argument("--motion-split", choices=("train", "test"), help="use only the motions the file marks so")
     parser.add_argument(
         "--raw",
@@ -32,14 +38,13 @@ def run(args: argparse.Namespace) -> int:
     """Write the world. Raises SettingsError, MocapError, PlacementError or StoreError, which name what to change."""
     from internlm.data.egoworld.rooms import PLACES
     from internlm.data.egoworld.simulate import SettingsError, generate_store
-    from internlm.data.mocap import read_motions
 
     if unknown := [place for place in args.places if place not in PLACES]:
         raise SettingsError(f"--places {unknown[0]}: unknown; known are {', '.join(PLACES)}")
     for name in ("seconds", "size", "image_stride", "jobs"):
         if getattr(args, name) <= 0:
             raise SettingsError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
-    motions = read_motions(args.motion, args.motion_split) if args.motion else []
+    motions = _motions(args)
     takes = _counts(args, motions)
     options = dict(seed=args.seed, size=args.size, seconds=args.seconds, places=args.places, motions=motions, jobs=args.jobs)
     with _progress(sum(takes.values())) as advance:
@@ -53,6 +58,21 @@ def run(args: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {split}" for split, count in takes.items() if count)
     print(f"{args.out}: {counts} takes of {'at most ' if motions else ''}{args.seconds:g} s")
     return 0
+
+
+def _motions(args: argparse.Namespace) -> list:
+    from internlm.data.mocap import parse_unit, read_joint_map, read_motions
+
+    if not args.motion:
+        return []
+    return read_motions(
+        args.motion,
+        args.motion_split,
+        joint_map=read_joint_map(args.motion_joints) if args.motion_joints else None,
+        rate=args.motion_rate,
+        up=args.motion_up,
+        unit=parse_unit(args.motion_unit) if args.motion_unit else None,
+    )
 
 
 def _counts(args: argparse.Namespace, motions: list) -> dict[str, int]:

@@ -5,16 +5,18 @@
     fps                               frames a second
     names [S], lengths [S]            of many sequences; "train/..." and "test/..." mark their split; absent = one sequence
     visible [sum, J]                  optional bool; positions that are not visible may hold anything
-    up                                "y" (the default) or "z"
+    up                                the axis that points up: "y" (the default), "z", "-y", ...
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from internlm.data.mocap.motion import Z_UP_FROM_Y_UP, MocapError, Motion, build_motion, resample, resample_visible
+from internlm.data.mocap.joint_names import HEAD, NECK, UnknownJoints, apply_map, describe_names, find_joints
+from internlm.data.mocap.motion import MocapError, Motion, build_motion, resample, resample_visible
+from internlm.data.mocap.posture import BODY, NOTHING_STATED, WORLD_FROM_FILE, Stated, check_leg, positions_up
 from internlm.data.store import COCO_JOINTS
 
 # COCO joint number -> joint name in CMU's BVH naming.
@@ -22,7 +24,7 @@ BVH_JOINTS = {
     5: "LeftArm", 6: "RightArm", 7: "LeftForeArm", 8: "RightForeArm", 9: "LeftHand", 10: "RightHand",
     11: "LeftUpLeg", 12: "RightUpLeg", 13: "LeftLeg", 14: "RightLeg", 15: "LeftFoot", 16: "RightFoot",
 }  # fmt: skip
-HEAD, NECK = "Head", "Neck"
+CMU_HEAD = {HEAD: "Head", NECK: "Neck"}
 
 
 class Archive:
@@ -63,6 +65,16 @@ class Archive:
             raise MocapError(f"{self.path}: {self.first(*keys)} holds {np.abs(values).max():g}, which is no metre and no radian")
         return values
 
+    def error(self, message: str) -> MocapError:
+        return MocapError(f"{self.path}: {message}")
+
+    def up(self, stated: Stated) -> str | None:
+        """The axis that points up: what the user states, or the file, or None."""
+        up = stated.up or (str(self.read("up")) if "up" in self.keys else None)
+        if up is not None and up.strip("-") not in ("y", "z"):
+            raise self.error(f"up is {up!r} (y, z, -y or -z)")
+        return up
+
     def rate(self, *keys: str) -> float:
         """Frames a second, plausible ones."""
         values = self.numbers(*keys)
@@ -71,40 +83,42 @@ class Archive:
         return float(values.reshape(-1)[0])
 
 
-def read_positions(archive: Archive, joint_map: Mapping[str, str] | None = None) -> list[Motion]:
-    """All sequences of an archive of positions. joint_map: COCO joint name -> name in the file, for files of other names.
-
-    With CMU's names (head and neck among them) the motion has a head pose; otherwise it has none.
-    """
+def read_positions(archive: Archive, stated: Stated = NOTHING_STATED) -> list[Motion]:
+    """All sequences of an archive of positions. Those with a whole body, a head and a neck have an estimated head pose."""
     path = archive.path
-    absent = [key for key in ("joint_names", "fps") if key not in archive.keys]
+    absent = [key for key in ("joint_names", "fps") if key not in archive.keys and not (key == "fps" and stated.rate)]
     if archive.first("pos_m", "joints") is None:
         absent.append("pos_m")
     if absent:
-        raise MocapError(f"{path}: lacks {', '.join(absent)}")
+        raise MocapError(f"{path}: lacks {', '.join(absent)}{' (or state the rate with --rate)' * ('fps' in absent)}")
     columns = {str(name): column for column, name in enumerate(np.atleast_1d(archive.read("joint_names")))}
-    positions, visible = _arrays(archive, columns)
-    up, rate = str(archive.read("up")) if "up" in archive.keys else "y", archive.rate("fps")
-    if up not in ("y", "z"):
-        raise MocapError(f"{path}: up is {up!r} (y or z)")
-    if up == "y":
-        positions = positions @ Z_UP_FROM_Y_UP.T
-    sources = _sources(path, columns, joint_map)
-    cmu = joint_map is None and {HEAD, NECK, *BVH_JOINTS.values()} <= columns.keys()
+    positions, visible = _arrays(archive, columns, stated)
+    up, rate = archive.up(stated), stated.rate or archive.rate("fps")
+    sources = _sources(path, columns, stated)
+    seen = visible[:, list(sources.values())].all(1)
+    if seen.any():
+        points = {role: positions[seen][:, column] for role, column in sources.items()}
+        check_leg(points, archive.error)
+        up = up or positions_up(points, "y", archive.error)
+    up = up or "y"
+    if up != "z":
+        positions = positions @ WORLD_FROM_FILE[up].T
+    whole = {*BODY, HEAD, NECK} <= sources.keys()
+    joints = {role: column for role, column in sources.items() if role not in (HEAD, NECK)}
     motions = []
     for name, split, part in sequences(archive, len(positions)):
-        if cmu and visible[part].all():
+        if whole and visible[part].all():
             points = resample(positions[part], rate)
-            body = {joint: points[:, column] for joint, column in sources.items()}
-            motion = build_motion(name, body, points[:, columns[HEAD]], points[:, columns[NECK]], None, split)
+            body = {joint: points[:, column] for joint, column in joints.items()}
+            motion = build_motion(name, body, points[:, sources[HEAD]], points[:, sources[NECK]], None, split)
             motion = replace(motion, source_rate=rate)
         else:
-            motion = _joints_only(name, split, positions[part], visible[part], sources, rate)
+            motion = _joints_only(name, split, positions[part], visible[part], joints, rate)
         motions.append(motion)
     return motions
 
 
-def _arrays(archive: Archive, columns: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(archive: Archive, columns: dict[str, int], stated: Stated) -> tuple[np.ndarray, np.ndarray]:
     path, key = archive.path, archive.first("pos_m", "joints")
     positions = archive.read(key)
     if positions.ndim != 3 or positions.shape[1:] != (len(columns), 3) or positions.dtype.kind not in "fiu":
@@ -119,7 +133,7 @@ def _arrays(archive: Archive, columns: dict[str, int]) -> tuple[np.ndarray, np.n
     positions = np.where(visible[..., None], positions.astype(np.float64), 0.0)
     if not np.isfinite(positions).all():
         raise MocapError(f"{path}: {key} holds values that are not finite; mark missing joints in 'visible'")
-    unit = float(archive.numbers("unit_m").reshape(-1)[0]) if "unit_m" in archive.keys else 1.0
+    unit = stated.unit or (float(archive.numbers("unit_m").reshape(-1)[0]) if "unit_m" in archive.keys else 1.0)
     if not unit > 0:
         raise MocapError(f"{path}: unit_m is {unit}, expected the positive number of metres a unit")
     return positions * unit, visible
@@ -147,25 +161,26 @@ def sequences(archive: Archive, frames: int) -> Iterable[tuple[str, str | None, 
     return found
 
 
-def _sources(path: Path, columns: dict[str, int], joint_map: Mapping[str, str] | None) -> dict[int, int]:
-    """COCO joint number -> column of the file."""
-    if joint_map is not None:
-        unknown = [name for name in joint_map if name not in COCO_JOINTS]
-        missing = [name for name in joint_map.values() if name not in columns]
-        if unknown or missing or not joint_map:
-            raise MocapError(
-                f"{path}: the joint map must give COCO joint names ({', '.join(COCO_JOINTS)}) names of the file; "
-                f"not COCO: {unknown}, not in the file: {missing}"
-            )
-        return {COCO_JOINTS.index(name): columns[source] for name, source in joint_map.items()}
-    if set(BVH_JOINTS.values()) <= columns.keys():
-        return {joint: columns[source] for joint, source in BVH_JOINTS.items()}
-    plain = {name.lower().replace("_", "-").replace(" ", "-"): column for name, column in columns.items()}
-    found = {joint: plain[name] for joint, name in enumerate(COCO_JOINTS) if name in plain}
-    if len(found) < 2:
-        absent = [name for name in BVH_JOINTS.values() if name not in columns]
+def _sources(path: Path, columns: dict[str, int], stated: Stated) -> dict[int | str, int]:
+    """COCO joint number, head or neck -> column of the file."""
+    names = list(columns)
+    try:
+        if stated.joint_map is not None:
+            return {role: columns[names[place]] for role, place in apply_map(stated.joint_map, names).items()}
+        if set(BVH_JOINTS.values()) <= columns.keys():
+            known = {**BVH_JOINTS, **CMU_HEAD} if set(CMU_HEAD.values()) <= columns.keys() else BVH_JOINTS
+            return {role: columns[source] for role, source in known.items()}
+        plain = {name.lower().replace("_", "-").replace(" ", "-"): column for name, column in columns.items()}
+        found: dict[int | str, int] = {joint: plain[name] for joint, name in enumerate(COCO_JOINTS) if name in plain}
+        if len(found) >= 2:
+            return found
+        found = {role: columns[names[place]] for role, place in find_joints(names).items()}
+    except UnknownJoints as unknown:
+        raise MocapError(f"{path}: {unknown}") from None
+    if not set(BODY) <= found.keys():
         raise MocapError(
-            f"{path}: joint_names lacks {', '.join(absent)} of CMU's names and has no COCO names either; give a joint map"
+            f"{path}: joint_names has neither COCO's names nor those of a whole body: {describe_names(names)}; "
+            "give a joint map (--joints MAP.json) from COCO names to these"
         )
     return found
 

@@ -7,8 +7,8 @@ A body-model file gives the face of the body's own surface (``face`` = "recorded
 
 Head pose. The camera needs one. With a recorded head orientation that is it. Otherwise the direction from neck to head is
 up and the shoulder line gives left, smoothed over about a fifth of a second, since a short neck of noisy points would shake
-the picture; points cannot tell a level gaze, so the median inclination of the recording counts as level. Files without a
-head and a neck give none.
+the picture; points cannot tell a level gaze, so the median inclination of the recording counts as level unless the person
+lies. Files without a head and a neck give none.
 """
 
 from dataclasses import dataclass, replace
@@ -48,6 +48,8 @@ class Motion:
     head: Literal["recorded", "estimated"] | None = "estimated"  # where world_from_head comes from
     face: Literal["recorded", "average"] | None = None  # where nose, eyes and ears come from
     source_rate: float = RATE  # Hz of the file
+    source_up: str | None = None  # the file's axis that points up, and metres of its unit, where they had to be found out
+    source_unit: float | None = None
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -73,10 +75,16 @@ class Motion:
         return replace(self, joints=joints, world_from_head=head)
 
 
+def is_multiple(rate: float) -> bool:
+    """Whether every k-th frame is 30 Hz. Frame times are often rounded: 0.033 s is meant to be 30 Hz."""
+    step = rate / RATE
+    return round(step) >= 1 and abs(step - round(step)) < 0.0125 * step
+
+
 def resample(values: np.ndarray, rate: float) -> np.ndarray:
     """Positions [F, ...] at ``rate`` Hz to 30 Hz: every k-th frame where that is exact, else linear interpolation."""
     step = rate / RATE
-    if abs(step - round(step)) < 0.01 * step and round(step) >= 1:
+    if is_multiple(rate):
         return values[:: round(step)]
     count = int((len(values) - 1) / step) + 1
     at = np.arange(count) * step
@@ -95,49 +103,58 @@ def resample_visible(joints: np.ndarray, visible: np.ndarray, rate: float) -> tu
 def build_motion(
     name: str,
     body: dict[int, np.ndarray],
-    head_base: np.ndarray,
-    neck_base: np.ndarray,
+    head_base: np.ndarray | None,
+    neck_base: np.ndarray | None,
     head_axes: np.ndarray | None,
     split: str | None = None,
     face: np.ndarray | None = None,
+    *,
+    head_is_measured: bool = True,
 ) -> Motion:
     """Motion from recorded points at 30 Hz, in metres, z up.
 
     Args:
-        body: COCO joint number to positions [F, 3] for the twelve joints of trunk and limbs.
-        head_base, neck_base: [F, 3] the joint the skull turns about, and one at the base of the neck.
-        head_axes: [F, 3, 3] recorded head orientation (columns forward, left, up), or None.
+        body: COCO joint number to positions [F, 3]: trunk and limbs, of which the head needs all twelve, and recorded points
+            of the face if there are any.
+        head_base, neck_base: [F, 3] the joint the skull turns about, and one at the base of the neck; None = no head.
+        head_axes: [F, 3, 3] head orientation (columns forward, left, up), or None = estimated from the points.
         face: [F, 5, 3] nose, left eye, right eye, left ear, right ear where they are known; None = an average face.
+        head_is_measured: whether the file says what ``head_axes`` are, rather than an assumption.
     """
-    frames = len(head_base)
+    frames = len(next(iter(body.values())))
     joints, visible = np.zeros((frames, 17, 3)), np.zeros((frames, 17), bool)
     for joint, positions in body.items():
         joints[:, joint], visible[:, joint] = positions, True
     leg = _length(joints, LEFT_HIP, LEFT_KNEE) + _length(joints, LEFT_KNEE, LEFT_ANKLE)
     height = leg / 0.491  # the legs' share of body height (Winter)
-    measured = head_axes is not None
-    if not measured:
-        head_axes = head_axes_from_points(head_base, neck_base, joints[:, LEFT_SHOULDER], joints[:, RIGHT_SHOULDER])
-    if face is not None:
-        joints[:, :5], visible[:, :5] = face, True
-        eyes = (joints[:, LEFT_EYE] + joints[:, RIGHT_EYE]) / 2
-    else:
-        eyes = head_base + np.einsum("fij,j->fi", head_axes, np.array([0.055, 0.0, 0.07]) * height)
-        if measured:
-            place_head(joints, eyes, head_axes)
-            visible[:, :5] = True
-    floor = np.percentile(joints[:, [LEFT_ANKLE, RIGHT_ANKLE], 2].min(1), 1) - 0.039 * height
-    world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
-    world_from_head[:, :3, :3], world_from_head[:, :3, 3] = head_axes, eyes
+    measured = head_axes is not None and head_is_measured
+    has_face = face is not None or bool(visible[:, :5].any())
+    world_from_head = None
+    if head_base is not None:
+        if head_axes is None:
+            head_axes = head_axes_from_points(head_base, neck_base, joints[:, LEFT_SHOULDER], joints[:, RIGHT_SHOULDER])
+        if face is not None:
+            joints[:, :5], visible[:, :5] = face, True
+            eyes = (joints[:, LEFT_EYE] + joints[:, RIGHT_EYE]) / 2
+        else:
+            eyes = head_base + np.einsum("fij,j->fi", head_axes, np.array([0.055, 0.0, 0.07]) * height)
+            if measured and not has_face:
+                place_head(joints, eyes, head_axes)
+                visible[:, :5] = True
+        world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
+        world_from_head[:, :3, :3], world_from_head[:, :3, 3] = head_axes, eyes
     motion = Motion(
         name,
         split,
         joints,
         visible,
         world_from_head,
-        head="recorded" if measured else "estimated",
-        face="recorded" if face is not None else "average" if measured else None,
+        head=None if head_base is None else "recorded" if measured else "estimated",
+        face="recorded" if has_face else "average" if measured else None,
     )
+    if not visible[:, [LEFT_ANKLE, RIGHT_ANKLE]].all():
+        return motion
+    floor = np.percentile(joints[:, [LEFT_ANKLE, RIGHT_ANKLE], 2].min(1), 1) - 0.039 * height
     return motion.moved(0.0, np.array([0.0, 0.0, -floor]))
 
 
@@ -147,7 +164,8 @@ def head_axes_from_points(head: np.ndarray, neck: np.ndarray, left: np.ndarray, 
     across = _smooth(_unit(left - right))
     forward = _unit(np.cross(across, up))
     across = np.cross(up, forward)
-    level = -np.median(np.arcsin(np.clip(forward[:, 2], -1.0, 1.0)))
+    # Who lies does not look level, whatever the neck's joints lead to.
+    level = -np.median(np.arcsin(np.clip(forward[:, 2], -1.0, 1.0))) if up[:, 2].mean() > 0.5 else 0.0
     forward, up = np.cos(level) * forward + np.sin(level) * up, np.cos(level) * up - np.sin(level) * forward
     return np.stack([forward, across, up], axis=-1)
 

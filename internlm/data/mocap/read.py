@@ -8,6 +8,7 @@ import numpy as np
 
 from internlm.data.mocap.archive import Archive, read_positions
 from internlm.data.mocap.motion import MocapError, Motion
+from internlm.data.mocap.posture import Stated
 
 FARTHEST = 1e5  # metres from the origin
 
@@ -18,22 +19,28 @@ def read_motions(
     *,
     joint_map: Mapping[str, str] | None = None,
     body_model: str | os.PathLike | None = None,
+    rate: float | None = None,
+    up: str | None = None,
+    unit: float | None = None,
 ) -> list[Motion]:
     """All motions of a file (.npz, .bvh, .amc with the .asf of its subject beside it), 30 Hz, metres, z up.
 
     split: keep only motions that the file marks "train" or "test"; files without marks keep all.
-    joint_map: COCO joint name -> name in the file, for npz archives of positions with names of their own.
+    joint_map: COCO joint name (or head, neck) -> name in the file, for names that are not known. An AMC bone is named by its
+        far end.
     body_model: SMPL, SMPL-H or SMPL-X model (.npz), for npz files that hold its parameters (AMASS and the like).
+    rate: frames a second; up: the file's axis that points up ("y", "z", "-y", ...); unit: metres a unit. Each in place of
+        what the file says or leaves open.
     Raises MocapError when the file is missing, malformed, of unknown kind, or has no motion of that split.
     """
     from internlm.data.mocap.asf_amc import read_amc
     from internlm.data.mocap.bvh import read_bvh
 
-    path = Path(path)
+    path, stated = Path(path), Stated(joint_map, rate, up, unit)
     readers = {
-        ".npz": lambda p: read_npz(p, joint_map, body_model),
-        ".bvh": lambda p: [read_bvh(p)],
-        ".amc": lambda p: [read_amc(p)],
+        ".npz": lambda p: read_npz(p, stated, body_model),
+        ".bvh": lambda p: [read_bvh(p, stated)],
+        ".amc": lambda p: [read_amc(p, stated)],
     }
     if path.suffix.lower() not in readers:
         raise MocapError(f"{path}: unknown kind of motion file; readable are {', '.join(sorted(readers))}")
@@ -58,13 +65,13 @@ def _check_finite(path: Path, motion: Motion) -> None:
         raise MocapError(f"{path}: motion {motion.name!r} has a head whose direction is undefined")
 
 
-def read_npz(path: Path, joint_map: Mapping[str, str] | None = None, body_model: str | os.PathLike | None = None) -> list[Motion]:
+def read_npz(path: Path, stated: Stated, body_model: str | os.PathLike | None = None) -> list[Motion]:
     """An archive of joint positions (archive.py) or of body-model parameters (smpl.py), told apart by its keys."""
     from internlm.data.mocap.smpl import is_body_model_motion, read_smpl
 
     archive = Archive(path)
-    if joint_map is None and is_body_model_motion(archive):
-        return [read_smpl(archive, body_model)]
+    if stated.joint_map is None and is_body_model_motion(archive):
+        return [read_smpl(archive, body_model, stated)]
     if archive.first("joint_names", "pos_m", "joints") is None:
         raise MocapError(f"{path}: holds neither positions nor body-model parameters, but {', '.join(sorted(archive.keys))}")
-    return read_positions(archive, joint_map)
+    return read_positions(archive, stated)

@@ -1,6 +1,8 @@
 """Rotations and text scanning shared by the skeleton formats."""
 
+import codecs
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,14 @@ def euler(axes: str, degrees: np.ndarray) -> np.ndarray:
     result = np.broadcast_to(np.eye(3), (len(degrees), 3, 3))
     for column, axis in enumerate(axes):
         angle = np.radians(degrees[:, column])
-        c, s, one, zero = np.cos(angle), np.sin(angle), np.ones_like(angle), np.zeros_like(angle)
-        rows = {
-            "x": [[one, zero, zero], [zero, c, -s], [zero, s, c]],
-            "y": [[c, zero, s], [zero, one, zero], [-s, zero, c]],
-            "z": [[c, -s, zero], [s, c, zero], [zero, zero, one]],
-        }[axis]
-        result = result @ np.stack([np.stack(row, -1) for row in rows], -2)
+        about = "xyz".index(axis)
+        one, other = (about + 1) % 3, (about + 2) % 3
+        turn = np.zeros((len(degrees), 3, 3))
+        turn[:, about, about] = 1
+        turn[:, one, one] = turn[:, other, other] = np.cos(angle)
+        turn[:, other, one] = np.sin(angle)
+        turn[:, one, other] = -turn[:, other, one]
+        result = result @ turn
     return result
 
 
@@ -31,18 +34,25 @@ def orthonormal(matrices: np.ndarray) -> np.ndarray:
 
 
 class Lines:
-    """The non-empty lines of a text file as words, with their numbers, so that every complaint can name its line."""
+    """The non-empty lines of a text file as words, with their numbers, so that every complaint can name its line.
 
-    def __init__(self, path: Path, comment: str | None = None):
+    split: a pattern at whose matches a line is taken apart into several; what the pattern's group catches is one of them.
+    """
+
+    def __init__(self, path: Path, comment: str | None = None, split: str | None = None):
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            data = path.read_bytes()
         except OSError as error:
             raise MocapError(f"{path}: cannot be read: {error}") from None
+        # Editors on Windows begin text with a mark of its encoding.
+        encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        text = data.decode(encoding, errors="replace")
         self.rows = [
             (number, words)
-            for number, line in enumerate(text.splitlines(), 1)
-            if (words := line.split()) and not (comment and words[0].startswith(comment))
+            for number, line in enumerate(re.split("\r\n|\r|\n", text), 1)
+            for piece in (re.split(split, line) if split else (line,))
+            if piece and (words := piece.split()) and not (comment and words[0].startswith(comment))
         ]
         self.place = 0
 
@@ -67,6 +77,11 @@ class Lines:
         self.place += 1
         return self.rows[self.place - 1][1]
 
+    def push(self, words: list[str]) -> None:
+        """What was left of a row becomes the next row."""
+        if words:
+            self.rows.insert(self.place, (self.number, words))
+
     @staticmethod
     def count(words: list[str]) -> int | None:
         """The whole number that a row of one word is; None when it is anything else."""
@@ -77,7 +92,10 @@ class Lines:
     def numbers(self, words: list[str], count: int | None = None) -> list[float]:
         """Finite numbers of a row; MocapError when a word is no number or the count is wrong."""
         try:
-            values = [float(word) for word in words]
+            try:
+                values = [float(word) for word in words]
+            except ValueError:  # written where the comma is the decimal point
+                values = [float(word if "." in word else word.replace(",", ".")) for word in words]
         except ValueError:
             raise self.error(f"expected numbers, found {' '.join(words)[:60]!r}") from None
         if not all(math.isfinite(value) for value in values):

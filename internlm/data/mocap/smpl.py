@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from internlm.data.mocap.archive import Archive
-from internlm.data.mocap.motion import Z_UP_FROM_Y_UP, MocapError, Motion, build_motion, resample
+from internlm.data.mocap.motion import MocapError, Motion, build_motion, resample
+from internlm.data.mocap.posture import NOTHING_STATED, WORLD_FROM_FILE, Stated, check_leg, positions_up
 from internlm.data.mocap.skeleton import orthonormal
 
 # COCO joint number -> joint of SMPL, SMPL-H and SMPL-X alike.
@@ -54,27 +55,30 @@ def is_body_model_motion(archive: Archive) -> bool:
     return archive.first("poses", *ROOT) is not None or "joints" in archive.keys
 
 
-def read_smpl(archive: Archive, body_model: str | os.PathLike | None = None) -> Motion:
-    """One motion. ``up`` in the file is "z" (AMASS, the default) or "y". Raises MocapError."""
+def read_smpl(archive: Archive, body_model: str | os.PathLike | None = None, stated: Stated = NOTHING_STATED) -> Motion:
+    """One motion. ``up`` in the file is "z" (AMASS, the default), "y" or another axis. Raises MocapError."""
     path = archive.path
-    rate = archive.rate(*RATE_KEYS)
-    up = str(archive.read("up")) if "up" in archive.keys else "z"
-    if up not in ("y", "z"):
-        raise MocapError(f"{path}: up is {up!r} (y or z)")
-    world = Z_UP_FROM_Y_UP if up == "y" else np.eye(3)
+    if not stated.rate and archive.first(*RATE_KEYS) is None:
+        raise MocapError(f"{path}: lacks {' or '.join(RATE_KEYS)}; state the rate with --rate")
+    rate = stated.rate or archive.rate(*RATE_KEYS)
+    up = archive.up(stated)
     if body_model is not None and archive.first("poses", *ROOT) is not None:
         poses, translation, betas = read_parameters(archive)
         joints, rotations, face = forward_kinematics(load_body_model(Path(body_model)), poses, translation, betas)
-        # The models' rest pose faces +z with y up and left +x.
-        head_axes = world @ rotations[:, HEAD][..., [2, 0, 1]]
+        head_axes = rotations[:, HEAD]
     elif "joints" in archive.keys:
-        joints, face = _stored_joints(archive)
+        joints, face = _stored_joints(archive, stated)
         head_axes = None
     else:
         raise MocapError(
             f"{path}: holds body-model parameters; positions follow from them only through the model's own file: "
             "give one with --body-model (SMPL-X, SMPL-H or SMPL as .npz, from the makers' sites)"
         )
+    points = {coco: joints[:, source] for coco, source in BODY.items()}
+    check_leg(points, archive.error)
+    world = WORLD_FROM_FILE[up or positions_up(points, "z", archive.error)]
+    if head_axes is not None:  # the models' rest pose faces +z with y up and left +x
+        head_axes = world @ head_axes[..., [2, 0, 1]]
     joints, face = joints @ world.T, None if face is None else face @ world.T
     joints, face = resample(joints, rate), None if face is None else resample(face, rate)
     if head_axes is not None:
@@ -101,6 +105,8 @@ def read_parameters(archive: Archive) -> tuple[np.ndarray, np.ndarray, np.ndarra
         raise MocapError(f"{path}: poses are {list(poses.shape)}, expected [frames, 3 x joints] axis-angle of 22 joints or more")
     if not len(poses):
         raise MocapError(f"{path}: has no frames")
+    if np.linalg.norm(poses.reshape(len(poses), -1, 3), axis=-1).max() > 4 * np.pi:
+        raise MocapError(f"{path}: poses turn by more than two full circles; axis-angle is in radians: are these degrees?")
     translation = archive.numbers(*TRANSLATION)
     if translation.shape != (len(poses), 3):
         raise MocapError(f"{path}: translation is {list(translation.shape)}, expected {[len(poses), 3]}")
@@ -207,8 +213,9 @@ def head_axes_from_face(face: np.ndarray) -> np.ndarray:
     return axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-9)
 
 
-def _stored_joints(archive: Archive) -> tuple[np.ndarray, np.ndarray | None]:
-    joints = archive.numbers("joints")
+def _stored_joints(archive: Archive, stated: Stated) -> tuple[np.ndarray, np.ndarray | None]:
+    unit = stated.unit or (float(archive.numbers("unit_m").reshape(-1)[0]) if "unit_m" in archive.keys else 1.0)
+    joints = archive.numbers("joints") * unit
     if joints.ndim != 3 or joints.shape[1] < 22 or joints.shape[2] != 3 or not len(joints):
         raise MocapError(
             f"{archive.path}: joints are {list(joints.shape)} without names, expected [frames, 22 or more, 3] in SMPL's order"

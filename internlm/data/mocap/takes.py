@@ -38,7 +38,12 @@ def motion_take(
         pose_space="world",
         labels={**({"action": action} if action else {}), **(labels or {})},
         source="mocap",
-        extra={"head": motion.head, "face": motion.face if visible[:, :5].any() else None, "source_rate_hz": motion.source_rate},
+        extra={
+            "head": motion.head,
+            "face": motion.face if visible[:, :5].any() else None,
+            "source_rate_hz": motion.source_rate,
+            **({"source_up": motion.source_up, "source_unit_m": motion.source_unit} if motion.source_up else {}),
+        },
     )
     track = PoseTrack(
         frames=frames,

@@ -47,25 +47,25 @@ def per_class(
     ranked int64 [N, r] = the best classes of each image as numbers of ``wanted``, -1 where there is none; truth int64 [N] and
     train_labels as numbers of ``classes`` and ``wanted``. ``train_images`` of a class: 0 explains a score of 0.
     """
-    as_wanted = match_classes(truth, classes, wanted)
-    right = (ranked == as_wanted[:, None]) & (ranked >= 0)
+    right = (ranked == match_classes(truth, classes, wanted)[:, None]) & (ranked >= 0)
     voters = torch.bincount(train_labels[train_labels >= 0], minlength=len(wanted)).tolist()
     number = {name: i for i, name in enumerate(wanted)}
-    rows = []
-    for label, name in enumerate(classes):
-        mine = truth == label
-        if not mine.any():
-            continue
-        rows.append(
-            {
-                "class": name,
-                "images": int(mine.sum()),
-                "train_images": voters[number[name]] if name in number else 0,
-                "top1": 100 * float(right[mine, 0].double().mean()),
-                "top5": 100 * float(right[mine].any(1).double().mean()),
-            }
-        )
-    return rows
+    known = truth >= 0
+    images, first, any_of_five = (
+        torch.bincount(truth[chosen], minlength=len(classes)).tolist()
+        for chosen in (known, known & right[:, 0], known & right.any(1))
+    )
+    return [
+        {
+            "class": name,
+            "images": images[label],
+            "train_images": voters[number[name]] if name in number else 0,
+            "top1": 100 * (first[label] / images[label]),
+            "top5": 100 * (any_of_five[label] / images[label]),
+        }
+        for label, name in enumerate(classes)
+        if images[label]
+    ]
 
 
 def confusions(
@@ -75,8 +75,7 @@ def confusions(
 
     predicted int64 [N] as numbers of ``wanted``, truth int64 [N] as numbers of ``classes``.
     """
-    names = torch.tensor([wanted.index(name) if name in wanted else -1 for name in classes] + [-1])
-    wrong = (truth >= 0) & (predicted >= 0) & (names[truth] != predicted)
+    wrong = (truth >= 0) & (predicted >= 0) & (match_classes(truth, classes, wanted) != predicted)
     pairs, counts = torch.stack([truth[wrong], predicted[wrong]], 1).unique(dim=0, return_counts=True)
     total = torch.bincount(truth[truth >= 0], minlength=len(classes))
     order = counts.argsort(descending=True, stable=True)[:most].tolist()

@@ -5,6 +5,7 @@ exp(similarity / 0.07). The neighbours are those of a float64 brute force (see `
 lower index, and classes whose votes agree to 9 decimals of the nearest neighbour's vote to the lower number.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,10 @@ def decide(
     never a prediction; classes with equal votes rank by their number, where sums that agree to 9 decimals are equal: they
     may have been added in another order. Computed on the device of ``test``.
     """
+    if not 0 < temperature < math.inf:
+        raise EvalError(f"temperature {temperature}: votes need a finite one above zero")
+    if not ks or min(ks) < 1:
+        raise EvalError(f"neighbours {ks}: need at least one number, all at least 1")
     if len(train) != len(train_labels):
         raise EvalError(f"{len(train)} train features with {len(train_labels)} labels")
     if len(train_labels) and not (0 <= int(train_labels.min()) and int(train_labels.max()) < num_classes):

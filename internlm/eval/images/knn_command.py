@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from ..options import real, whole
 from .options import add_images, model_or_features, open_sources, run_on_images
 
 BACKENDS = ("auto", "torch", "faiss")
@@ -12,8 +13,10 @@ PICTURES = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the task."""
     add_images(parser)
-    parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="neighbours (default 10 20 100 200)")
-    parser.add_argument("--temperature", "--knn_t", type=float, default=0.07, help="vote = exp(similarity / temperature)")
+    parser.add_argument("--k", type=whole(1), nargs="+", default=[10, 20, 100, 200], help="neighbours (default 10 20 100 200)")
+    parser.add_argument(
+        "--temperature", "--knn_t", type=real(0, inner=True), default=0.07, help="vote = exp(similarity / temperature)"
+    )
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="search; the neighbours do not depend on it")
     parser.add_argument("--pictures", help="write a page of test images beside their nearest training images (HTML)")
 

@@ -13,8 +13,10 @@ from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
 from ..errors import EvalError
 from ..feature_cache import FeatureCache
-from ..features import PIXELS, Encoder, Features, calibrate, encoder, extract, weights_identity
+from ..features import DIGEST, PIXELS, Encoder, Features, calibrate, encoder, extract, weights_identity
+from ..ranks import from_first
 from . import knn
+from .checks import check_copies, check_images, check_stored
 from .classes import confusions, match_classes, per_class
 
 FLOOR_SEED = 7  # of the untrained network; not a training seed of anyone
@@ -35,19 +37,20 @@ class Extraction:
     workers: int = 0
     max_broken_share: float = 0.01
 
+    def __post_init__(self):
+        if self.batch_size < 1 or (self.limit is not None and self.limit < 1) or self.workers < 0:
+            raise EvalError(
+                f"batch {self.batch_size} and limit {self.limit} must be at least 1, workers {self.workers} at least 0"
+            )
+        if not 0 <= self.max_broken_share <= 1:
+            raise EvalError(f"the share of broken images, {self.max_broken_share}, must be in 0..1")
+
 
 def untrained(config: Config, seed: int = FLOOR_SEED) -> EgoNetwork:
     """A branch with this config's shape and random weights, whatever the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return EgoNetwork(config.model, actions=False).eval()
-
-
-def check_labels(train: ImageSource, test: ImageSource) -> None:
-    """EvalError when a source has no labels."""
-    for name, source in (("train", train), ("test", test)):
-        if not source.classes:
-            raise EvalError(f"the {name} images have no labels; open them with a label (a key of the takes, or 'folder')")
 
 
 def branch_encoder(agent: EgoAgent, which: str, kinds: str | dict[str, str], how: Extraction) -> Encoder:
@@ -72,10 +75,18 @@ def random_encoders(config: Config, train: ImageSource, kind: str, how: Extracti
     return encoders, used
 
 
-def both(train: ImageSource, test: ImageSource, encoders: list[Encoder], image_size: int, how: Extraction) -> dict[str, Features]:
-    """Features of the training and the test images."""
+def both(
+    train: ImageSource, test: ImageSource, encoders: list[Encoder], image_size: int, how: Extraction
+) -> tuple[dict[str, Features], int]:
+    """Features of the training and the test images, and how many test images are copies of a training image.
+
+    EvalError when all are.
+    """
     options = {name: getattr(how, name) for name in ("batch_size", "limit", "cache", "workers", "max_broken_share")}
-    return {name: extract(source, encoders, image_size, **options) for name, source in (("train", train), ("test", test))}
+    encoders = [*encoders, DIGEST]
+    found = {name: extract(source, encoders, image_size, **options) for name, source in (("train", train), ("test", test))}
+    digests = [found[name].values.pop("digest") for name in ("train", "test")]  # on all processes: what is left is scored
+    return found, from_first(lambda: check_copies(*digests))
 
 
 def knn_report(
@@ -95,13 +106,13 @@ def knn_report(
     """kNN accuracy in per cent beside the random-weights and the pixel floor, and the features of both sources.
 
     ``top1`` and ``top5`` are those of k = 20 (or the only k). ``options`` are fields of ``Extraction``. Under torchrun only
-    process 0 gets a report; the others get an empty one. Raises EvalError when a source has no labels.
+    process 0 gets a report; the others get an empty one. Raises EvalError where ``check_images`` does.
     """
     how = replace(how or Extraction(), **options)
-    check_labels(train, test)
+    check_images(train, test)
     random, calibrated = random_encoders(config, train, kind, how)
     encoders = [branch_encoder(agent, which, kind, how), *random, PIXELS]
-    found = both(train, test, encoders, config.model.image_size, how)
+    found, copies = both(train, test, encoders, config.model.image_size, how)
     if rank():
         return {}, found
     report = score(found, ks=ks, temperature=temperature, backend=backend, device=how.device)
@@ -110,6 +121,7 @@ def knn_report(
         "branch": which,
         "feature": kind,
         "precision": str(how.dtype).removeprefix("torch."),
+        "test_images_equal_to_a_training_image": copies,
         "view": f"short side to {short_side(size)}, bicubic with antialiasing, central {size}",
         "pixel_floor": "32x32 pixels, centred per image, same search and vote",
         "random_floor": "the untrained network of the same config, same protocol"
@@ -130,8 +142,10 @@ def stored_report(
     are others than the labels say. Under torchrun only process 0 gets a report.
     """
     found = {part: replace(features, values={"model": features.values["model"]}) for part, features in stored.items()}
+    equal = from_first(lambda: check_stored(stored))
     if sources is not None:
-        pixels = both(*sources, [PIXELS], PIXEL_VIEW, how)
+        check_images(*sources)
+        pixels, _ = both(*sources, [PIXELS], PIXEL_VIEW, how)
         if rank():
             return {}, pixels
         for part, features in found.items():
@@ -140,7 +154,7 @@ def stored_report(
     if rank():
         return {}, found
     report = score(found, device=how.device, **options)
-    report["protocol"] |= {"branch": "stored", "feature": "as stored"}
+    report["protocol"] |= {"branch": "stored", "feature": "as stored", "test_features_equal_to_a_training_feature": equal}
     report["protocol"]["pixel_floor"] = "32x32 pixels, centred per image" if sources else "none: no images were given"
     return report, found
 

@@ -36,10 +36,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        if not self.rates or min(self.rates) <= 0:
-            raise EvalError(f"learning rates {self.rates}: need at least one, all above zero")
+        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
+            raise EvalError(f"learning rates {self.rates}: need at least one, all above zero and finite")
         if self.epochs < 1 or self.batch < 1 or not 0 < self.held_out < 1:
             raise EvalError(f"epochs {self.epochs} and batch {self.batch} must be at least 1, held out {self.held_out} in (0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise EvalError(f"weight decay {self.weight_decay} must be zero or more, and finite")
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,6 @@ def draw_shots(labels: Tensor, shots: int, seed: int) -> Tensor:
 def nearest_mean(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
     """The class whose mean unit feature is most similar by cosine, int64 [N]; classes without an image are never chosen."""
     sums = torch.zeros(classes, train.shape[1]).index_add_(0, labels, F.normalize(train, dim=1))
-    similarity = F.normalize(test, dim=1) @ F.normalize(sums, dim=1).T
-    similarity[:, torch.bincount(labels, minlength=classes) == 0] = -torch.inf
-    return similarity.max(1).indices
+    means, unseen = F.normalize(sums, dim=1).T, torch.bincount(labels, minlength=classes) == 0
+    tiles = F.normalize(test, dim=1).split(max(1, TILE_ELEMENTS // classes))
+    return torch.cat([(tile @ means).masked_fill_(unseen, -torch.inf).max(1).indices for tile in tiles])

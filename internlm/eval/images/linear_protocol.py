@@ -14,11 +14,13 @@ from internlm.data.frames import ImageSource
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
 
+from ..errors import EvalError
 from ..features import PIXELS, Features, extract
 from ..ranks import from_first
 from . import linear
+from .checks import check_images
 from .classes import confusions, match_classes, per_class
-from .knn_protocol import RANDOM, Extraction, both, branch_encoder, check_labels, random_encoders
+from .knn_protocol import RANDOM, Extraction, both, branch_encoder, random_encoders
 
 SEPARATOR = "."
 
@@ -44,12 +46,12 @@ def probe_report(
     torchrun process 0 gets the report, the others an empty one.
     """
     how, recipe = how or Extraction(), recipe or linear.Recipe()
-    check_labels(train, test)
+    check_images(train, test)
     own = branch_encoder(agent, which, {f"model{SEPARATOR}{kind}": kind for kind in kinds}, how)
     random, calibrated = random_encoders(config, train, kinds[0], how)
     encoders = [own, random[0], PIXELS]
     size = config.model.image_size
-    found = both(train, test, encoders, size, how)
+    found, copies = both(train, test, encoders, size, how)
     epochs = _augmented(train, own, size, how, recipe.seed) if augment else None
     report = score(
         found, [train.group(row) for row in found["train"].rows.tolist()], recipe, shots, shot_seeds, epochs, how.device
@@ -57,6 +59,7 @@ def probe_report(
     if report:
         report["protocol"] |= {
             "branch": which,
+            "test_images_equal_to_a_training_image": copies,
             "augmented": "random resized crop (25-100 % of the area) and mirroring, new in each epoch" if augment else "no",
             "random_floor": f"untrained network, feature {kinds[0]}"
             + (f", BatchNorm statistics from {calibrated} training images" if calibrated else ""),
@@ -84,6 +87,8 @@ def score(
     ``groups`` names what must not be parted among the training images. ``epochs`` gives the model's features of an epoch,
     extracted by all processes together.
     """
+    if shots and (min(shots) < 1 or shot_seeds < 1):
+        raise EvalError(f"few-shot with {shots} images a class, drawn {shot_seeds} times: both must be at least 1")
     train, test = found["train"], found["test"]
     truth = match_classes(test.labels, test.classes, train.classes)
     held = from_first(lambda: linear.hold_out(train.labels, groups, recipe.held_out, recipe.seed))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_common, add_model, finish, load, run_data
+from ..options import add_common, add_model, each_once, finish, load, real, run_data, whole
 
 if TYPE_CHECKING:
     from internlm.data.frames import ImageSource
@@ -40,10 +40,11 @@ def add_images(parser: argparse.ArgumentParser, *, choices: bool = False) -> Non
     model.add_argument("--pretrained_weights", help="upstream's name: a run, checkpoint or exported folder")
     add_common(parser, unit="images", batch=128)
     parser.add_argument("--train-data", nargs="+", help="labelled training images: stores or class folders (default: --data)")
-    parser.add_argument("--train-split", default="train", help="split of the training takes (take stores only; default train)")
+    parser.add_argument("--train-split", help="split of the training takes (take stores only; default train)")
+    parser.set_defaults(split=None)  # so that one which is given for folders is noticed
     parser.add_argument("--label", help="take label that is the class (default place), or 'folder' for class folders")
     parser.add_argument("--class-list", type=Path, help="file with the classes to keep, one a line (ImageNet-100)")
-    parser.add_argument("--frame-stride", type=int, default=1, help="use every n-th stored frame of a take")
+    parser.add_argument("--frame-stride", type=whole(1), default=1, help="use every n-th stored frame of a take")
     parser.add_argument("--which", choices=BRANCHES, default="observer", help="branch (default observer)")
     if choices:
         parser.add_argument("--feature", choices=FEATURES, nargs="+", default=list(FEATURES), help="choices (default all)")
@@ -51,10 +52,14 @@ def add_images(parser: argparse.ArgumentParser, *, choices: bool = False) -> Non
         parser.add_argument("--feature", choices=FEATURES, default="state", help="feature (default state)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="precision (default float32)")
     parser.add_argument("--cache", type=Path, help="folder that keeps extracted features, found again by weights and images")
-    parser.add_argument("--workers", "--num_workers", type=int, default=0, help="threads that read images ahead (default 0)")
-    parser.add_argument("--max-broken-share", type=float, default=0.01, help="share of unreadable images that may be left out")
+    parser.add_argument("--workers", "--num_workers", type=whole(0), default=0, help="threads that read images ahead (default 0)")
+    parser.add_argument(
+        "--max-broken-share", type=real(0, 1), default=0.01, help="share of unreadable images that may be left out"
+    )
     parser.add_argument("--data_path", type=Path, help="upstream's name: a folder with train/ and val/ of class folders")
-    parser.add_argument("--imgnet", type=int, help="upstream's name: number of classes; fewer than there are need --class-list")
+    parser.add_argument(
+        "--imgnet", type=whole(1), help="upstream's name: number of classes; fewer than there are need --class-list"
+    )
 
 
 def run_on_images(args: argparse.Namespace, evaluate: Callable[[argparse.Namespace], tuple[dict, dict, list]]) -> int:
@@ -104,7 +109,7 @@ def model_or_features(args: argparse.Namespace) -> Loaded:
 
 def open_sources(args: argparse.Namespace, loaded: Loaded) -> "tuple[ImageSource, ImageSource] | None":
     """The training and the test images; None for stored features without images."""
-    from internlm.data.frames import open_images
+    from internlm.data.frames import notes, open_images
     from internlm.data.store import TakeStore
 
     from ..errors import EvalError
@@ -115,10 +120,14 @@ def open_sources(args: argparse.Namespace, loaded: Loaded) -> "tuple[ImageSource
         if args.class_list:
             raise EvalError("--class-list needs images (--data); leave the other classes out of the stored features instead")
         return None
-    voters = args.train_data or data
+    data = each_once(data)
+    voters = each_once(args.train_data) if args.train_data else data
+    stores = [any(TakeStore.is_store(path) for path in paths) for paths in (data, voters)]
+    _check_folder_options(args, data, stores)
     label = args.label or ("place" if all(TakeStore.is_store(path) for path in (*data, *voters)) else "folder")
-    train = open_images(voters, args.train_split, args.frame_stride, label)
-    sources = train, open_images(data, args.split, args.frame_stride, label)
+    split, train_split = args.split or "val", args.train_split or "train"
+    train = open_images(voters, train_split, args.frame_stride, label)
+    sources = train, open_images(data, split, args.frame_stride, label)
     if args.class_list:
         sources = restrict(*sources, args.class_list)
     found = len(sources[0].classes)
@@ -129,7 +138,33 @@ def open_sources(args: argparse.Namespace, loaded: Loaded) -> "tuple[ImageSource
         )
     if args.imgnet and args.imgnet != found:
         print(f"--imgnet {args.imgnet}: the data has {found} classes, so that is what is measured")
-    loaded.protocol |= {"train_data": voters, "test_data": data, "split": args.split, "label": label}
+    loaded.protocol |= {"train_data": voters, "test_data": data, "label": label}
+    loaded.protocol |= {name: value for name, value, has in zip(("split", "train_split"), (split, train_split), stores) if has}
+    loaded.protocol |= {
+        f"{part}_folder_notes": said for part, source in zip(("train", "test"), sources) if (said := notes(source))
+    }
     if args.class_list:
         loaded.protocol["class_list"] = str(args.class_list)
     return sources
+
+
+def _check_folder_options(args: argparse.Namespace, data: list[str], stores: list[bool]) -> None:
+    """EvalError for options that mean nothing without a take store, and where a folder would be measured by itself."""
+    from ..errors import EvalError
+
+    given = {"--split": args.split if not stores[0] else None, "--train-split": args.train_split if not stores[1] else None}
+    for option, value in given.items():
+        if value is not None:
+            raise EvalError(
+                f"{option} {value}: image folders have no splits; name the folder of each split by --train-data and --data"
+            )
+    if args.frame_stride != 1 and not any(stores):
+        raise EvalError(f"--frame-stride {args.frame_stride} takes frames out of take stores; image folders have none")
+    if not args.train_data and not stores[0]:
+        folder = Path(data[0])
+        test = next((name for name in ("val", "test", "valid") if (folder / "train").is_dir() and (folder / name).is_dir()), None)
+        hint = f"; here --train-data {folder / 'train'} --data {folder / test}" if test else ""
+        raise EvalError(
+            f"--data {' '.join(map(str, data))} without --train-data: image folders have no splits, so every image would "
+            f"be measured by itself. Name the training images by --train-data{hint}"
+        )

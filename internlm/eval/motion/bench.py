@@ -4,6 +4,7 @@ A result file is written when its method is measured, so that a long comparison 
 and goes on after an interruption.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -53,6 +54,7 @@ def run_benchmark(
             raise EvalError(f"method {name!r} is unknown; choose from {', '.join(TITLES)}")
     framed = motion_data.root_relative(data) if protocol.frame == "root" else data
     train, test = framed.of("train"), framed.of("test")
+    _check_unseen(train, test)
     fitted, held_out = motion_data.hold_out(train)
     windows = motion_data.windows(test, protocol.past, protocol.future, protocol.stride)
     about = describe(data, protocol, fitted, held_out, test, windows)
@@ -74,6 +76,15 @@ def run_benchmark(
     print(table(report))
     print(f"written to {out / 'report.json'}")
     return report
+
+
+def _check_unseen(train: MotionData, test: MotionData) -> None:
+    """EvalError when a recording is in training and in test, under whatever names."""
+    known = {hashlib.blake2b(track.joints.tobytes()).digest(): track.name for track in train.tracks}
+    for track in test.tracks:
+        same = known.get(hashlib.blake2b(track.joints.tobytes()).digest())
+        if same is not None:
+            raise EvalError(f"{train.source}: {track.name} in test is the recording {same} in training; give each recording once")
 
 
 def measure(forecaster: Forecaster, windows: Windows, data: MotionData) -> dict[str, Any]:

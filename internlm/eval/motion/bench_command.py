@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..options import real, whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Benchmarks and their options."""
@@ -16,15 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     motion.add_argument("--actions", choices=("standard", "all"), default="standard", help="of cmu: all = with the extra walks")
     motion.add_argument("--methods", nargs="+", help="default: all; earlier results in --out stay in the table")
     motion.add_argument("--frame", choices=("root", "world"), default="root", help="poses relative to their root, or world")
-    motion.add_argument("--past", type=int, default=30, help="observed frames (default 30)")
-    motion.add_argument("--future", type=int, default=30, help="predicted frames (default 30)")
-    motion.add_argument("--stride", type=int, default=10, help="frames between test windows (default 10)")
+    motion.add_argument("--past", type=whole(1), default=30, help="observed frames (default 30)")
+    motion.add_argument("--future", type=whole(1), default=30, help="predicted frames (default 30)")
+    motion.add_argument("--stride", type=whole(1), default=10, help="frames between test windows (default 10)")
     motion.add_argument("--config", default="configs/motion/cmu.py", help="pose-only config (default configs/motion/cmu.py)")
     motion.add_argument("--set", nargs="+", default=[], metavar="section.key=value", help="values laid over the config")
-    motion.add_argument("--steps", type=int, help="training steps of every trained method (default: its recipe's)")
-    motion.add_argument("--cpu-minutes", type=float, default=20.0, help="CPU time that one method may train (default 20)")
-    motion.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: the same numbers every time)")
-    motion.add_argument("--seed", type=int, default=0)
+    motion.add_argument("--steps", type=whole(1), help="training steps of every trained method (default: its recipe's)")
+    motion.add_argument(
+        "--cpu-minutes", type=real(0, inner=True), default=20.0, help="CPU time that one method may train (default 20)"
+    )
+    motion.add_argument("--threads", type=whole(1), default=1, help="CPU threads (default 1: the same numbers every time)")
+    motion.add_argument("--seed", type=whole(0), default=0)
     motion.add_argument("--again", action="store_true", help="train and measure anew what --out already has")
     motion.add_argument("--out", type=Path, default=Path("runs/bench_motion"), help="folder (default runs/bench_motion)")
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load, run_data
+from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load, real, run_data, whole
 
 if TYPE_CHECKING:
     from internlm.data.clips import ClipDataset
@@ -19,16 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_common(parser, unit="clips", batch=16)
     add_clips(parser)
-    parser.add_argument("--observed", type=int, help="steps of a clip observed before the roll-out (default: half)")
+    parser.add_argument("--observed", type=whole(1), help="steps of a clip observed before the roll-out (default: half)")
     parser.add_argument("--no-rollout", action="store_true", help="the teacher-forced next chunk alone")
     parser.add_argument(
         "--baselines", nargs="+", default=[], metavar="NAME",
         help="train these on the run's training takes: ridge, simlpe, diffusion_policy",
     )  # fmt: skip
     parser.add_argument("--baseline-data", nargs="+", help="take stores whose training takes they see (default: the run's)")
-    parser.add_argument("--cpu-minutes", type=float, default=20.0, help="CPU time that one baseline may train (default 20)")
-    parser.add_argument("--baseline-steps", type=int, help="training steps of a baseline (default: its recipe's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the baselines")
+    parser.add_argument(
+        "--cpu-minutes", type=real(0, inner=True), default=20.0, help="CPU time that one baseline may train (default 20)"
+    )
+    parser.add_argument("--baseline-steps", type=whole(1), help="training steps of a baseline (default: its recipe's)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the baselines")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,6 +91,7 @@ def _baselines(
     from .forecasters import make
 
     data = args.baseline_data or run_data(args, config.data.clips)
+    _check_unseen(data, dataset, args.split)
     poses: Any = dataset.pose_offsets.shape
     past, future = (observed + 1) * poses[1], (poses[0] - observed) * poses[1]
     fitted, held_out = hold_out(read(data, every=dataset.pose_stride, all_joints=True).of("train"))
@@ -102,3 +105,22 @@ def _baselines(
             )
         )  # fmt: skip
     return tuple(made)
+
+
+def _check_unseen(data: list[str], dataset: "ClipDataset", split: str) -> None:
+    """EvalError when the evaluated takes are among those that baselines are trained on."""
+    import os
+
+    from internlm.data.store import TakeStore
+
+    from ..errors import EvalError
+
+    fitted = {
+        os.path.realpath(take.path) for path in data if TakeStore.is_store(path) for take in TakeStore(path).select("train")
+    }
+    seen = [take.info.name for take in dataset.takes if os.path.realpath(take.path) in fitted]
+    if seen:
+        raise EvalError(
+            f"--baselines are trained on the takes of split train, and {len(seen)} of them, {seen[0]} for one, are evaluated "
+            f"here (--split {split}): choose another --split, or other takes to train on by --baseline-data"
+        )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load
+from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load, whole
 
 # As in ``retrieval`` and ``clips``; repeated because help must not import torch.
 SCOPES = ("pool", "take", "clip")
@@ -20,9 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_clips(parser)
     parser.add_argument("--gallery", choices=SCOPES, default="pool", help="frames that compete (default pool)")
     parser.add_argument("--feature", choices=FEATURES, default="bottleneck", help="feature (default bottleneck)")
-    parser.add_argument("--horizon", type=int, default=1, help="steps from the current frame to the right answer (default 1)")
-    parser.add_argument("--frame-stride", type=int, help="with --features: frame numbers from one step to the next")
-    parser.add_argument("--steps", type=int, default=1, help="with --features: steps of a clip (default 1)")
+    parser.add_argument(
+        "--horizon", type=whole(1), default=1, help="steps from the current frame to the right answer (default 1)"
+    )
+    parser.add_argument("--frame-stride", type=whole(1), help="with --features: frame numbers from one step to the next")
+    parser.add_argument("--steps", type=whole(1), default=1, help="with --features: steps of a clip (default 1)")
     parser.add_argument("--pictures", type=Path, help="write a page of current frames beside what was retrieved (HTML)")
 
 

@@ -1,0 +1,108 @@
+"""Numbers among the options of ``egoagent eval`` and ``egoagent bench``: what means nothing is refused, with exit code 2."""
+
+import argparse
+
+import pytest
+import torch
+
+from internlm import cli
+from internlm.eval import command
+from internlm.eval.errors import EvalError
+from internlm.eval.images import knn, knn_protocol, linear
+from internlm.eval.motion import bench_command
+
+NUMBERS = {
+    "knn": {
+        "--k": ("0", "-1", "1.5", "nan", "9" * 30), "--temperature": ("0", "-1", "nan", "inf", "1e-999", "x"),
+        "--limit": ("0", "-3"), "--batch": ("0", "-8"), "--workers": ("-1", "1.5"), "--max-broken-share": ("-0.1", "1.1", "nan"),
+        "--frame-stride": ("0", "-1"), "--imgnet": ("0",),
+    },
+    "linear": {
+        "--lr": ("0", "-1", "nan", "inf"), "--epochs": ("0", "-1", "2.5"), "--probe-batch": ("0",),
+        "--weight-decay": ("-1", "nan"),
+        "--held-out": ("0", "1", "-0.1", "nan"), "--shots": ("0", "-1"), "--draws": ("0",), "--seed": ("-1", "9" * 30),
+        "--limit": ("0",), "--batch": ("0",),
+    },
+    "retrieval": {
+        "--horizon": ("0", "-1"), "--steps": ("0",), "--frame-stride": ("0", "-5"), "--hop": ("0", "-1"), "--limit": ("0",),
+        "--batch": ("0",),
+    },
+    "motion": {
+        "--hop": ("0",), "--limit": ("0",), "--batch": ("0",), "--observed": ("0", "-1"),
+        "--cpu-minutes": ("0", "-1", "nan", "inf"),
+        "--baseline-steps": ("0",), "--seed": ("-1",),
+    },
+}  # fmt: skip
+BENCH = {
+    name: ("0", "-1", "x") for name in ("--past", "--future", "--stride", "--steps", "--threads", "--cpu-minutes")
+} | {"--seed": ("-1",), "--cpu-minutes": ("0", "nan", "inf")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "value"),
+    [
+        (words, option, value)
+        for words, options in (
+            *((["eval", task, "--run", "r"], found) for task, found in NUMBERS.items()),
+            (["bench", "motion"], BENCH),
+        )
+        for option, values in options.items()
+        for value in values
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_read(words, option, value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, f"{option}={value}"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and f"argument {option}" in said and "is not a" in said
+
+
+def test_every_number_of_these_commands_is_checked():
+    """An option that takes a plain int or float has no bounds."""
+    plain, seen = [], 0
+
+    def look(parser):
+        nonlocal seen
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for inner in action.choices.values():
+                    look(inner)
+            elif action.type in (int, float):
+                plain.append(action.option_strings)
+            elif getattr(action.type, "__module__", "") == "internlm.eval.options":
+                seen += 1
+                for value in action.default if isinstance(action.default, list) else [action.default]:
+                    assert value is None or action.type(str(value)) == value, action.option_strings
+
+    for module in (command, bench_command):
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        look(parser)
+    assert not plain and seen > 30
+
+
+def test_the_functions_refuse_them_too():
+    x = torch.eye(4)
+    for options in ({"temperature": value} for value in (0.0, -1.0, float("nan"), float("inf"))):
+        with pytest.raises(EvalError, match="temperature"):
+            knn.decide(x, torch.tensor([0, 0, 1, 1]), x, 2, **options)
+    for ks in ((), (0,), (5, -1)):
+        with pytest.raises(EvalError, match="neighbours"):
+            knn.decide(x, torch.tensor([0, 0, 1, 1]), x, 2, ks=ks)
+    for change in (
+        {"rates": (float("nan"),)},
+        {"rates": (float("inf"),)},
+        {"weight_decay": -1.0},
+        {"weight_decay": float("nan")},
+    ):
+        with pytest.raises(EvalError):
+            linear.Recipe(**change)
+    for change in (
+        {"batch_size": 0},
+        {"limit": 0},
+        {"workers": -1},
+        {"max_broken_share": 2.0},
+        {"max_broken_share": float("nan")},
+    ):
+        with pytest.raises(EvalError):
+            knn_protocol.Extraction(**change)
