@@ -127,7 +127,7 @@ def test_every_image_is_listed_once():
             counts["outside"] += any("/out/" in real for real in plain)
 
     case()
-    assert min(counts.values()) > CASES / 20, counts  # the layouts have links that matter
+    assert min(counts.values()) > CASES / 30, counts  # the layouts have links that matter
 
 
 # What is said
