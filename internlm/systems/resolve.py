@@ -1,8 +1,11 @@
 """From a config to the system that it names: ``system: NAME`` is the folder ``systems/NAME``, which has a ``build``."""
 
 from importlib import import_module
+from pathlib import Path
 
+from internlm.checkpoint.manager import find_checkpoint
 from internlm.config.errors import ConfigError
+from internlm.config.load import config_class
 from internlm.config.schema import Config
 
 from .base import System
@@ -18,3 +21,12 @@ def build_system(config: Config) -> System:
             raise
         raise ConfigError(f"system {config.system!r} is unknown: there is no folder internlm/systems/{config.system}") from None
     return module.build(config)
+
+
+def load_system(path: str | Path) -> tuple[System, int]:
+    """The system of a run folder or checkpoint folder, with its weights, and its step. CheckpointError where none is intact."""
+    checkpoint = find_checkpoint(path, ())
+    values = checkpoint.meta["config"]
+    system = build_system(config_class(values).model_validate(values))
+    system.init_from(checkpoint.path)
+    return system, checkpoint.step

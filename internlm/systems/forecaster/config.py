@@ -1,0 +1,77 @@
+"""The config of a forecaster: which method, on which windows of which recordings. A recipe is a file in configs/motion."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from internlm.config.schema import Config, ModelConfig, OptimConfig, Positive, Section, Share, TrainConfig
+
+
+class ForecasterConfig(Section):
+    """What is forecast from what. The recordings are ``data.clips``: motion files or take stores; none = the CMU benchmark."""
+
+    method: Literal["zero_velocity", "constant_velocity", "ridge", "simlpe", "diffusion_policy", "egoagent"] = "simlpe"
+    actions: Literal["standard", "all"] = Field("standard", description="of the CMU benchmark: all = with the extra walks")
+    every: Positive = Field(1, description="keep each n-th frame of a recording, in n tracks")
+    all_joints: bool = Field(False, description="COCO joints that are visible nowhere too")
+    frame: Literal["root", "world"] = Field("root", description="poses relative to their root, or in the world")
+    takes: Literal["all", "fitted"] = Field("all", description="fitted = without those that are held out to choose on")
+    past: Positive = Field(30, description="observed poses")
+    future: Positive = Field(30, description="predicted poses")
+    scale: Share = Field(0.1, description="body size is changed by up to this share")
+    speed_weight: float = Field(5.0, ge=0, description="of the steps between poses in the loss, which are millimetres each")
+    average: Share = Field(0.998, description="decay of the moving average of the weights, which is what forecasts")
+
+
+class PoseModelConfig(ModelConfig):
+    """EgoAgent without images; the other methods read ``num_joints`` alone."""
+
+    use_images: Literal[False] = False
+    num_joints: Positive = Field(16, description="of the recordings: 16 in the CMU benchmark")
+
+
+class ForecasterOptimConfig(OptimConfig):
+    """AdamW at constant decay."""
+
+    warmup_share: Share = 0.05
+    weight_decay: float = Field(0.01, ge=0)
+    weight_decay_end: float = Field(0.01, ge=0)
+
+
+class ForecasterTrainConfig(TrainConfig):
+    """``clip_batch`` counts windows."""
+
+    steps: Positive = 400
+    image_batch: int = Field(0, ge=0, le=0)
+    clip_batch: int = Field(64, ge=1)
+    accumulation: Positive = 1
+    log_every: Positive = 50
+    checkpoint_every: Positive = 100
+
+
+class ForecasterRunConfig(Config):
+    """A run of system ``forecaster``."""
+
+    system: Literal["forecaster"] = "forecaster"
+    forecaster: ForecasterConfig = ForecasterConfig()
+    model: PoseModelConfig = PoseModelConfig()
+    optim: ForecasterOptimConfig = ForecasterOptimConfig()
+    train: ForecasterTrainConfig = ForecasterTrainConfig()
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        own, train, chunk = self.forecaster, self.train, self.model.poses_per_step
+        if train.clip_batch % train.accumulation:
+            raise ValueError(f"train.clip_batch {train.clip_batch} is not a multiple of train.accumulation {train.accumulation}")
+        if own.method == "egoagent":
+            for name in ("past", "future"):
+                if (poses := getattr(own, name)) % chunk:
+                    raise ValueError(f"forecaster.{name} {poses} is not whole chunks of model.poses_per_step {chunk}")
+        elif self.parallel.engine == "deepspeed" and self.parallel.zero == 3:
+            raise ValueError(
+                f"engine deepspeed with zero 3 cannot gather the weights of forecaster.method {own.method!r}; set parallel.zero=2"
+            )
+        return self
+
+
+CONFIG = ForecasterRunConfig

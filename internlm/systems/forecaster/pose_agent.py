@@ -1,0 +1,101 @@
+"""EgoAgent without images as a forecaster: the same trunk, action query and pose head, rolled out over its own predictions."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from internlm.config.errors import ConfigError
+from internlm.config.schema import ModelConfig
+from internlm.core.roles import NO_DECAY
+from internlm.modality.body_pose import PoseHead, PoseProjector
+from internlm.objective.motion import Counts, pose_distance
+from internlm.trunk.backbone import Backbone, ffn_width
+from internlm.trunk.layout import Layout, Part, SequenceKind, interleave
+
+from .config import ForecasterRunConfig
+from .streams import WindowBatch
+
+
+@lru_cache(maxsize=64)
+def pose_layout(steps: int, kind: SequenceKind) -> Layout:
+    """``action query | action | state query`` per step."""
+    return interleave([(Part("action_query", 1, query=True), Part("action", 1), Part("state", 1, query=True))] * steps, kind)
+
+
+class PoseNetwork(nn.Module):
+    """EgoAgent's predictor of poses; its parameters have the same names."""
+
+    roles = {"state_query": NO_DECAY, "action_query": NO_DECAY}
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config, hidden = config, config.hidden_size
+        self.backbone = Backbone(
+            hidden=hidden,
+            layers=config.num_layers,
+            heads=config.num_heads,
+            inner=ffn_width(hidden, config.mlp_ratio, config.mlp_multiple_of),
+            eps=config.norm_eps,
+            rope_base=config.rope_base,
+            init_std=config.init_std,
+        )
+        self.state_query = nn.Parameter(torch.randn(hidden) * 0.02)
+        self.action_query = nn.Parameter(torch.randn(hidden) * 0.02)
+        self.pose_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
+        self.pose_head = PoseHead(hidden, config.poses_per_step, config.num_joints, config.pose_target)
+        if config.pose_context:
+            self.context_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
+
+    def forward(self, chunks: Tensor, past: Tensor) -> Tensor:
+        """Every chunk of ``[B, T, P, J, 3]`` metres, all visible, as predicted from those before it; ``past`` is one chunk behind.
+
+        A chunk's own poses are not seen by its query.
+        """
+        seen = torch.ones(chunks.shape[:-1], dtype=torch.bool, device=chunks.device)
+        action = self.pose_projector(chunks, seen)
+        queries = [query.to(action.dtype).expand_as(action) for query in (self.action_query, self.state_query)]
+        if self.config.pose_context:
+            queries[0] = queries[0] + self.context_projector(past, seen)
+        layout = pose_layout(chunks.shape[1], self.config.sequence)
+        hidden = self.backbone(torch.stack((queries[0], action, queries[1]), dim=2).flatten(1, 2), layout)
+        return self.pose_head(hidden[:, layout.index["action_query"].flatten()], past, seen)[0]
+
+
+def build(config: ForecasterRunConfig) -> PoseNetwork:
+    return PoseNetwork(config.model)
+
+
+def chunks(poses: Tensor, size: int) -> Tensor:
+    """``[B, F, J, 3]`` -> ``[B, F/P, P, J, 3]``."""
+    if poses.shape[1] % size:
+        raise ConfigError(f"{poses.shape[1]} poses are not whole chunks of model.poses_per_step {size}")
+    return poses.unflatten(1, (-1, size))
+
+
+def roll_out(network: PoseNetwork, past: Tensor, poses: int) -> Tensor:
+    """Observed ``[B, I, J, 3]`` -> the next ``poses`` poses ``[B, poses, J, 3]``, each chunk predicted from those before.
+
+    The first observed chunk is only the past of the second; the pose of a chunk that is not known yet is a placeholder that
+    its own action query does not see.
+    """
+    known = chunks(past, network.config.poses_per_step)
+    observed = known.shape[1]
+    for _ in range(-(-poses // network.config.poses_per_step)):
+        given = torch.cat((known[:, 1:], known[:, -1:]), dim=1)
+        known = torch.cat((known, network(given, known)[:, -1:]), dim=1)
+    return known[:, observed:].flatten(1, 2)[:, :poses]
+
+
+def forecast(network: PoseNetwork, past: Tensor, poses: int, samples: int) -> Tensor:
+    return roll_out(network, past, poses)
+
+
+def loss(network: PoseNetwork, batch: WindowBatch, counts: Counts, speed_weight: float) -> Tensor:
+    """The rolled-out future, and every next chunk given the true ones (half the weight)."""
+    rolled = roll_out(network, batch.past, batch.future.shape[1])
+    rolled = pose_distance(rolled, batch.future, batch.visible, counts, speed_weight=speed_weight)
+    whole = chunks(torch.cat((batch.past, batch.future), dim=1), network.config.poses_per_step)
+    forced, target = network(whole[:, 1:], whole[:, :-1]).flatten(0, 1), whole[:, 1:].flatten(0, 1)
+    everywhere = torch.ones_like(target[..., 0], dtype=torch.bool)
+    return rolled + 0.5 * pose_distance(forced, target, everywhere, speed_weight=speed_weight)
