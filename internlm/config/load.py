@@ -4,7 +4,6 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from internlm.config import legacy, yaml12
 from internlm.config.errors import ConfigError, nearest_key
+from internlm.config.resolve import DEFAULT, config_class
 from internlm.config.schema import Config
 from internlm.config.source import Source, read_names
 
-__all__ = ["COMMAND_LINE", "RESOLVED_NAME", "ConfigError", "config_class", "config_keys", "load_config", "save_config"]
+__all__ = ["COMMAND_LINE", "RESOLVED_NAME", "ConfigError", "config_keys", "load_config", "save_config"]
 
 COMMAND_LINE = "command line"
 RESOLVED_NAME = "config.yaml"
@@ -52,18 +52,6 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from dotted(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def config_class(values: Mapping[str, Any]) -> type[Config]:
-    """What the ``system`` of nested values takes: ``CONFIG`` of ``systems/<system>/config.py``, or ``Config`` where it has none.
-
-    Looked up by name, so that no system is known here and none is imported but the one that is asked for.
-    """
-    system = values.get("system")
-    known = isinstance(system, str) and system.isidentifier()
-    if not known or not (Path(__file__).parents[1] / "systems" / system / "config.py").is_file():
-        return Config
-    return import_module(f"internlm.systems.{system}.config").CONFIG
 
 
 def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -109,12 +97,15 @@ def _apply_override(source: Source, override: str) -> None:
 
 
 def _validate(source: Source) -> Config:
+    system = source.values.get("system", DEFAULT)
+    if not isinstance(system, str):
+        raise ConfigError(f"{source.origin('system')}: system = {system!r}: must be a name")
+    kind = config_class(system)
     # Strict JSON mode refuses "3" for 3 and 3.0 for an int, and takes a list for a tuple.
-    kind = config_class(source.values)
     try:
         return kind.model_validate_json(json.dumps(_plain(source, source.values, "")), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(source, problem, kind) for problem in error.errors())) from None
+        raise ConfigError("\n".join(_explain(source, kind, problem) for problem in error.errors())) from None
 
 
 def _plain(source: Source, value: Any, dotted: str) -> Any:
@@ -130,7 +121,7 @@ def _plain(source: Source, value: Any, dotted: str) -> Any:
     raise ConfigError(f"{source.origin(dotted)}: {dotted} = {value!r} is not a finite number, text, list or section")
 
 
-def _explain(source: Source, problem: dict[str, Any], kind: type[Config]) -> str:
+def _explain(source: Source, kind: type[Config], problem: dict[str, Any]) -> str:
     dotted = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
     value = problem["input"]
     if problem["type"] == "extra_forbidden":

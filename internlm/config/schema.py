@@ -268,11 +268,7 @@ class ParallelConfig(Section):
 
 
 class Config(Section):
-    """One run, complete. The resolved file in the run folder reproduces it.
-
-    A system with keys of its own extends it: ``CONFIG`` in its folder's ``config.py`` is a subclass, which may replace sections
-    by subclasses with other defaults, and ``_combinations`` by its own.
-    """
+    """One run, complete. The resolved file in the run folder reproduces it."""
 
     job_name: str = "egoagent"
     run_dir: str | None = Field(None, description="None = runs/<job_name>")
@@ -312,11 +308,6 @@ class Config(Section):
             size = getattr(train, name)
             if size % train.accumulation:
                 raise ValueError(f"train.{name} {size} is not a multiple of train.accumulation {train.accumulation}")
-        return self
-
-    @model_validator(mode="after")
-    def _division(self):
-        model = self.model
         if model.attention == "flex" and self.parallel.activation_checkpointing == "selective":
             raise ValueError(
                 "model.attention 'flex' would be recomputed without its kernel under parallel.activation_checkpointing "

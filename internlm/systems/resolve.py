@@ -1,11 +1,9 @@
-"""From a config to the system that it names: ``system: NAME`` is the folder ``systems/NAME``, which has a ``build``."""
+"""From a config, or a checkpoint, to the system that it names."""
 
-from importlib import import_module
 from pathlib import Path
 
 from internlm.checkpoint.manager import find_checkpoint
-from internlm.config.errors import ConfigError
-from internlm.config.load import config_class
+from internlm.config.resolve import parse_config, system_module
 from internlm.config.schema import Config
 
 from .base import System
@@ -13,20 +11,12 @@ from .base import System
 
 def build_system(config: Config) -> System:
     """The system of a config, freshly initialised on the current default device. Raises ConfigError for an unknown name."""
-    name = f"{__package__}.{config.system}"
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ConfigError(f"system {config.system!r} is unknown: there is no folder internlm/systems/{config.system}") from None
-    return module.build(config)
+    return system_module(config.system, "system").build(config)
 
 
 def load_system(path: str | Path) -> tuple[System, int]:
     """The system of a run folder or checkpoint folder, with its weights, and its step. CheckpointError where none is intact."""
     checkpoint = find_checkpoint(path, ())
-    values = checkpoint.meta["config"]
-    system = build_system(config_class(values).model_validate(values))
+    system = build_system(parse_config(checkpoint.meta["config"]))
     system.init_from(checkpoint.path)
     return system, checkpoint.step

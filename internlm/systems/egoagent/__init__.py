@@ -1,5 +1,1 @@
 """EgoAgent (arXiv 2502.05857): predictor and observer around one interleaved transformer; stages pretrain and joint."""
-
-from .system import EgoAgentSystem as build
-
-__all__ = ["build"]

@@ -109,3 +109,6 @@ class EgoAgentSystem:
 
     def cost(self) -> Cost:
         return cost(self.config)
+
+
+build = EgoAgentSystem

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from internlm.config.schema import Config, ModelConfig, OptimConfig, Positive, Section, Share, TrainConfig
+from internlm.config.schema import Config, OptimConfig, Positive, Section, Share, TrainConfig
 
 
 class ForecasterConfig(Section):
@@ -23,11 +23,32 @@ class ForecasterConfig(Section):
     average: Share = Field(0.998, description="decay of the moving average of the weights, which is what forecasts")
 
 
-class PoseModelConfig(ModelConfig):
-    """EgoAgent without images; the other methods read ``num_joints`` alone."""
+class PoseModelConfig(Section):
+    """The shape of EgoAgent without images, with the keys of its own config; the other methods read ``num_joints`` alone."""
 
+    hidden_size: Positive = 64
+    num_layers: Positive = 3
+    num_heads: Positive = 4
+    mlp_ratio: float = Field(8 / 3, gt=0)
+    mlp_multiple_of: Positive = 64
+    norm_eps: float = 1e-6
+    rope_base: float = 10_000.0
+    init_std: float = Field(0.05, gt=0)
+    sequence: Literal["causal", "block"] = "causal"
     use_images: Literal[False] = False
     num_joints: Positive = Field(16, description="of the recordings: 16 in the CMU benchmark")
+    poses_per_step: Positive = 10
+    pose_target: Literal["absolute", "offset"] = "offset"
+    pose_context: bool = True
+    attention: Literal["sdpa", "flex", "flash"] = "sdpa"
+
+    @model_validator(mode="after")
+    def _shapes(self):
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads} into even heads")
+        if self.attention == "flash" and self.sequence != "causal":
+            raise ValueError(f"attention 'flash' is strictly causal, sequence is {self.sequence!r}; set attention=flex or sdpa")
+        return self
 
 
 class ForecasterOptimConfig(OptimConfig):
@@ -60,13 +81,18 @@ class ForecasterRunConfig(Config):
 
     @model_validator(mode="after")
     def _combinations(self):
-        own, train, chunk = self.forecaster, self.train, self.model.poses_per_step
+        own, train, model = self.forecaster, self.train, self.model
         if train.clip_batch % train.accumulation:
             raise ValueError(f"train.clip_batch {train.clip_batch} is not a multiple of train.accumulation {train.accumulation}")
         if own.method == "egoagent":
             for name in ("past", "future"):
-                if (poses := getattr(own, name)) % chunk:
+                if (poses := getattr(own, name)) % (chunk := model.poses_per_step):
                     raise ValueError(f"forecaster.{name} {poses} is not whole chunks of model.poses_per_step {chunk}")
+            for name in ("num_heads", "hidden_size", "mlp_multiple_of"):
+                if getattr(model, name) % self.parallel.tp:
+                    raise ValueError(f"model.{name} {getattr(model, name)} is not divisible by parallel.tp {self.parallel.tp}")
+            if model.attention == "flex" and self.parallel.activation_checkpointing == "selective":
+                raise ValueError("model.attention 'flex' needs parallel.activation_checkpointing full or none")
         elif self.parallel.engine == "deepspeed" and self.parallel.zero == 3:
             raise ValueError(
                 f"engine deepspeed with zero 3 cannot gather the weights of forecaster.method {own.method!r}; set parallel.zero=2"
@@ -74,4 +100,4 @@ class ForecasterRunConfig(Config):
         return self
 
 
-CONFIG = ForecasterRunConfig
+RunConfig = ForecasterRunConfig

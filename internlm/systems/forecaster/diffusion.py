@@ -43,7 +43,8 @@ class DiffusionPolicy(nn.Module):
     def forward(self, noisy: Tensor, level: Tensor, past: Tensor) -> Tensor:
         """Clean offsets ``[B, O, D]`` of noisy ones ``[B, O, D]`` at ``level`` int64 [B], given ``past`` ``[B, I, D]``."""
         condition = torch.cat((self.level(sinusoids(level, self.position.shape[1]))[:, None], self.read_past(past)), dim=1)
-        hidden = self.decoder(self.read_noisy(noisy) + self.position, condition + self.past_position, tgt_mask=self.mask)
+        target, memory = self.read_noisy(noisy) + self.position, condition + self.past_position
+        hidden = self.decoder(target, memory, tgt_mask=self.mask, tgt_is_causal=True)
         return self.read_out(hidden)
 
     def sample(self, past: Tensor, *, steps: int = 10, samples: int = 1, seed: int = 0) -> Tensor:

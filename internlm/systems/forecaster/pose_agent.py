@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from internlm.config.errors import ConfigError
-from internlm.config.schema import ModelConfig
 from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.objective.motion import Counts, pose_distance
 from internlm.trunk.backbone import Backbone, ffn_width
 from internlm.trunk.layout import Layout, Part, SequenceKind, interleave
 
-from .config import ForecasterRunConfig
+from .config import ForecasterRunConfig, PoseModelConfig
 from .streams import WindowBatch
 
 
@@ -28,7 +27,7 @@ class PoseNetwork(nn.Module):
 
     roles = {"state_query": NO_DECAY, "action_query": NO_DECAY}
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: PoseModelConfig):
         super().__init__()
         self.config, hidden = config, config.hidden_size
         self.backbone = Backbone(
@@ -48,7 +47,7 @@ class PoseNetwork(nn.Module):
             self.context_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
 
     def forward(self, chunks: Tensor, past: Tensor) -> Tensor:
-        """Every chunk of ``[B, T, P, J, 3]`` metres, all visible, as predicted from those before it; ``past`` is one chunk behind.
+        """Every chunk of ``[B, T, P, J, 3]`` metres, all visible, predicted from those before it; ``past`` is one chunk behind.
 
         A chunk's own poses are not seen by its query.
         """

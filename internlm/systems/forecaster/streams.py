@@ -61,7 +61,7 @@ class WindowSource:
             "future": future,
             "visible": visible[self.past :] & visible[self.past - 1],
             "noise": rng.standard_normal(future.shape, dtype=np.float32),
-            "level": rng.random(dtype=np.float32),
+            "level": np.float32(rng.random(dtype=np.float32)),
         }
 
 
