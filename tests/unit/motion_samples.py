@@ -13,18 +13,19 @@ POSE_ONLY = ("model.hidden_size=16", "model.num_layers=2", "model.num_heads=2", 
 
 
 def figure(frames: int, seed: int) -> np.ndarray:
-    """COCO joints [frames, 17, 3] on the move, each on a sine of its own."""
+    """COCO joints [frames, 17, 3] of one person who walks along y, each but the hips on a sine of its own."""
     rng, time = np.random.default_rng(seed), np.arange(frames)[:, None] / 30
-    base = rng.normal(size=(17, 3)) * 0.2 + np.array([0, 0, 1.2])
+    base = np.random.default_rng(0).normal(size=(17, 3)) * 0.2 + np.array([0, 0, 1.2])
     base[11], base[12] = (0.1, 0, 1), (-0.1, 0, 1)
     swing = 0.1 * np.sin(2 * np.pi * (time + rng.random((1, 17))))[..., None] * np.array([0, 1, 0])
+    swing[:, 11:13] = 0  # the hips face one way
     return base + swing + np.array([0, 1.0, 0]) * time[..., None] + rng.normal(size=3)
 
 
 def motion_store(path: Path, takes: int = 4, tests: int = 1, frames: int = 70) -> Path:
     """A store of that many training and test takes, of one action, without images."""
     for number in range(takes + tests):
-        split, name = ("train", f"t{number}") if number < takes else ("test", f"u{number}")
+        split, name = ("train", f"t{number}") if number < takes else ("test", f"u{number - takes}")
         joints, seen = figure(frames, number).astype(np.float32), np.ones((frames, 17), bool)
         track = PoseTrack(np.arange(frames), joints, seen, np.zeros(0, int), np.zeros((0, 4, 4)))
         StoreWriter(path).add_take(TakeInfo(name, name, split, 30.0, None, "world", {"action": "walk"}), (), track)
