@@ -4,7 +4,7 @@ The published system's trunk, action query and pose head at a size for two hours
 loss (position and velocity, rolled out) replaces the joint loss.
 """
 
-system = "forecaster"
+base = "simlpe.py"
 job_name = "motion_cmu"
 forecaster = dict(method="egoagent")
 model = dict(

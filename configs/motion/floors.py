@@ -3,3 +3,4 @@
 system = "forecaster"
 job_name = "motion_floors"
 forecaster = dict(method="zero_velocity")
+train = dict(image_batch=0, clip_batch=64)

@@ -44,7 +44,7 @@ def test_result_files_are_kept_joined_and_never_mixed(tmp_path, capsys):
     assert list(report["methods"]) == ["zero_velocity", "ridge", "simlpe"]
     assert (tmp_path / "ridge.json").stat().st_mtime_ns == written, "measured once"
     assert json.loads((tmp_path / "report.json").read_text())["protocol"]["tested_on"] == ["u0", "u1"]
-    assert (tmp_path / "simlpe.safetensors").is_file() and not list(tmp_path.glob("*.partial"))
+    assert {path.name for path in (tmp_path / "simlpe").iterdir()} == {"chosen", "final"}
     ridge = report["methods"]["ridge"]
     assert ridge["mpjpe_cm"] < report["methods"]["zero_velocity"]["mpjpe_cm"]
     assert ridge["minus_zero_velocity"]["interval"][1] < 0 and ridge["training"]["penalty"] > 0

@@ -182,8 +182,8 @@ def test_what_needs_no_training_is_solved(store, capsys):
     [
         ("egoagent", "forecaster.past=12", "forecaster.past 12 is not whole chunks of model.poses_per_step 5"),
         ("egoagent", "parallel.tp=3", "not divisible by parallel.tp 3"),
-        ("simlpe", "train.clip_batch=0", "train.clip_batch = 0"),
-        ("simlpe", "train.image_batch=4", "train.image_batch = 4"),
+        ("simlpe", "train.clip_batch=0", "train.clip_batch 0"),
+        ("simlpe", "train.image_batch=4", "train.image_batch is 4"),
         ("simlpe", "train.accumulation=3", "not a multiple of train.accumulation 3"),
         ("simlpe", "forecaster.metod=x", "unknown key forecaster.metod; did you mean forecaster.method"),
         ("simlpe", "forecaster.method=oracle", "forecaster.method = 'oracle'"),

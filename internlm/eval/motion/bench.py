@@ -43,7 +43,7 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Train and measure ``methods``, write ``<out>/<method>.json`` and ``<out>/report.json``, print the table.
 
-    A method whose file has the same protocol is not run again unless ``again``; its run folders are in ``<out>/<method>``.
+    A method whose file has the same protocol is not run again unless ``again``; its runs are in ``<out>/<method>``.
     ``config``: the file for EgoAgent, with ``overrides`` laid over it. Raises EvalError for an unknown method.
     """
     for name in methods:
@@ -66,7 +66,6 @@ def run_benchmark(
             cpu_minutes=cpu_minutes, steps=steps, note=lambda line: print(f"  {line}", flush=True), **own,
         )  # fmt: skip
         write_json(file, {"method": name, "protocol": about, **measure(forecaster, tested, test)})
-        _save(forecaster, out / f"{name}.safetensors")
     found = {name: result for name in TITLES if (result := _read(out / f"{name}.json")) and result["protocol"] == about}
     report = {"protocol": about, "methods": {n: {k: v for k, v in r.items() if k != "protocol"} for n, r in found.items()}}
     write_json(out / "report.json", report)
@@ -159,14 +158,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def _save(forecaster: Forecaster, path: Path) -> None:
-    """The weights of a trained forecaster, complete or absent."""
-    if forecaster.module is None:
-        return
-    from safetensors.torch import save_file
-
-    partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in forecaster.module.state_dict().items()}, str(partial))
-    partial.replace(path)

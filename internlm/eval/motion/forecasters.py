@@ -45,7 +45,6 @@ class Forecaster:
     name: str
     forecast: Callable[[np.ndarray], np.ndarray]
     report: dict[str, Any]
-    module: Any = None  # torch.nn.Module of the trained ones: what forecasts
     variants: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = ()
 
 
@@ -82,7 +81,7 @@ def make(
     report = {**final, "steps_planned": stop, "cpu_seconds": chosen["cpu_seconds"] + final["cpu_seconds"], "selection": chosen}
     report["config"] = system.config.model_dump(mode="json", include={"model", "optim", "forecaster"})
     variants = ((f"{name}_mean_of_{SAMPLES}", partial(predict, system, samples=SAMPLES)),) if system.draws else ()
-    return Forecaster(name, partial(predict, system), report, system.parts()["average"].module, variants)
+    return Forecaster(name, partial(predict, system), report, variants)
 
 
 def choose(config: "Config", held_out: MotionData, cpu_minutes: float, note: Note) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from internlm.config.schema import Config, OptimConfig, Positive, Section, Share, TrainConfig
+from internlm.config.schema import Config, Positive, Section, Share
 
 
 class ForecasterConfig(Section):
@@ -40,50 +40,28 @@ class PoseModelConfig(Section):
     poses_per_step: Positive = 10
     pose_target: Literal["absolute", "offset"] = "offset"
     pose_context: bool = True
-    attention: Literal["sdpa", "flex", "flash"] = "sdpa"
 
     @model_validator(mode="after")
     def _shapes(self):
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads} into even heads")
-        if self.attention == "flash" and self.sequence != "causal":
-            raise ValueError(f"attention 'flash' is strictly causal, sequence is {self.sequence!r}; set attention=flex or sdpa")
         return self
 
 
-class ForecasterOptimConfig(OptimConfig):
-    """AdamW at constant decay."""
-
-    warmup_share: Share = 0.05
-    weight_decay: float = Field(0.01, ge=0)
-    weight_decay_end: float = Field(0.01, ge=0)
-
-
-class ForecasterTrainConfig(TrainConfig):
-    """``clip_batch`` counts windows."""
-
-    steps: Positive = 400
-    image_batch: int = Field(0, ge=0, le=0)
-    clip_batch: int = Field(64, ge=1)
-    accumulation: Positive = 1
-    log_every: Positive = 50
-    checkpoint_every: Positive = 100
-
-
 class ForecasterRunConfig(Config):
-    """A run of system ``forecaster``."""
+    """A run of system ``forecaster``; ``train.clip_batch`` counts windows."""
 
     system: Literal["forecaster"] = "forecaster"
     forecaster: ForecasterConfig = ForecasterConfig()
     model: PoseModelConfig = PoseModelConfig()
-    optim: ForecasterOptimConfig = ForecasterOptimConfig()
-    train: ForecasterTrainConfig = ForecasterTrainConfig()
 
     @model_validator(mode="after")
     def _combinations(self):
         own, train, model = self.forecaster, self.train, self.model
-        if train.clip_batch % train.accumulation:
+        if not train.clip_batch or train.clip_batch % train.accumulation:
             raise ValueError(f"train.clip_batch {train.clip_batch} is not a multiple of train.accumulation {train.accumulation}")
+        if train.image_batch:
+            raise ValueError(f"train.image_batch is {train.image_batch}, and a forecaster reads no images; set it to 0")
         if own.method == "egoagent":
             for name in ("past", "future"):
                 if (poses := getattr(own, name)) % (chunk := model.poses_per_step):
@@ -91,8 +69,6 @@ class ForecasterRunConfig(Config):
             for name in ("num_heads", "hidden_size", "mlp_multiple_of"):
                 if getattr(model, name) % self.parallel.tp:
                     raise ValueError(f"model.{name} {getattr(model, name)} is not divisible by parallel.tp {self.parallel.tp}")
-            if model.attention == "flex" and self.parallel.activation_checkpointing == "selective":
-                raise ValueError("model.attention 'flex' needs parallel.activation_checkpointing full or none")
         elif self.parallel.engine == "deepspeed" and self.parallel.zero == 3:
             raise ValueError(
                 f"engine deepspeed with zero 3 cannot gather the weights of forecaster.method {own.method!r}; set parallel.zero=2"

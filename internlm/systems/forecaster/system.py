@@ -22,8 +22,6 @@ from internlm.data.motion import constant_velocity, hold_out, zero_velocity
 from internlm.data.order import Stream
 from internlm.objective.motion import Counts
 from internlm.solver.schedule import optimizer_schedules
-from internlm.trunk.backbone import Backbone
-from internlm.trunk.kernels import use_attention
 
 from ..base import Cost, Part, Schedule, System, Terms
 from . import diffusion, pose_agent, simlpe
@@ -64,9 +62,6 @@ class TrainedForecaster:
 
     def prepare(self, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
         self._data = mesh.data
-        for module in [*self.network.modules(), *self.average.modules()]:
-            if isinstance(module, Backbone):
-                use_attention(module, self.config.model.attention, device, dtype)
 
     def init_from(self, path: Path) -> None:
         checkpoint = find_checkpoint(path, self.parts())
