@@ -105,7 +105,7 @@ class Solves(Predicts, Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """By stream: frames and trunk tokens of a sample, and the FLOPs of training on it (counted when they are asked for)."""
+    """By stream: images and tokens of a sample, and the FLOPs of training on it (counted when they are asked for)."""
 
     frames: Mapping[str, int]
     tokens: Mapping[str, int]

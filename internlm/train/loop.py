@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ def train(
     resume: bool = True,
     batches: Callable[[int], Batches] | None = None,
     after_step: AfterStep = lambda state, outcome: False,
+    mesh: Mesh | None = None,
 ) -> TrainResult:
     """Train to ``train.steps``, continuing from the newest intact checkpoint of the run folder.
 
@@ -74,6 +75,7 @@ def train(
         resume: False starts anew; what an earlier run left in the folder is moved into a ``previous-<n>`` folder in it.
         batches: step → iterator of this process's batches from that step on; None reads the config's data.
         after_step: looks at every step that is done; where it says True, on all processes alike, the run ends as by a signal.
+        mesh: to train on; None opens the launch's. ``Mesh()`` lets one process of a launch train by itself.
 
     Under a launcher of several processes (torchrun, srun) all of them call this, and the first writes the run folder.
     Raises BadStepsError after too many bad steps, LostProcessError where another process is gone, CheckpointError, DataError,
@@ -86,8 +88,9 @@ def train(
     watchdog = Watchdog(60 * parallel.timeout_minutes, rank_log_path(run_dir, rank), rank=rank, exit_code=EXIT_STUCK)
     shape, always = (parallel.dp_replicate, parallel.dp_shard, parallel.tp), parallel.engine == "deepspeed"
     try:
-        with watchdog, open_mesh(shape, device, parallel.timeout_minutes + COLLECTIVE_MARGIN, always=always) as mesh:
-            return _train(config, run_dir, device, mesh, resume, batches, after_step, watchdog, began)
+        opened = open_mesh(shape, device, parallel.timeout_minutes + COLLECTIVE_MARGIN, always=always)
+        with watchdog, nullcontext(mesh) if mesh else opened as found:
+            return _train(config, run_dir, device, found, resume, batches, after_step, watchdog, began)
     except RuntimeError as error:
         if not is_lost_process(error):
             raise

@@ -12,6 +12,8 @@ from motion_samples import forecaster_config, motion_store
 from processes import start
 
 from internlm.checkpoint.manager import read_checkpoint
+from internlm.data.motion import Recordings
+from internlm.eval.motion.forecasters import make
 from internlm.monitor.metrics import read_metrics
 from internlm.systems.forecaster import diffusion
 from internlm.train import loop
@@ -77,3 +79,16 @@ def test_two_processes_repeat_one(runs, name):
         for key, tensor in alone.parts[part].items():
             about = partial("{}: {}".format, key)
             torch.testing.assert_close(two.parts[part][key], tensor, rtol=1e-4, atol=2e-6, msg=about)
+
+
+def _alone(rank: int, world: int, folder: Path) -> None:
+    if rank == 0:
+        recordings = Recordings((str(folder / "store"),))
+        made = make("simlpe", recordings, past=10, future=5, seed=0, steps=4, folder=folder / "alone")
+        assert made.report["steps"] == made.report["steps_planned"]
+
+
+def test_one_process_of_an_evaluation_trains_a_baseline_by_itself(tmp_path):
+    motion_store(tmp_path / "store")
+    start(_alone, 2, tmp_path)
+    assert read_checkpoint(next((tmp_path / "alone" / "final" / "checkpoints").glob("step_*")))

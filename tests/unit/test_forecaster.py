@@ -77,7 +77,7 @@ def test_held_out_takes_are_left_out_only_where_it_is_asked(store):
 
 @pytest.mark.parametrize("method", FILES)
 def test_one_batch_is_learned_and_the_average_follows(method, store, tmp_path):
-    rate = 3e-4 if method == "simlpe" else 1e-3
+    rate = 5e-5 if method == "simlpe" else 1e-3
     config = forecaster_config(method, store, tmp_path, f"optim.lr={rate}", "optim.warmup_share=0", "train.steps=1000")
     state = build_state(config, CPU)
     step = TrainStep(config, state, tmp_path, torch.float32)
@@ -111,7 +111,7 @@ def test_a_stopped_run_resumes_bit_for_bit(method, store, tmp_path):
     assert train(config).finished and same_weights_of(whole.run_dir, tmp_path / "parts")
     records = read_metrics(tmp_path / "parts")
     assert [record["loss"] for record in records] == [record["loss"] for record in read_metrics(whole.run_dir)]
-    assert {"loss", "grad_norm", "lr", "momentum"} <= records[-1].keys()
+    assert {"loss", "grad_norm", "lr", "momentum", "tokens_per_s"} <= records[-1].keys() and "images_per_s" not in records[-1]
     assert load_config(whole.run_dir) == forecaster_config(method, store, whole.run_dir)
 
 
@@ -153,7 +153,7 @@ def test_a_run_is_loaded_by_its_folder_alone_and_forecasts_the_same(method, stor
 def test_cost_is_counted_without_memory(method, store):
     system = build_system(forecaster_config(method, store))
     cost = system.cost()
-    assert cost.frames == cost.tokens == {WINDOWS: 15}
+    assert (cost.frames, cost.tokens) == ({WINDOWS: 0}, {WINDOWS: 15})
     weights = sum(p.numel() for p in system.network.parameters() if p.ndim > 1)
     assert cost.flops()[WINDOWS] > weights
 

@@ -111,14 +111,15 @@ def choose(config: "Config", held_out: MotionData, cpu_minutes: float, note: Not
 
 
 def run(config: "Config", ended: "AfterStep") -> tuple[dict[str, Any], Any]:
-    """Train anew to the end or until ``ended``: what happened, and the system."""
+    """Train anew, in this process alone, to the end or until ``ended``: what happened, and the system."""
     import torch
 
+    from internlm.core.mesh import Mesh
     from internlm.train.loop import CALLER, train
 
     spent, wall = _clock(), time.monotonic()
     with torch.random.fork_rng(devices=[]):
-        result = train(config, resume=False, after_step=ended)
+        result = train(config, resume=False, after_step=ended, mesh=Mesh())
     if result.stopped_by not in (None, CALLER):
         raise EvalError(f"{result.run_dir} was stopped by {result.stopped_by}; the same command trains this method anew")
     modules = [part.module for part in result.state.system.parts().values() if part.trained]
@@ -138,7 +139,7 @@ def predict(system: "Predicts", past: np.ndarray, batch: int = 256, samples: int
     import torch
 
     pieces = [torch.from_numpy(past[i : i + batch]) for i in range(0, len(past), batch)]
-    return torch.cat([system.predict({POSES: piece}, samples=samples)[POSES] for piece in pieces]).double().numpy()
+    return torch.cat([system.predict({POSES: piece}, samples=samples)[POSES].double().cpu() for piece in pieces]).numpy()
 
 
 def _config(
