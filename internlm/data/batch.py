@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 
-class _Pinnable:
+class Pinnable:
+    """A dataclass of tensors as the loader's workers hand it over."""
+
     def pin_memory(self):
         """The batch in page-locked memory, from which copies to an accelerator run asynchronously."""
         return type(self)(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
 
 @dataclass(frozen=True)
-class ImageBatch(_Pinnable):
+class ImageBatch(Pinnable):
     """Multi-crop views of B images."""
 
     global_crops: Tensor  # uint8 [B, G, 3, S, S], RGB
@@ -30,7 +32,7 @@ class ImageBatch(_Pinnable):
 
 
 @dataclass(frozen=True)
-class ClipBatch(_Pinnable):
+class ClipBatch(Pinnable):
     """B clips of T steps: T+1 frames, T pose chunks, and the poses observed just before each chunk."""
 
     images: Tensor  # uint8 [B, T+1, 3, S, S], RGB
