@@ -186,6 +186,8 @@ def test_the_final_training_sees_all_training_takes_and_stops_where_selection_sa
     np.testing.assert_array_equal(predict(trained, past), forecaster.forecast(past))
     with pytest.raises(EvalError, match="unknown"):
         make("oracle", recordings, **options, folder=tmp_path)
+    with pytest.raises(EvalError, match=r"nowhere\.py does not exist"):
+        make("egoagent", recordings, **options, folder=tmp_path, file=tmp_path / "nowhere.py")
 
 
 def test_training_improves_and_keeps_to_its_budget(tmp_path):

@@ -212,6 +212,9 @@ def test_the_command_trains_it_and_refuses_what_is_solved(store, tmp_path, capsy
         return ["train", str(tmp_path / f"{run}.yaml")]
 
     assert cli.main(words("simlpe", "a")) == 0 and "8 steps" in capsys.readouterr().err
+    assert cli.main(["ckpt", "inspect", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert "forecaster.past = 10  (default 30)" in shown and "not a key" not in shown
     assert cli.main(words("ridge", "b")) == 2 and "needs no training" in capsys.readouterr().err
 
 

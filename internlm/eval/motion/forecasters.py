@@ -56,7 +56,8 @@ def make(
 
     A first run chooses, on takes that are held out, how long to train; a second one on all takes ends there. ``file`` replaces
     the method's recipe in configs/motion, ``overrides`` are laid over it, ``steps`` replaces its number; ``folder`` takes the two
-    run folders. Half of ``cpu_minutes`` is for each. Raises EvalError for an unknown name or where a signal stops a run.
+    run folders. Half of ``cpu_minutes`` is for each. Raises EvalError for an unknown name, without the recipe, or where a signal
+    stops a run.
     """
     if name not in TITLES:
         raise EvalError(f"method {name!r} is unknown; choose from {', '.join(TITLES)}")
@@ -69,7 +70,10 @@ def make(
         **{f"forecaster.{key}": getattr(recordings, key) for key in ("actions", "every", "all_joints", "frame")},
         **({"train.steps": steps} if steps else {}),
     }  # fmt: skip
-    config = partial(_config, file or CONFIGS / FILES.get(name, "floors.py"), overrides, fixed)
+    file = Path(file or CONFIGS / FILES.get(name, "floors.py"))
+    if not file.is_file():
+        raise EvalError(f"{file} does not exist: recipes belong to the source tree, not to an installed package; use a clone")
+    config = partial(_config, file, overrides, fixed)
     if name not in FILES:
         system = build_system(config())
         return Forecaster(name, partial(predict, system), system.solve())
@@ -143,7 +147,7 @@ def predict(system: "Predicts", past: np.ndarray, batch: int = 256, samples: int
 
 
 def _config(
-    file: str | Path, overrides: Sequence[str], fixed: dict[str, Any], run_dir: Path | None = None, takes: str = "all"
+    file: Path, overrides: Sequence[str], fixed: dict[str, Any], run_dir: Path | None = None, takes: str = "all"
 ) -> "Config":
     """A method's recipe, trained in this process on its CPU, whose time can be counted."""
     import torch
