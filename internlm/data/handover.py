@@ -3,16 +3,17 @@
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class StepResult(NamedTuple):
+@dataclass(frozen=True)
+class StepResult:
     """The batches of a step by stream, and what reading them met."""
 
     batches: dict[str, Any]  # dataclasses of tensors
@@ -23,10 +24,15 @@ class StepResult(NamedTuple):
 
     def changed(self, change: Callable[[Any], Any]) -> "StepResult":
         """The same with every batch changed."""
-        return self._replace(batches={name: change(batch) for name, batch in self.batches.items()})
+        return replace(self, batches={name: change(batch) for name, batch in self.batches.items()})
+
+    def pin_memory(self) -> "StepResult":
+        """The batches in page-locked memory, from which copies to an accelerator run asynchronously. DataLoader calls it."""
+        return self.changed(lambda batch: _each(batch, Tensor.pin_memory))
 
 
-class Packed(NamedTuple):
+@dataclass(frozen=True)
+class Packed:
     """A worker's batch, pickled by the worker itself: what fails in the queue's own thread is lost without a word."""
 
     content: bytes
@@ -37,8 +43,8 @@ class Packed(NamedTuple):
         return result.changed(lambda batch: _tensors(*batch) if type(batch) is tuple else batch)
 
     def pin_memory(self) -> StepResult:
-        """The batches in page-locked memory, from which copies to an accelerator run asynchronously."""
-        return self.open().changed(lambda batch: _each(batch, Tensor.pin_memory))
+        """Opened, in page-locked memory."""
+        return self.open().pin_memory()
 
 
 def pack(result: StepResult) -> Packed:
@@ -50,7 +56,7 @@ def pack(result: StepResult) -> Packed:
         return Packed(bytes(ForkingPickler.dumps(result)))
     except (RuntimeError, OSError) as error:
         plain = result.changed(lambda batch: (type(batch), _arrays(batch)))
-        return Packed(pickle.dumps(plain._replace(unshared=str(error)), protocol=5))
+        return Packed(pickle.dumps(replace(plain, unshared=str(error)), protocol=5))
 
 
 def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:

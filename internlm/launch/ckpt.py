@@ -78,7 +78,7 @@ def _checkpoints(source: Path) -> list[Path]:
 
 def _description(checkpoint: Any, *, tensors: bool) -> Iterator[str]:
     from internlm.config.load import dotted
-    from internlm.config.schema import Config
+    from internlm.config.resolve import DEFAULT, config_class
 
     meta = checkpoint.meta
     counters = {name: value for name, value in meta.get("counters", {}).items() if name != "step"}
@@ -100,7 +100,7 @@ def _description(checkpoint: Any, *, tensors: bool) -> Iterator[str]:
                 pieces = f" in {len(stored.pieces)} pieces" if len(stored.pieces) > 1 else ""
                 yield f"    {name}  {_type(stored)} {list(stored.shape)}{pieces}"
     config = meta.get("config", {})
-    default = dict(dotted(Config().model_dump(mode="json")))
+    default = dict(dotted(config_class(config.get("system", DEFAULT)).model_construct().model_dump(mode="json")))
     changed = {key: value for key, value in dotted(config) if key not in default or default[key] != value}
     yield "config, where it differs from the defaults:" if config else "no config"
     for key, value in changed.items():

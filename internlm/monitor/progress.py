@@ -8,6 +8,7 @@ from typing import TextIO
 
 from .console import say
 
+SPEEDS = ("images_per_s", "tokens_per_s")  # the first that there is
 SHOWN = ("loss", "rep_kl", "pred_kl", "act", "grad_norm", "mfu")
 
 
@@ -37,7 +38,7 @@ class Progress:
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Show the figures of a logged step."""
         text = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
-        speed = f"{values['images_per_s']:.1f} images/s" if "images_per_s" in values else ""
+        speed = next((f"{values[key]:.1f} {key.removesuffix('_per_s')}/s" for key in SPEEDS if key in values), "")
         if not self._on_bar(lambda bar: bar.caption(f"{speed}  {text}")):
             say(f"step {step}/{self.total}  {text}  {speed}  {_clock(self.seconds_left(step))} left", self.stream)
 

@@ -60,10 +60,9 @@ class Speed:
 
     def figures(self, samples: Mapping[str, int], seconds: float) -> dict[str, float]:
         """Speeds of all processes together for so many samples by stream of all in ``seconds``."""
-        found = {
-            "images_per_s": sum(count * self._frames[name] for name, count in samples.items()) / seconds,
-            "tokens_per_s": sum(count * self._tokens[name] for name, count in samples.items()) / seconds,
-        }
+        found = {"tokens_per_s": sum(count * self._tokens[name] for name, count in samples.items()) / seconds}
+        if any(self._frames.values()):
+            found["images_per_s"] = sum(count * self._frames[name] for name, count in samples.items()) / seconds
         if self.peak is not None:
             found["mfu"] = sum(count * self._flops[name] for name, count in samples.items()) / seconds / self.peak
         return found

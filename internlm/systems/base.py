@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from internlm.config.schema import Config
+from internlm.core.mesh import Mesh
 from internlm.data.order import Stream
 
 Schedule = Callable[[int], float]  # a pure function of the optimizer step, from 0
@@ -76,8 +77,8 @@ class System(Protocol):
     def health(self, kept: list[dict[str, Tensor]]) -> Reading | None:
         """Judge what the pieces of a step kept; None where there is nothing to judge by."""
 
-    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Last choices before the mesh divides the parts: kernels, what is frozen."""
+    def prepare(self, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
+        """Last choices before the mesh divides the parts: kernels, what is frozen, over which processes losses are counted."""
 
     def init_from(self, path: Path) -> None:
         """Take over the weights of another run's checkpoint. Raises CheckpointError."""
@@ -86,9 +87,25 @@ class System(Protocol):
         """What a sample of each stream costs; builds nothing that takes memory."""
 
 
+class Predicts(Protocol):
+    """The capability of a system that tells columns of a recording from columns that are given."""
+
+    draws: bool  # whether a prediction is one of many possible ones
+
+    def predict(self, given: Mapping[str, Tensor], *, samples: int = 1) -> dict[str, Tensor]:
+        """The predicted columns, in evaluation mode and without gradients; where it ``draws``, the mean of so many samples."""
+
+
+class Solves(Predicts, Protocol):
+    """A system without parts: what there is to find is found in closed form and not trained."""
+
+    def solve(self) -> dict[str, Any]:
+        """Find it in the config's data; returns what was chosen, as JSON."""
+
+
 @dataclass(frozen=True)
 class Cost:
-    """By stream: frames and trunk tokens of a sample, and the FLOPs of training on it (counted when they are asked for)."""
+    """By stream: images and tokens of a sample, and the FLOPs of training on it (counted when they are asked for)."""
 
     frames: Mapping[str, int]
     tokens: Mapping[str, int]

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,15 @@ from .reporting import Report
 from .saving import Saver, held, set_aside
 from .signals import EXIT_STUCK, STOPPING, StopSignals
 from .state import TrainState
-from .step import TrainStep
+from .step import StepOutcome, TrainStep
 
 RUNS = "runs"
+CALLER = "the caller"
 COLLECTIVE_MARGIN = 1  # minutes: a collective gives up later than the watchdog, whose account says more
 PATIENCE_SHARE = 0.8  # of the watchdog's time: who knows what is waited for speaks before it
 
 Batches = Iterator[dict[str, Any]]  # of a step, by stream
+AfterStep = Callable[[TrainState, StepOutcome], bool]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class TrainResult:
     run_dir: Path
     step: int
     finished: bool
-    stopped_by: str | None  # name of the signal
+    stopped_by: str | None  # name of the signal, or ``CALLER``
     verdict: str | None  # standing collapse verdict: "uniform", "constant" or None
     bad_steps: int
     seconds: float
@@ -61,12 +63,21 @@ def run_folder(config: Config) -> Path:
     return Path(config.run_dir) if config.run_dir else Path(RUNS) / config.job_name
 
 
-def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batches] | None = None) -> TrainResult:
+def train(
+    config: Config,
+    *,
+    resume: bool = True,
+    batches: Callable[[int], Batches] | None = None,
+    after_step: AfterStep = lambda state, outcome: False,
+    mesh: Mesh | None = None,
+) -> TrainResult:
     """Train to ``train.steps``, continuing from the newest intact checkpoint of the run folder.
 
     Args:
         resume: False starts anew; what an earlier run left in the folder is moved into a ``previous-<n>`` folder in it.
         batches: step → iterator of this process's batches from that step on; None reads the config's data.
+        after_step: looks at every step that is done; where it says True, on all processes alike, the run ends as by a signal.
+        mesh: to train on; None opens the launch's. ``Mesh()`` lets one process of a launch train by itself.
 
     Under a launcher of several processes (torchrun, srun) all of them call this, and the first writes the run folder.
     Raises BadStepsError after too many bad steps, LostProcessError where another process is gone, RunLockError where another run
@@ -81,8 +92,9 @@ def train(config: Config, *, resume: bool = True, batches: Callable[[int], Batch
     shape, always = (parallel.dp_replicate, parallel.dp_shard, parallel.tp), parallel.engine == "deepspeed"
     try:
         limit, patience = parallel.timeout_minutes + COLLECTIVE_MARGIN, PATIENCE_SHARE * parallel.timeout_minutes
-        with watchdog, open_mesh(shape, device, limit, patience_minutes=patience, always=always) as mesh:
-            return _train(config, run_dir, device, mesh, resume, batches, watchdog, began)
+        opened = open_mesh(shape, device, limit, patience_minutes=patience, always=always)
+        with watchdog, nullcontext(mesh) if mesh else opened as found:
+            return _train(config, run_dir, device, found, resume, batches, after_step, watchdog, began)
     except AbsentProcessError as error:
         raise LostProcessError(str(error)) from error
     except RuntimeError as error:
@@ -103,6 +115,7 @@ def _train(
     mesh: Mesh,
     resume: bool,
     batches: Callable[[int], Batches] | None,
+    after_step: AfterStep,
     watchdog: Watchdog,
     began: float,
 ) -> TrainResult:
@@ -112,7 +125,7 @@ def _train(
             if mesh.writes:
                 set_aside(run_dir)
             mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
-        run = _Run(config, run_dir, device, mesh, batches, watchdog, check_lock)
+        run = _Run(config, run_dir, device, mesh, batches, after_step, watchdog, check_lock)
         with closing(run.state.engine):
             if run.state.counters.step >= config.train.steps:
                 log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
@@ -132,6 +145,7 @@ class _Run:
         device: torch.device,
         mesh: Mesh,
         batches: Callable[[int], Batches] | None,
+        after_step: AfterStep,
         watchdog: Watchdog,
         check_lock: Callable[[], None],
     ) -> None:
@@ -144,7 +158,7 @@ class _Run:
         self.step = TrainStep(config, self.state, run_dir, dtype, self.clock, self.saver.before_step)
         self.report = Report(config, run_dir, self.state, self.clock, dtype)
         self._take_over(saved)
-        self._open_batches, self._watchdog = batches, watchdog
+        self._open_batches, self._after_step, self._watchdog = batches, after_step, watchdog
 
     def __enter__(self) -> "_Run":
         with ExitStack() as stack:
@@ -159,7 +173,7 @@ class _Run:
         self._closing.__exit__(*error)
 
     def loop(self, signals: StopSignals) -> str | None:
-        """Step to the end or to a signal; returns the signal's name. The state is saved either way."""
+        """Step to the end or to a signal; returns who stopped it. The state is saved either way."""
         train, stopped_by, due = self.config.train, None, False
         while self.state.counters.step < train.steps and not stopped_by:
             number = self.state.counters.step + 1
@@ -177,7 +191,7 @@ class _Run:
                 continue
             self._watchdog.beat(f"step {number}")
             self.report.step_done(number, outcome)
-            stopped_by = self._signal_of_any(signals)
+            stopped_by = self._signal_of_any(signals) or (CALLER if self._after_step(self.state, outcome) else None)
             self._note_failed_save()
             due = due or number % train.checkpoint_every == 0
             if number == train.steps or stopped_by:

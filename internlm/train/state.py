@@ -139,7 +139,7 @@ def build_state(
 
 def divide_system(system: System, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
     """Make a fresh system ready to train on a mesh, in place."""
-    system.prepare(device, dtype)
+    system.prepare(device, dtype, mesh)
     for part in system.parts().values():
         parallelise(part.module, system.config.parallel, mesh, dtype, trained=part.trained)
         part.module.train()

@@ -1,18 +1,27 @@
 """Forecasters against independent oracles: published size, closed forms, known floors, no look into the future."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
+from motion_samples import motion_store
 
-from internlm.eval.motion import data as motion_data
+from internlm.config.load import load_config
+from internlm.data import motion as motion_data
+from internlm.data.frames import DataError
+from internlm.data.motion import Recordings, constant_velocity, zero_velocity
+from internlm.eval.errors import EvalError
 from internlm.eval.motion import metrics as pose_metrics
-from internlm.eval.motion import pose_agent
-from internlm.eval.motion.baselines import diffusion, fit, simlpe
-from internlm.eval.motion.baselines.ridge import Ridge
-from internlm.eval.motion.baselines.velocity import constant_velocity, zero_velocity
-from internlm.eval.motion.forecasters import make
-from internlm.systems.egoagent.config import ModelConfig
-from internlm.systems.egoagent.network import EgoNetwork
+from internlm.eval.motion.forecasters import CONFIGS, make, predict
+from internlm.objective.motion import Counts, pose_distance
+from internlm.systems.forecaster import diffusion, pose_agent, simlpe
+from internlm.systems.forecaster.config import PoseModelConfig
+from internlm.systems.forecaster.pose_agent import PoseNetwork
+from internlm.systems.forecaster.ridge import Ridge
+from internlm.systems.forecaster.streams import WindowBatch
+from internlm.systems.resolve import load_system
 
 JOINTS = ("LeftUpLeg", "RightUpLeg", "Hips", "Neck", "LeftHand")
 
@@ -108,19 +117,10 @@ def test_diffusion_samples_are_reproducible_and_see_only_the_past():
     assert noisy.grad[:, 3:].abs().sum() == 0 and noisy.grad[:, :3].abs().sum() > 0
 
 
-def pose_network(**changes) -> EgoNetwork:
+def pose_network(**changes) -> PoseNetwork:
     torch.manual_seed(0)
-    return EgoNetwork(
-        ModelConfig(
-            **{
-                **dict(
-                    hidden_size=32, num_layers=2, num_heads=2, mlp_multiple_of=16, init_std=0.2, use_images=False, num_joints=5,
-                    poses_per_step=5, pose_target="offset", pose_context=True,
-                ),
-                **changes,
-            }
-        )
-    ).eval()  # fmt: skip
+    small = dict(hidden_size=32, num_layers=2, num_heads=2, mlp_multiple_of=16, init_std=0.2, num_joints=5, poses_per_step=5)
+    return PoseNetwork(PoseModelConfig(**small | changes)).eval()
 
 
 def test_pose_agent_starts_as_zero_velocity_and_continues_by_chunks():
@@ -144,60 +144,66 @@ def test_pose_agent_reads_every_chunk_once(sequence, observed, poses, monkeypatc
     network.pose_head.layers[-1].weight.normal_(std=0.1)
     with torch.enable_grad():
         expected = pose_agent.roll_out(network, past, poses).detach()
-    monkeypatch.setattr(network, "forward_clip", None)
+    monkeypatch.setattr(network, "forward", None)
     torch.testing.assert_close(pose_agent.roll_out(network, past, poses), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_pose_agent_loss_reaches_every_weight_but_the_visibility():
     network = pose_network(pose_target="absolute")
     past, future = torch.randn(2, 10, 5, 3), torch.randn(2, 10, 5, 3)
-    pose_agent.loss(network, past, future, torch.ones(2, 10, 5, dtype=torch.bool)).backward()
+    batch = WindowBatch(past, future, torch.ones(2, 10, 5, dtype=torch.bool), future, torch.zeros(2), torch.arange(2))
+    pose_agent.loss(network, batch, Counts.of(batch.visible), 5.0).backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert silent == []
     with pytest.raises(ValueError, match="whole chunks"):
         pose_agent.roll_out(network, past[:, :7], 5)
 
 
-def test_motion_loss_is_mpjpe_plus_step_error():
+def test_pose_distance_is_mpjpe_plus_step_error():
     future = torch.zeros(1, 2, 1, 3)
     prediction = torch.tensor([[[[0.03, 0.04, 0.0]], [[0.03, 0.04, 0.0]]]])
     seen = torch.ones(1, 2, 1, dtype=torch.bool)
-    assert float(fit.motion_loss(prediction, future, seen, future[:, :1], 3.0)) == pytest.approx(0.05 + 3 * 0.05 / 2, abs=1e-5)
+    assert float(pose_distance(prediction, future, seen, speed_weight=3.0)) == pytest.approx(0.05 + 3 * 0.05 / 2, abs=1e-5)
     seen[0, 1] = False
-    assert float(fit.motion_loss(prediction, future, seen, future[:, :1], 3.0)) == pytest.approx(0.05 + 3 * 0.05, abs=1e-5)
+    assert float(pose_distance(prediction, future, seen, speed_weight=3.0)) == pytest.approx(0.05 + 3 * 0.05, abs=1e-5)
+    seen[0, 0] = False
+    assert float(pose_distance(prediction, future, seen, speed_weight=3.0)) == 0
 
 
-def test_fit_is_reproducible_improves_and_keeps_to_its_budget():
-    made, reports = data(), []
-    forecast = lambda m, p: m(p.flatten(2)).unflatten(2, (5, 3))  # noqa: E731
-    loss = lambda m, p, f, v: fit.motion_loss(forecast(m, p), f, v, p[:, -1:])  # noqa: E731
-    for _ in range(2):
-        torch.manual_seed(0)
-        model = simlpe.SiMLPe(15, 10, 5, blocks=2)
-        recipe = fit.Recipe(steps=60, batch=16, evaluate_every=20)
-        reports.append(fit.fit(model, loss, forecast, made, made, past=10, future=5, recipe=recipe, seed=3))
-    losses = [[point["loss"] for point in report["curve"]] for report in reports]
-    assert losses[0] == losses[1] and len(losses[0]) == 3
-    assert reports[0]["held_out"]["chosen"]["ratio"] < 0.9
-    stopped = fit.fit(
-        model, loss, forecast, made, made, past=10, future=5, recipe=fit.Recipe(steps=10_000, cpu_minutes=0.001), seed=3
-    )
-    assert stopped["steps"] < 100 and stopped["steps_planned"] == 10_000
-
-
-def test_the_final_training_sees_all_training_takes_and_stops_where_selection_said():
-    made, notes = data(), []
-    fitted, held = motion_data.hold_out(made)
-    forecaster = make("simlpe", fitted, held, past=10, future=5, seed=0, steps=20, note=notes.append)
-    report = forecaster.report
+def test_the_final_training_sees_all_training_takes_and_stops_where_selection_said(tmp_path):
+    recordings, notes = Recordings((str(motion_store(tmp_path / "store")),)), []
+    options = dict(past=10, future=5, seed=0, steps=20)
+    forecaster = make("simlpe", recordings, **options, folder=tmp_path / "one", note=notes.append)
+    report, chosen = forecaster.report, load_config(tmp_path / "one" / "chosen")
     assert report["steps"] == report["selection"]["chosen_step"] and report["parameters"] > 0 and len(notes) == 10
-    past = motion_data.windows(made, 10, 5, 5).past
-    again = make("simlpe", fitted, held, past=10, future=5, seed=0, steps=20)
+    assert report["selection"]["chosen_step"] == min(report["selection"]["curve"], key=lambda point: point["ratio"])["step"]
+    assert chosen.forecaster.takes == "fitted" and load_config(tmp_path / "one" / "final").forecaster.takes == "all"
+    past = motion_data.windows(recordings.open(), 10, 5, 5).past
+    again = make("simlpe", recordings, **options, folder=tmp_path / "two")
     np.testing.assert_array_equal(forecaster.forecast(past), again.forecast(past))
-    with pytest.raises(ValueError, match="use_images False"):
-        make("egoagent", fitted, held, past=10, future=5, seed=0)
-    with pytest.raises(ValueError, match="unknown"):
-        make("oracle", fitted, held, past=10, future=5, seed=0)
+    trained, step = load_system(tmp_path / "one" / "final")
+    assert step == report["steps"] and not np.array_equal(forecaster.forecast(past), zero_velocity(past, 5))
+    np.testing.assert_array_equal(predict(trained, past), forecaster.forecast(past))
+    with pytest.raises(EvalError, match="unknown"):
+        make("oracle", recordings, **options, folder=tmp_path)
+    with pytest.raises(EvalError, match=r"nowhere\.py does not exist"):
+        make("egoagent", recordings, **options, folder=tmp_path, file=tmp_path / "nowhere.py")
+
+
+def test_training_improves_and_keeps_to_its_budget(tmp_path):
+    recordings = Recordings((str(motion_store(tmp_path / "store")),))
+    options = dict(past=10, future=5, seed=3, overrides=["optim.lr=1e-3", "train.clip_batch=16"], file=CONFIGS / "simlpe.py")
+    report = make("simlpe", recordings, **options, folder=tmp_path / "one", steps=60).report
+    assert report["selection"]["held_out"]["chosen"]["ratio"] < 0.95
+    stopped = make("simlpe", recordings, **options, folder=tmp_path / "two", steps=10_000, cpu_minutes=0.02).report
+    assert 0 < stopped["steps"] < 1000 and stopped["selection"]["steps_planned"] == 10_000
+
+
+def test_a_stopped_comparison_says_so(tmp_path):
+    recordings = Recordings((str(motion_store(tmp_path / "store")),))
+    stop = lambda line: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    with pytest.raises(EvalError, match="stopped by SIGINT; the same command trains this method anew"):
+        make("simlpe", recordings, past=10, future=5, seed=0, steps=20, folder=tmp_path / "one", note=stop)
 
 
 def test_canonical_windows_keep_distances_and_face_one_way():
@@ -217,7 +223,7 @@ def test_hold_out_takes_last_takes_and_whole_actions():
     fitted, held = motion_data.hold_out(data(*tracks))
     assert held.recordings == ["a2", "b2", "c0", "c1", "c2", "d2"]
     assert set(fitted.recordings) | set(held.recordings) == {t.name for t in tracks}
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(DataError, match="too few"):
         motion_data.hold_out(data(track("one", 20, 0)))
 
 
@@ -227,7 +233,7 @@ def test_windows_count_stride_and_masks():
     windows = motion_data.windows(data(seen, track("b", 14, 1)), 10, 5, 5)
     assert len(windows) == 3 and windows.takes.tolist() == [0, 0, 0]
     assert not windows.visible[0, :, 4].any() and windows.visible[0, :, :4].all() and windows.visible[1].all()
-    with pytest.raises(ValueError, match="no take has the 40 frames"):
+    with pytest.raises(DataError, match="no take has the 40 frames"):
         motion_data.windows(data(seen), 20, 20, 1)
 
 

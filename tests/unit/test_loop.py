@@ -22,13 +22,13 @@ from internlm.train.signals import EXIT_BAD_STEPS
 PARTS = ("predictor", "observer", "loss", "optimizer", "rng")
 
 
-def weights(run_dir):
+def weights(run_dir, names=PARTS):
     parts = CheckpointManager(run_dir / "checkpoints").load().parts
-    return {f"{part}.{name}": tensor for part in PARTS for name, tensor in parts[part].items()}
+    return {f"{part}.{name}": tensor for part in names for name, tensor in parts[part].items()}
 
 
-def same_weights(first, second):
-    first, second = weights(first), weights(second)
+def same_weights(first, second, parts=PARTS):
+    first, second = weights(first, parts), weights(second, parts)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 

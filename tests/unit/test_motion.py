@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from internlm.data.frames import DataError
 from internlm.eval.motion import chunks as motion
 
 
@@ -87,7 +88,7 @@ def test_hips_unseen_and_nothing_seen():
     assert motion.compare(target, chunks(target, past, visible), rate=10.0)["root_relative"] is None
     with pytest.raises(ValueError, match="no joint is visible"):
         motion.compare(target, chunks(target, past, np.zeros_like(visible)), rate=10.0)
-    with pytest.raises(ValueError, match="two observed poses"):
+    with pytest.raises(DataError, match="two observed poses"):
         motion.constant_velocity(past[:, -1:], 2)
 
 

@@ -7,18 +7,14 @@ and goes on after an interruption.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from internlm.systems.egoagent.config import EgoAgentConfig as Config
+from internlm.data.motion import MotionData, Recordings, Windows, hold_out, windows, zero_velocity
 
 from ..errors import EvalError
 from ..report.page import write_json
-from . import data as motion_data
-from .data import MotionData, Windows
 from .forecasters import TITLES, Forecaster, make
 from .metrics import paired_difference, score
 
@@ -35,41 +31,44 @@ class Protocol:
 
 
 def run_benchmark(
-    data: MotionData,
+    recordings: Recordings,
     protocol: Protocol,
     methods: Sequence[str],
     out: Path,
     *,
-    config: Config | None = None,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
     cpu_minutes: float = 20.0,
     steps: int | None = None,
     again: bool = False,
 ) -> dict[str, Any]:
     """Train and measure ``methods``, write ``<out>/<method>.json`` and ``<out>/report.json``, print the table.
 
-    A method whose file has the same protocol is not run again unless ``again``. Raises EvalError for an unknown method.
+    A method whose file has the same protocol is not run again unless ``again``; its runs are in ``<out>/<method>``.
+    ``config``: the file for EgoAgent, with ``overrides`` laid over it. Raises EvalError for an unknown method.
     """
     for name in methods:
         if name not in TITLES:
             raise EvalError(f"method {name!r} is unknown; choose from {', '.join(TITLES)}")
-    framed = motion_data.root_relative(data) if protocol.frame == "root" else data
-    train, test = framed.of("train"), framed.of("test")
+    recordings = replace(recordings, frame=protocol.frame)
+    data = recordings.open()
+    train, test = data.of("train"), data.of("test")
     _check_unseen(train, test)
-    fitted, held_out = motion_data.hold_out(train)
-    windows = motion_data.windows(test, protocol.past, protocol.future, protocol.stride)
-    about = describe(data, protocol, fitted, held_out, test, windows)
+    fitted, held_out = hold_out(train)
+    tested = windows(test, protocol.past, protocol.future, protocol.stride)
+    about = describe(data, protocol, fitted, held_out, test, tested)
     for name in methods:
         file = out / f"{name}.json"
         if not again and (known := _read(file)) and known["protocol"] == about:
             print(f"{TITLES[name]}: measured earlier ({file})", flush=True)
             continue
         print(f"{TITLES[name]}", flush=True)
+        own = {"file": config, "overrides": overrides} if name == "egoagent" else {}
         forecaster = make(
-            name, fitted, held_out, past=protocol.past, future=protocol.future, seed=protocol.seed, config=config,
-            cpu_minutes=cpu_minutes, steps=steps, note=lambda line: print(f"  {line}", flush=True),
+            name, recordings, past=protocol.past, future=protocol.future, seed=protocol.seed, folder=out / name,
+            cpu_minutes=cpu_minutes, steps=steps, note=lambda line: print(f"  {line}", flush=True), **own,
         )  # fmt: skip
-        write_json(file, {"method": name, "protocol": about, **measure(forecaster, windows, test)})
-        _save(forecaster, out / f"{name}.safetensors")
+        write_json(file, {"method": name, "protocol": about, **measure(forecaster, tested, test)})
     found = {name: result for name in TITLES if (result := _read(out / f"{name}.json")) and result["protocol"] == about}
     report = {"protocol": about, "methods": {n: {k: v for k, v in r.items() if k != "protocol"} for n, r in found.items()}}
     write_json(out / "report.json", report)
@@ -96,7 +95,7 @@ def measure(forecaster: Forecaster, windows: Windows, data: MotionData) -> dict[
             prediction, windows.future, windows.visible,
             rate=data.rate, takes=windows.takes, actions=windows.actions, joints=data.joints,
         )  # fmt: skip
-        still = np.repeat(windows.past[:, -1:], windows.future.shape[1], axis=1)
+        still = zero_velocity(windows.past, windows.future.shape[1])
         result["minus_zero_velocity"] = paired_difference(prediction, still, windows.future, windows.visible, windows.takes)
         return result
 
@@ -171,14 +170,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def _save(forecaster: Forecaster, path: Path) -> None:
-    """The weights of a trained forecaster, complete or absent."""
-    if forecaster.module is None:
-        return
-    from safetensors.torch import save_file
-
-    partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in forecaster.module.state_dict().items()}, str(partial))
-    partial.replace(path)

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     motion.add_argument("--past", type=whole(1), default=30, help="observed frames (default 30)")
     motion.add_argument("--future", type=whole(1), default=30, help="predicted frames (default 30)")
     motion.add_argument("--stride", type=whole(1), default=10, help="frames between test windows (default 10)")
-    motion.add_argument("--config", default="configs/motion/cmu.py", help="pose-only config (default configs/motion/cmu.py)")
-    motion.add_argument("--set", nargs="+", default=[], metavar="section.key=value", help="values laid over the config")
+    motion.add_argument("--config", help="recipe of the pose-only EgoAgent (default configs/motion/cmu.py of the source tree)")
+    motion.add_argument("--set", nargs="+", default=[], metavar="section.key=value", help="values laid over that recipe")
     motion.add_argument("--steps", type=whole(1), help="training steps of every trained method (default: its recipe's)")
     motion.add_argument(
         "--cpu-minutes", type=real(0, inner=True), default=20.0, help="CPU time that one method may train (default 20)"
@@ -35,19 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; returns 0."""
-    from internlm.config.load import load_config
     from internlm.core.init import set_threads
+    from internlm.data.motion import Recordings
 
     from .bench import Protocol, run_benchmark
-    from .data import cmu, read
     from .forecasters import TITLES
 
     set_threads(args.threads)
     methods = args.methods or list(TITLES)
-    config = load_config(args.config, args.set) if "egoagent" in methods else None
-    data = cmu(actions=args.actions) if args.data == ["cmu"] else read(args.data)
+    recordings = Recordings(() if args.data == ["cmu"] else tuple(args.data), args.actions)
     protocol = Protocol(frame=args.frame, past=args.past, future=args.future, stride=args.stride, seed=args.seed)
     run_benchmark(
-        data, protocol, methods, args.out, config=config, cpu_minutes=args.cpu_minutes, steps=args.steps, again=args.again
-    )
+        recordings, protocol, methods, args.out, config=args.config, overrides=args.set, cpu_minutes=args.cpu_minutes,
+        steps=args.steps, again=args.again,
+    )  # fmt: skip
     return 0

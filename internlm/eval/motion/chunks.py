@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from internlm.data.motion import constant_velocity, zero_velocity
+
 from ..errors import EvalError
-from .baselines.velocity import constant_velocity, zero_velocity
 from .metrics import TINY, moving, position_error, velocity_error
 
 HIPS = (11, 12)  # COCO order: left hip, right hip

@@ -1,6 +1,8 @@
 """``egoagent eval motion``: the next chunk of body motion and rolled-out motion beside floors and baselines."""
 
 import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..options import about, add_clips, add_common, add_model, clip_outputs, finish, load, real, run_data, whole
@@ -87,23 +89,25 @@ def _baselines(
     """Baselines trained on the run's own training takes, on windows of the rolled-out clips' length and rate."""
     if not args.baselines:
         return ()
-    from .data import hold_out, read
+    from internlm.data.motion import Recordings
+
     from .forecasters import make
 
     data = args.baseline_data or run_data(args, config.data.clips)
     _check_unseen(data, dataset, args.split)
     poses: Any = dataset.pose_offsets.shape
     past, future = (observed + 1) * poses[1], (poses[0] - observed) * poses[1]
-    fitted, held_out = hold_out(read(data, every=dataset.pose_stride, all_joints=True).of("train"))
+    recordings = Recordings(tuple(data), every=dataset.pose_stride, all_joints=True, frame="world")
     made = []
-    for name in args.baselines:
-        print(name, flush=True)
-        made.append(
-            make(
-                name, fitted, held_out, past=past, future=future, seed=args.seed, cpu_minutes=args.cpu_minutes,
-                steps=args.baseline_steps, note=lambda line: print(f"  {line}", flush=True),
-            )
-        )  # fmt: skip
+    with TemporaryDirectory() as runs:
+        for name in args.baselines:
+            print(name, flush=True)
+            made.append(
+                make(
+                    name, recordings, past=past, future=future, seed=args.seed, folder=Path(runs) / name,
+                    cpu_minutes=args.cpu_minutes, steps=args.baseline_steps, note=lambda line: print(f"  {line}", flush=True),
+                )
+            )  # fmt: skip
     return tuple(made)
 
 

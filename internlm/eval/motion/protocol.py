@@ -7,12 +7,11 @@ from torch import Tensor
 
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import transform_points
+from internlm.data.motion import MotionData, canonical, constant_velocity, filled, zero_velocity
 from internlm.data.store import COCO_JOINTS
 
 from ..clips import ClipOutputs
 from . import chunks as motion
-from .baselines.velocity import constant_velocity, zero_velocity
-from .data import MotionData, canonical, filled
 from .forecasters import TITLES, Forecaster
 from .metrics import paired_difference, score
 from .rollout import RollOuts

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from internlm.core.init import autocast
+from internlm.core.mesh import Mesh
 from internlm.data.batch import ClipBatch, ImageBatch, split
 from internlm.data.order import Stream
 from internlm.monitor.health import HealthReading, read_health
@@ -51,7 +52,7 @@ class EgoAgentSystem:
             "teacher_temp": lambda step: teacher_temperature(step, steps, **warm_up),
         }
 
-    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
         if self.config.stage == "pretrain":
             self.agent.freeze_action_parts()
         for network in (self.agent.predictor, self.agent.observer):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from internlm.checkpoint.manager import CheckpointError
 from internlm.core.init import autocast
+from internlm.core.mesh import Mesh
 from internlm.data.batch import split, to_device
 from internlm.data.order import Stream
 from internlm.solver.schedule import optimizer_schedules
@@ -71,7 +72,7 @@ class Stranger:
     def schedules(self) -> dict[str, Schedule]:
         return optimizer_schedules(self.config.optim, self.config.train.steps)
 
-    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
         pass
 
     def init_from(self, path: Path) -> None:

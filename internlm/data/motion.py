@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from internlm.data.frames import DataError
 from internlm.data.mocap import read_motions
 from internlm.data.mocap.archive import Archive, sequences
 from internlm.data.mocap.motion import RATE, Z_UP_FROM_Y_UP
 from internlm.data.store import COCO_JOINTS, TakeStore
-
-from ..errors import EvalError
 
 # The set that reproduces the published zero-velocity floors of these recordings (9.39 cm, 37.1 cm/s): the twelve joints of
 # the limbs and four of the trunk. "Spine1" is the point where shoulders and neck meet.
@@ -88,6 +87,23 @@ class Windows:
         return len(self.past)
 
 
+@dataclass(frozen=True)
+class Recordings:
+    """Which recordings, and what of them: ``paths`` for ``read``, or none for ``cmu``; ``frame`` "root" makes every pose relative
+    to its root, "world" leaves it."""
+
+    paths: tuple[str, ...] = ()
+    actions: str = "standard"
+    every: int = 1
+    all_joints: bool = False
+    frame: str = "root"
+
+    def open(self) -> MotionData:
+        """Read them. Raises DataError."""
+        read_here = read(self.paths, every=self.every, all_joints=self.all_joints) if self.paths else cmu(actions=self.actions)
+        return root_relative(read_here) if self.frame == "root" else read_here
+
+
 def cmu(path: str | os.PathLike | None = None, actions: str = "standard") -> MotionData:
     """The CMU benchmark. ``actions``: ``standard``, or ``all`` with the extra walks too.
 
@@ -95,12 +111,12 @@ def cmu(path: str | os.PathLike | None = None, actions: str = "standard") -> Mot
     """
     path = Path(path) if path else Path(os.environ.get("EGOAGENT_SHARED_DATA") or "../shared/data") / CMU_FILE
     if not path.is_file():
-        raise EvalError(f"{path}: no such file; set EGOAGENT_SHARED_DATA to the folder that holds {CMU_FILE}")
+        raise DataError(f"{path}: no such file; set EGOAGENT_SHARED_DATA to the folder that holds {CMU_FILE}")
     archive = Archive(path)
     columns = [str(name) for name in archive.read("joint_names")]
     missing = [name for name in CMU_JOINTS if name not in columns]
     if missing or archive.rate("fps") != RATE:
-        raise EvalError(f"{path}: the benchmark needs {RATE:g} Hz and the joints {', '.join(CMU_JOINTS)}; missing: {missing}")
+        raise DataError(f"{path}: the benchmark needs {RATE:g} Hz and the joints {', '.join(CMU_JOINTS)}; missing: {missing}")
     points = archive.numbers("pos_m")[:, [columns.index(name) for name in CMU_JOINTS]] @ Z_UP_FROM_Y_UP.T
     tracks = []
     for name, split, rows in sequences(archive, len(points)):
@@ -114,7 +130,7 @@ def read(paths: Sequence[str | os.PathLike], *, every: int = 1, all_joints: bool
     """Motion files or take stores as COCO joints, those visible somewhere or ``all_joints``.
 
     Of takes without a split every fifth is test. ``every`` > 1 keeps each n-th frame of a recording, in n tracks.
-    Raises EvalError when rates differ or no train or test take is left.
+    Raises DataError when rates differ or no train or test take is left.
     """
     found: list[Track] = []
     rates = set()
@@ -132,13 +148,13 @@ def read(paths: Sequence[str | os.PathLike], *, every: int = 1, all_joints: bool
                 action = motion.name.partition("/")[0] if "/" in motion.name else "all"
                 found.append(Track(motion.name, action, motion.split, motion.joints, motion.visible))
     if len(rates) != 1:
-        raise EvalError(f"{', '.join(map(str, paths))}: poses at {sorted(rates)} Hz; one rate is needed")
+        raise DataError(f"{', '.join(map(str, paths))}: poses at {sorted(rates)} Hz; one rate is needed")
     found = [_thinned(track, phase, every) for track in found for phase in range(every)]
     seen = np.any([track.visible.any(0) for track in found], axis=0) | all_joints
     kept_names = [name for name, kept in zip(COCO_JOINTS, seen) if kept]
     root = tuple(i for i, name in enumerate(kept_names) if name.endswith("-hip"))
     if len(root) != 2:
-        raise EvalError(f"{', '.join(map(str, paths))}: no hips, and poses are measured relative to their middle")
+        raise DataError(f"{', '.join(map(str, paths))}: no hips, and poses are measured relative to their middle")
     tracks = [replace(t, joints=filled(t.joints, t.visible)[:, seen], visible=t.visible[:, seen]) for t in found]
     unmarked = sorted(track.name for track in tracks if track.split is None)
     test = set(unmarked[4::5])
@@ -147,7 +163,7 @@ def read(paths: Sequence[str | os.PathLike], *, every: int = 1, all_joints: bool
     data = MotionData(", ".join(map(str, paths)), tuple(tracks), tuple(kept_names), root, rates.pop() / every)
     for split in ("train", "test"):
         if not data.of(split).tracks:
-            raise EvalError(f"{data.source}: no {split} take among {len(tracks)}; mark the splits or give more takes")
+            raise DataError(f"{data.source}: no {split} take among {len(tracks)}; mark the splits or give more takes")
     return data
 
 
@@ -164,7 +180,7 @@ def hold_out(data: MotionData) -> tuple[MotionData, MotionData]:
     names = data.recordings
     held = held or set(names[-max(len(names) // 5, 1) :])
     if len(held) >= len(names):
-        raise EvalError(f"{data.source}: {len(names)} training takes are too few to hold one out for selection")
+        raise DataError(f"{data.source}: {len(names)} training takes are too few to hold one out for selection")
     parts = [tuple(t for t in data.tracks if (t.name in held) == chosen) for chosen in (False, True)]
     return replace(data, tracks=parts[0]), replace(data, tracks=parts[1])
 
@@ -172,13 +188,13 @@ def hold_out(data: MotionData) -> tuple[MotionData, MotionData]:
 def windows(data: MotionData, past: int, future: int, stride: int) -> Windows:
     """Windows of ``past`` and ``future`` frames, one every ``stride`` frames, ``canonical``. Shorter takes have none.
 
-    Raises EvalError when no take is long enough.
+    Raises DataError when no take is long enough.
     """
     span = past + future
     starts = [(row, start) for row, t in enumerate(data.tracks) for start in range(0, len(t.joints) - span + 1, stride)]
     if not starts:
         longest = max((len(track.joints) for track in data.tracks), default=0)
-        raise EvalError(f"{data.source}: no take has the {span} frames of a window (the longest has {longest})")
+        raise DataError(f"{data.source}: no take has the {span} frames of a window (the longest has {longest})")
     joints = np.stack([data.tracks[row].joints[start : start + span] for row, start in starts])
     visible = np.stack([data.tracks[row].visible[start : start + span] for row, start in starts])
     rows = [row for row, _ in starts]
@@ -218,6 +234,19 @@ def root_relative(data: MotionData) -> MotionData:
             for t in data.tracks
         ),
     )
+
+
+def zero_velocity(past: np.ndarray, poses: int) -> np.ndarray:
+    """Repeat the last observed pose: past [N, Q, J, 3] -> [N, poses, J, 3]."""
+    return np.repeat(past[:, -1:], poses, axis=1)
+
+
+def constant_velocity(past: np.ndarray, poses: int) -> np.ndarray:
+    """Continue the last observed step of every joint: past [N, Q, J, 3] -> [N, poses, J, 3]. Needs Q of at least 2."""
+    if past.shape[1] < 2:
+        raise DataError(f"constant velocity needs two observed poses, got {past.shape[1]}; use chunks of at least 2")
+    step = past[:, -1:] - past[:, -2:-1]
+    return past[:, -1:] + step * np.arange(1, poses + 1).reshape(1, -1, 1, 1)
 
 
 def centred(poses: np.ndarray, root: Sequence[int]) -> np.ndarray:

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..data import SELECTION_STRIDE, MotionData, Windows, windows
-from ..metrics import pooled, position_error
+from internlm.data.motion import SELECTION_STRIDE, MotionData, Windows, windows
 
 PENALTIES = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
 PAST = 7  # poses
@@ -27,7 +26,8 @@ class Ridge:
         solve = self._solver(windows(train, past, self.poses, 1))
         for penalty in PENALTIES:
             self.weight = solve(penalty)
-            errors[penalty] = pooled(position_error(self.predict(chosen.past), chosen.future), chosen.visible)
+            distance = 100 * np.linalg.norm(self.predict(chosen.past) - chosen.future, axis=-1)
+            errors[penalty] = float(distance[chosen.visible].mean())
         self.penalty = min(errors, key=errors.get)
         everything = replace(train, tracks=train.tracks + held_out.tracks)
         self.weight = self._solver(windows(everything, past, self.poses, 1))(self.penalty)

@@ -10,6 +10,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from internlm.objective.motion import Counts, masked_mean
+
+from .config import ForecasterRunConfig
+from .streams import WindowBatch
+
 LIMIT = 5.0  # offsets beyond so many units of scale are none that a body makes
 
 
@@ -38,28 +43,21 @@ class DiffusionPolicy(nn.Module):
     def forward(self, noisy: Tensor, level: Tensor, past: Tensor) -> Tensor:
         """Clean offsets ``[B, O, D]`` of noisy ones ``[B, O, D]`` at ``level`` int64 [B], given ``past`` ``[B, I, D]``."""
         condition = torch.cat((self.level(sinusoids(level, self.position.shape[1]))[:, None], self.read_past(past)), dim=1)
-        hidden = self.decoder(self.read_noisy(noisy) + self.position, condition + self.past_position, tgt_mask=self.mask)
+        target, memory = self.read_noisy(noisy) + self.position, condition + self.past_position
+        hidden = self.decoder(target, memory, tgt_mask=self.mask, tgt_is_causal=True)
         return self.read_out(hidden)
-
-    def loss(self, past: Tensor, future: Tensor, visible: Tensor) -> Tensor:
-        """Mean squared error of the clean offsets over ``visible`` ``[B, O, D]``; ``past``, ``future`` ``[B, ., D]`` metres."""
-        clean = (future - past[:, -1:]) / self.scale
-        level = torch.randint(self.noise_steps, (len(past),))
-        noise, kept = torch.randn_like(clean), self.kept[level][:, None, None]
-        estimate = self(kept.sqrt() * clean + (1 - kept).sqrt() * noise, level, past)
-        return ((estimate - clean).square() * visible).sum() / visible.sum().clamp(min=1)
 
     def sample(self, past: Tensor, *, steps: int = 10, samples: int = 1, seed: int = 0) -> Tensor:
         """``[B, I, D]`` -> ``[B, O, D]``: the mean of ``samples`` draws."""
         total, generator = 0, torch.Generator().manual_seed(seed)
         for _ in range(samples):
-            x = torch.randn(len(past), self.future, past.shape[-1], generator=generator)
+            x = torch.randn(len(past), self.future, past.shape[-1], generator=generator).to(past.device)
             levels = torch.linspace(self.noise_steps - 1, 0, steps).round().long().tolist()
             for now, later in zip(levels, [*levels[1:], None]):
                 kept = self.kept[now]
-                clean = self(x, torch.full((len(x),), now), past).clamp(-LIMIT, LIMIT)
+                clean = self(x, torch.full((len(x),), now, device=x.device), past).clamp(-LIMIT, LIMIT)
                 noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()
-                next_kept = self.kept[later] if later is not None else torch.ones(())
+                next_kept = self.kept[later] if later is not None else torch.ones_like(kept)
                 x = next_kept.sqrt() * clean + (1 - next_kept).sqrt() * noise
             total = total + x
         return past[:, -1:] + self.scale * total / samples
@@ -75,6 +73,24 @@ def signal_share(steps: int) -> Tensor:
 
 def sinusoids(level: Tensor, size: int) -> Tensor:
     """int64 [B] -> [B, size] sine and cosine features."""
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(size // 2) / (size // 2 - 1))
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(size // 2, device=level.device) / (size // 2 - 1))
     angle = level[:, None].float() * frequency
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+def build(config: ForecasterRunConfig) -> DiffusionPolicy:
+    return DiffusionPolicy(3 * config.model.num_joints, config.forecaster.past, config.forecaster.future)
+
+
+def forecast(network: DiffusionPolicy, past: Tensor, poses: int, samples: int) -> Tensor:
+    return network.sample(past.flatten(2), samples=samples).unflatten(2, (-1, 3))
+
+
+def loss(network: DiffusionPolicy, batch: WindowBatch, counts: Counts, speed_weight: float) -> Tensor:
+    """Mean squared error of the clean offsets of visible joints."""
+    clean = (batch.future - batch.past[:, -1:]).flatten(2) / network.scale
+    level = (batch.level * network.noise_steps).long()
+    kept = network.kept[level][:, None, None]
+    estimate = network(kept.sqrt() * clean + (1 - kept).sqrt() * batch.noise.flatten(2), level, batch.past.flatten(2))
+    error = (estimate.float() - clean).square().unflatten(2, (-1, 3)).mean(-1)
+    return masked_mean(error, batch.visible, counts.poses, counts.data)

@@ -9,6 +9,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from internlm.objective.motion import Counts, pose_distance
+
+from .config import ForecasterRunConfig
+from .streams import WindowBatch
+
 
 def dct_matrix(length: int) -> Tensor:
     """Orthonormal DCT-II, float32 [L, L]: rows are frequencies. Its inverse is its transpose."""
@@ -55,3 +60,16 @@ class SiMLPe(nn.Module):
         padded = torch.cat((past[:, :1].expand(-1, missing, -1), past), dim=1) if missing else past
         hidden = self.blocks(self.read_in(self.dct @ padded).transpose(0, 1).contiguous())
         return past[:, -1:] + (self.dct.T @ self.read_out(hidden.transpose(0, 1)))[:, : self.future]
+
+
+def build(config: ForecasterRunConfig) -> SiMLPe:
+    return SiMLPe(3 * config.model.num_joints, config.forecaster.past, config.forecaster.future)
+
+
+def forecast(network: SiMLPe, past: Tensor, poses: int, samples: int) -> Tensor:
+    return network(past.flatten(2)).unflatten(2, (-1, 3))
+
+
+def loss(network: SiMLPe, batch: WindowBatch, counts: Counts, speed_weight: float) -> Tensor:
+    predicted = forecast(network, batch.past, batch.future.shape[1], 1)
+    return pose_distance(predicted, batch.future, batch.visible, counts, speed_weight=speed_weight)

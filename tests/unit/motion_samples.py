@@ -1,0 +1,46 @@
+"""Swinging, walking figures as take stores, and small forecasters on them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from internlm.config.load import load_config
+from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"simlpe": "simlpe.py", "diffusion_policy": "diffusion_policy.py", "egoagent": "cmu.py"}
+POSE_ONLY = ("model.hidden_size=16", "model.num_layers=2", "model.num_heads=2", "model.poses_per_step=5")
+
+
+def figure(frames: int, seed: int) -> np.ndarray:
+    """COCO joints [frames, 17, 3] of one person who walks along y, each but the hips on a sine of its own."""
+    rng, time = np.random.default_rng(seed), np.arange(frames)[:, None] / 30
+    base = np.random.default_rng(0).normal(size=(17, 3)) * 0.2 + np.array([0, 0, 1.2])
+    base[11], base[12] = (0.1, 0, 1), (-0.1, 0, 1)
+    swing = 0.1 * np.sin(2 * np.pi * (time + rng.random((1, 17))))[..., None] * np.array([0, 1, 0])
+    swing[:, 11:13] = 0  # the hips face one way
+    return base + swing + np.array([0, 1.0, 0]) * time[..., None] + rng.normal(size=3)
+
+
+def motion_store(path: Path, takes: int = 4, tests: int = 1, frames: int = 70) -> Path:
+    """A store of that many training and test takes, of one action, without images."""
+    for number in range(takes + tests):
+        split, name = ("train", f"t{number}") if number < takes else ("test", f"u{number - takes}")
+        joints, seen = figure(frames, number).astype(np.float32), np.ones((frames, 17), bool)
+        track = PoseTrack(np.arange(frames), joints, seen, np.zeros(0, int), np.zeros((0, 4, 4)))
+        StoreWriter(path).add_take(TakeInfo(name, name, split, 30.0, None, "world", {"action": "walk"}), (), track)
+    return path
+
+
+def forecaster_config(method: str, store: Path, run_dir: Path | None = None, *overrides: str):
+    """A run of 8 steps at toy size: 10 poses in, 5 out, 17 joints."""
+    small = POSE_ONLY if method == "egoagent" else ()
+    return load_config(
+        ROOT / "configs" / "motion" / FILES.get(method, "floors.py"),
+        [
+            f"forecaster.method={method}", "forecaster.past=10", "forecaster.future=5", f"data.clips=[{store}]",
+            "model.num_joints=17",
+            *(() if run_dir is None else (f"run_dir={run_dir}",)), "data.workers=0", "train.threads=1", "train.steps=8", *small,
+            "train.clip_batch=4", "train.checkpoint_every=3", "train.log_every=1", "monitor.tensorboard=false", *overrides,
+        ],
+    )  # fmt: skip
