@@ -17,7 +17,7 @@ from internlm.core.streams import keep_going
 
 # word: (module, one line of help)
 COMMANDS = {
-    "demo": ("internlm.launch.demo", "make a small world, train both stages, evaluate, write report.html"),
+    "demo": ("internlm.demo.command", "make a small world, train both stages, evaluate, write report.html"),
     "train": ("internlm.train.command", "train a config: egoagent train CONFIG [section.key=value ...]"),
     "launch": ("internlm.launch.command", "train on several GPUs of this machine, or as a job of a Slurm cluster"),
     "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),

@@ -84,7 +84,7 @@ def test_rerun_reuses_and_changed_settings_start_anew(finished, capsys):
 
 
 def test_summary_warns_of_targets_that_say_nothing(finished):
-    from internlm.launch.demo_page import summary
+    from internlm.demo.page import summary
 
     report = finished[1]
     kl = report["prediction_kl"]

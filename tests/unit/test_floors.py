@@ -12,7 +12,7 @@ FLOORS = (
     {"data", "parallel", "solver", "checkpoint", "monitor"},
     {"systems"},
     {"train", "eval", "export"},
-    {"launch"},
+    {"launch", "demo"},
     {"cli"},
 )
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}

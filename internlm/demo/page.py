@@ -16,7 +16,7 @@ from internlm.eval.report.page import write_page as write_html
 from internlm.monitor.health import UNIFORM_SHARE
 from internlm.monitor.metrics import read_metrics
 
-from .demo_evaluation import Evaluated
+from .evaluation import Evaluated
 
 EXAMPLES = 6
 

@@ -9,42 +9,20 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .demo_training import DemoError, train_stage
+from .size import FULL, SMALL, DemoSize
+from .training import DemoError, train_stage
 
 if TYPE_CHECKING:
     from internlm.systems.egoagent.config import EgoAgentConfig as Config
     from internlm.train.loop import TrainResult
 
-    from .demo_evaluation import Evaluated
+    from .evaluation import Evaluated
 
 STAGES = {"stage1": "dino_pretrain/demo.py", "stage2": "joint_train/demo.py"}
-
-
-@dataclass(frozen=True)
-class DemoSize:
-    """How much is made, trained and measured. Overrides are ``section.key=value`` for the stages' config files."""
-
-    takes: tuple[int, int, int]  # train, val, test
-    seconds: float = 30.0  # of a take
-    side: int = 96  # pixels of a stored frame: crops are enlarged less than from the model's 64
-    image_stride: int = 15  # frame numbers between stored frames, the configs' data.clip.frame_stride
-    stage1: tuple[str, ...] = ()
-    stage2: tuple[str, ...] = ()
-    knn_frame_stride: int = 1  # of the stored frames, for voting and tested images alike
-    clips: int | None = 256  # held-out clips at most
-
-
-SMALL = DemoSize(takes=(200, 8, 24))  # many rooms: with 96 the next state was learned by heart
-# Smaller crops teach that a view and the same view a little turned are one, and the next state is a view a little turned.
-# Only a long run gains by larger ones.
-LARGE_CROPS = ("data.crops.global_scale=[0.75, 1.0]", "data.crops.local_scale=[0.3, 0.6]")
-FULL = DemoSize(
-    takes=(800, 24, 48), stage1=("train.steps=1100", *LARGE_CROPS), stage2=("train.steps=5000", *LARGE_CROPS), clips=None
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,8 +81,8 @@ def run_demo(
             return None
         results[stage] = result
     console.rule("[bold]4/4 Evaluation on takes in rooms that training never saw")
-    from .demo_evaluation import evaluate
-    from .demo_page import write_page
+    from .evaluation import evaluate
+    from .page import write_page
 
     done = evaluate(results["stage2"], settings["stage2"], world, size, split=split)
     clock.lap("evaluation")
@@ -202,7 +180,7 @@ def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict
     from internlm.eval.report.page import write_json
     from internlm.eval.report.summary import print_table
 
-    from .demo_page import summary
+    from .page import summary
 
     page = write_page(out / "report.html", report, done, {stage: result.run_dir for stage, result in results.items()})
     path = write_json(out / "report.json", report)

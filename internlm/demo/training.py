@@ -45,10 +45,9 @@ def _divided(config: "Config", processes: int) -> tuple["Config", "Config"]:
 def _train_together(config: "Config", processes: int, *, resume: bool) -> bool:
     """Train to the end under torch's elastic agent; False when a signal stopped it."""
     from internlm.config.load import save_config
+    from internlm.launch.local import run_local
     from internlm.train.loop import run_folder
     from internlm.train.signals import EXIT_STOPPED
-
-    from .local import run_local
 
     folder = run_folder(config) / "launch"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""The demo: a small world, both training stages, every evaluation, one page."""
