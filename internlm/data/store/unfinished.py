@@ -32,9 +32,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_SECONDS = 5.0  # a writer whose parent was killed needs a moment to notice
 _SWAP_SECONDS = 600.0  # parts that cannot be linked are copied
 _REPLACING_SECONDS = 5.0  # for two renames, on a busy file system
-_PARTS = ("", "poses")
 _REPLACED = ".replaced-"
 _HIDDEN = re.compile(r"\.(?:partial(?:\.\w+)?|replaced|leftover\.\d+)-(.+)", re.DOTALL)
+_LOCK = ".lock-"
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 def unfinished(final: Path, *, part: str = "", complete: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A hidden folder that becomes ``final`` (replacing it) when the block ends well and vanishes otherwise.
 
-    part: "" or "poses"; writers of different parts may be at work at a time. complete(folder) is called after the block,
+    part: a word; writers of different parts may be at work at a time. complete(folder) is called after the block,
     when nobody else can change ``final``, to add what is to be kept of it.
     Raises StoreError when another process writes the same part, DiskFullError when there is no room.
     """
@@ -67,8 +67,9 @@ def unfinished(final: Path, *, part: str = "", complete: Callable[[Path], None] 
 
 def discard(final: Path) -> None:
     """Remove what a killed writer left under the hidden names; a live writer keeps its own."""
-    for folder in (_partial(final, part) for part in _PARTS):
-        if folder.exists() or _lock_of(folder).exists():
+    for name in {name.removeprefix(_LOCK) for name in os.listdir(final.parent)}:
+        if name.startswith(".partial") and (match := _HIDDEN.fullmatch(name)) and match[1] == final.name:
+            folder = final.with_name(name)
             try:
                 with _locked(_lock_of(folder), 0, "in use"):
                     _remove(folder)
@@ -112,8 +113,11 @@ def remains(parent: Path) -> list[str]:
     return sorted(name for name in os.listdir(parent) if _HIDDEN.fullmatch(name))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file that appears complete or not at all. Of several writers at a time the last one's text stays."""
+def write_whole(path: Path, text: str | Callable[[], str]) -> None:
+    """Write a small file that appears complete or not at all. Of several writers at a time the last one's text stays.
+
+    A function that returns the text is called while no other writer is at work, so it may look at what is there.
+    """
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed writer left is used again
     while True:
         lock = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
@@ -122,7 +126,7 @@ def write_whole(path: Path, text: str) -> None:
                 time.sleep(0.001)
                 continue
             try:
-                temporary.write_text(text)
+                temporary.write_text(text if isinstance(text, str) else text())
                 temporary.replace(path)
                 return
             except FileNotFoundError:
@@ -143,7 +147,7 @@ def _replaced(final: Path) -> Path:
 
 
 def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".lock-{folder.name}")
+    return folder.with_name(f"{_LOCK}{folder.name}")
 
 
 def _inode(folder: Path) -> int | None:
