@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from internlm.data.store import Column, PoseTrack, StoredImages, StoreError, Take, TakeInfo
-from internlm.data.store.columns import MAX_OBJECTS, WEARER, kind_of, valid_share
+from internlm.data.store import Column, PoseTrack, StoredRows, StoreError, Take, TakeInfo
+from internlm.data.store.columns import kind_of, valid_share
 
 DEPTH_MM = (100, 30_000)  # the median of a take: from a hand before the eyes to the end of a hall
 WORLD = 1000.0  # metres from the origin
@@ -23,10 +23,10 @@ def column_findings(
         ends = [numbers for numbers in (images, *((poses.frames, poses.camera_frames) if poses else ())) if len(numbers)]
         if ends and len(column.frames) and column.frames[-1] > (last := _end(ends, take.info.frame_rate)):
             faults.append(f"{name}: goes on to frame {column.frames[-1]}, the take ends at frame {last}")
-        if isinstance(column, StoredImages):
+        if isinstance(column, StoredRows):
             if len(images) and (alone := np.setdiff1d(column.frames, images)).size:
                 odd.append(f"{name}: frame {alone[0]} has no image{_more(len(alone))}")
-            _check_stored_images(take, name, column, decode_every, faults, odd)
+            _check_rows(take, name, column, decode_every, faults, odd)
         elif isinstance(column, Column):
             odd.extend(f"{name}: {words}" for words in _odd_values(take.info, name, column))
     except (StoreError, OSError) as error:
@@ -41,7 +41,7 @@ def describe_column(take: Take, name: str) -> str:
     arrays = [key for key in kind.arrays if not isinstance(column, Column) or key in column.arrays]
     told = [f"{key} [{kind.arrays[key].unit}]" for key in arrays]
     share = valid_share(kind, column) if isinstance(column, Column) else None
-    about = column.about.get("kind") if isinstance(column, Column | StoredImages) else None
+    about = column.about.get("kind") if isinstance(column, Column | StoredRows) else None
     facts = ([] if share is None else [f"{share:.0%} valid"]) + ([about] if isinstance(about, str) else [])
     return "; ".join([f"{len(column.frames)} rows{frames}", *facts, *told])
 
@@ -75,10 +75,8 @@ def _end(ends: list[np.ndarray], rate: float) -> int:
     return max(int(numbers[-1]) for numbers in ends) + max(0, round(_SLACK * rate), *steps)
 
 
-def _check_stored_images(
-    take: Take, name: str, column: StoredImages, decode_every: int, faults: list[str], odd: list[str]
-) -> None:
-    camera, size, depths, valid = take.info.camera, None, [], []
+def _check_rows(take: Take, name: str, column: StoredRows, decode_every: int, faults: list[str], odd: list[str]) -> None:
+    camera, size, depths = take.info.camera, None, []
     faults.extend(f"{name}: {fault}" for fault in tar_faults(take.path, name))
     for number in chosen(column.frames, decode_every):
         try:
@@ -88,18 +86,16 @@ def _check_stored_images(
             continue
         size = size or image.shape
         if image.shape != size:
-            faults.append(f"{name}: frame {number} is {image.shape[1]}x{image.shape[0]}, the first is {size[1]}x{size[0]}")
-        valid.append(float((image > 0).mean()))
-        depths.extend(np.median(image[image > 0], keepdims=True) if (image > 0).any() else ())
-        if name == "ids" and ((image > MAX_OBJECTS) & (image < WEARER)).any():
-            faults.append(f"{name}: frame {number} holds ids from {MAX_OBJECTS + 1} to {WEARER - 1}, which mean nothing")
-    if camera and size and size != (camera.height, camera.width):
+            faults.append(f"{name}: frame {number} is {list(image.shape)}, the first is {list(size)}")
+        if name == "depth":
+            depths.append(np.median(image[image > 0]) if (image > 0).any() else 0)
+    if camera and size and name in ("depth", "ids") and size != (camera.height, camera.width):
         odd.append(f"{name}: is {size[1]}x{size[0]}, the camera says {camera.width}x{camera.height}")
-    if name == "depth" and valid:
-        if not depths:
-            odd.append("depth: no pixel has a depth")
-        elif not DEPTH_MM[0] <= (usual := float(np.median(depths))) <= DEPTH_MM[1]:
-            odd.append(f"depth: is {usual:.0f} mm (median); is the unit the millimetre?")
+    known = [depth for depth in depths if depth]
+    if depths and not known:
+        odd.append("depth: no pixel has a depth")
+    elif known and not DEPTH_MM[0] <= (usual := float(np.median(known))) <= DEPTH_MM[1]:
+        odd.append(f"depth: is {usual:.0f} mm (median); is the unit the millimetre?")
 
 
 def _odd_values(info: TakeInfo, name: str, column: Column) -> list[str]:

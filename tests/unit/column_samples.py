@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from internlm.data.store import Column, EventColumn, ImageColumn
+from internlm.data.store import Column, EventColumn, PackedColumn
 
 TOKENS = "tokens/0123456789ab/rgb"
 
@@ -14,8 +14,8 @@ def gaze(numbers) -> Column:
     return Column(frames, {"uv": uv, "valid": frames % 3 > 0, "direction": direction})
 
 
-def depth(numbers, size=8, kind="z") -> ImageColumn:
-    return ImageColumn([(n, np.full((size, size), 1000 + n, np.uint16)) for n in numbers], {"kind": kind})
+def depth(numbers, size=8, kind="z") -> PackedColumn:
+    return PackedColumn([(n, np.full((size, size), 1000 + n, np.uint16)) for n in numbers], {"kind": kind})
 
 
 def columns(numbers) -> dict:
@@ -25,7 +25,7 @@ def columns(numbers) -> dict:
     ones = np.ones((count, 2), np.int32)
     return {
         "depth": depth(numbers),
-        "ids": ImageColumn([(n, np.full((8, 8), n % 251, np.uint8)) for n in numbers]),
+        "ids": PackedColumn([(n, np.full((8, 8), n % 251, np.uint8)) for n in numbers]),
         "gaze": gaze(numbers),
         "actions": Column(
             frames,
@@ -59,9 +59,8 @@ def columns(numbers) -> dict:
         TOKENS: Column(
             frames, {"codes": np.full((count, 3, 4), 63999, np.uint16), "valid": np.ones(count, bool)}, {"vocabulary": 64000}
         ),
-        "features/dinov2": Column(
-            frames,
-            {"values": np.ones((count, 6, 5), np.float16)},
+        "features/dinov2": PackedColumn(
+            [(n, np.full((6, 5), n, np.float16)) for n in numbers],
             {"grid": [2, 3], "weights": "sha256:1f", "preprocessing": "224 pixels, centre"},
         ),
     }

@@ -1,5 +1,6 @@
 """Columns of a take: what is written is read, what is wrong is refused, and no column costs another part anything."""
 
+import io
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from data_samples import data_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from test_check_store import _header
 from test_store import info, jpeg, track
 from test_store_writing import FRAMES, STAMPS, tree
 
@@ -25,7 +27,7 @@ from internlm.data.store import (
     KINDS,
     Column,
     EventColumn,
-    ImageColumn,
+    PackedColumn,
     StoreError,
     StoreWriter,
     TakeConflict,
@@ -42,7 +44,7 @@ def same(read, given) -> None:
         assert read == given
         return
     assert read.about == dict(given.about)
-    if isinstance(given, ImageColumn):
+    if isinstance(given, PackedColumn):
         assert [n for n, _ in read.rows] == read.frames.tolist() == [n for n, _ in given.rows]
         for number, values in given.rows:
             np.testing.assert_array_equal(read.read(number), values, strict=True)
@@ -114,7 +116,8 @@ def any_column(draw):
     )
     if name in ("depth", "ids"):
         images = array(np.uint16 if name == "depth" else np.uint8, draw(st.integers(1, 5)), draw(st.integers(1, 5)))
-        return name, ImageColumn(list(zip(numbers, images)), {"kind": "ray"} if name == "depth" else {})
+        images = images if name == "depth" else np.where(images > 250, np.uint8(255), images)
+        return name, PackedColumn(list(zip(numbers, images)), {"kind": "ray"} if name == "depth" else {})
     if name == "gaze":
         return name, Column(frames, {"uv": floats(32, 2), "valid": array(bool)})
     if name == "actions":
@@ -125,7 +128,7 @@ def any_column(draw):
         shape = draw(st.lists(st.integers(1, 3), max_size=3))
         return name, Column(frames, {"codes": array(np.uint16, *shape), "valid": array(bool)}, {"vocabulary": 65536})
     about = {"grid": [1, 2], "weights": "w", "preprocessing": "p", "more": draw(st.dictionaries(st.text(), st.integers()))}
-    return name, Column(frames, {"values": floats(16, 2, draw(st.integers(1, 3)))}, about)
+    return name, PackedColumn(list(zip(numbers, floats(16, 2, draw(st.integers(1, 3))))), about)
 
 
 @settings(max_examples=60, deadline=None)
@@ -278,7 +281,7 @@ def test_writers_of_columns_frames_and_poses_work_at_the_same_time(tmp_path, mon
         ("gaze", lambda rest: {"columns": {"gaze": gaze([0])}}),
     ]
     writer.extend_take(info(), FRAMES, columns={})
-    writer.extend_take(info(), columns={"depth": ImageColumn(rows(work), {"kind": "z"})})
+    writer.extend_take(info(), columns={"depth": PackedColumn(rows(work), {"kind": "z"})})
     assert TakeStore(tmp_path / "s").take("take").columns == ["depth", "gaze"]
 
 
@@ -343,7 +346,7 @@ WRONG = {
         Column(F, {"uv": UV, "valid": VALID, "direction": np.ones((2, 3), np.float32)}),
         "not of length 1",
     ),
-    "the wrong form": ("gaze", depth([0]), "is given as ImageColumn; columns of this kind are stored as npz"),
+    "the wrong form": ("gaze", depth([0]), "is given as PackedColumn; columns of this kind are stored as npz"),
     "facts missing": ("actions", Column(F, ACTION), "does not say its kind: 'continuous' or 'discrete'"),
     "facts of another kind": (
         "actions",
@@ -398,18 +401,24 @@ WRONG = {
         Column(F, {"codes": np.zeros((2, 3), np.uint16), "valid": VALID}, {"vocabulary": True}),
         "from 1 to 65536",
     ),
-    "another grid": ("features/a", Column(F, {"values": np.ones((2, 4, 3), np.float16)}, GRID), "has 4 vectors a frame"),
-    "no image": ("depth", ImageColumn([], {"kind": "z"}), "got no image"),
-    "depth of no kind": ("depth", ImageColumn(depth([0]).rows), "does not say its kind: 'z' or 'ray'"),
-    "depth in metres": ("depth", ImageColumn([(0, np.ones((2, 2)))], {"kind": "z"}), r"depth_mm of frame 0 is float64 \[2, 2\]"),
-    "depth of objects": ("depth", ImageColumn([(0, np.full((2, 2), None))], {"kind": "z"}), "frame 0 is object"),
+    "another grid": ("features/a", PackedColumn([(3, np.ones((4, 3), np.float16))], GRID), "of frame 3: has 4 vectors a frame"),
+    "features of NaN": ("features/a", PackedColumn([(3, np.full((1, 3), np.nan, np.float16))], GRID), "of frame 3 is not finite"),
+    "no image": ("depth", PackedColumn([], {"kind": "z"}), "has no rows"),
+    "depth of no kind": ("depth", PackedColumn(depth([0]).rows), "does not say its kind: 'z' or 'ray'"),
+    "depth in metres": (
+        "depth",
+        PackedColumn([(0, np.ones((2, 2)))], {"kind": "z"}),
+        "depth_mm of frame 0 is float64",
+    ),
+    "depth of objects": ("depth", PackedColumn([(0, np.full((2, 2), None))], {"kind": "z"}), "depth_mm of frame 0 is object"),
     "depth of two sizes": (
         "depth",
-        ImageColumn([*depth([0]).rows, *depth([5], 4).rows], {"kind": "z"}),
-        r"expected uint16 \[8, 8\]",
+        PackedColumn([*depth([0]).rows, *depth([5], 4).rows], {"kind": "z"}),
+        r"of frame 5 is uint16 \[1, 4, 4\], expected uint16 \[1, 8, 8\]",
     ),
     "depth in disorder": ("depth", depth([5, 0]), "frame 0 comes after frame 5"),
-    "ids of two bytes": ("ids", ImageColumn(depth([0]).rows), "expected uint8"),
+    "ids of no object": ("ids", PackedColumn([(0, np.full((2, 2), 251, np.uint8))]), "holds the id 251; objects have 1 to 250"),
+    "ids of two bytes": ("ids", PackedColumn(depth([0]).rows), "expected uint8"),
     "events of text": ("events", EventColumn(["a"]), "is not a list of JSON objects"),
     "events that end first": ("events", EventColumn([{"id": 0, "before": 3, "after": 2}]), "they must rise"),
     "events in disorder": ("events", EventColumn([{"id": k, "before": 3 - k, "after": 4} for k in range(2)]), "in the order of"),
@@ -436,12 +445,27 @@ def test_what_is_not_as_declared_is_refused_and_nothing_changes(tmp_path, case):
     assert tree(tmp_path / "s") == before
 
 
+def _pack(stem: Path, values: np.ndarray | bytes) -> None:
+    """A tar and index in the place of those of ``stem``, with one array for frame 0, pickled if need be."""
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=True) if isinstance(values, np.ndarray) else file.write(values)
+    stem.with_suffix(".tar").unlink()
+    with tarfile.open(stem.with_suffix(".tar"), "w") as tar:
+        member = tarfile.TarInfo("frame_0000000.npy")
+        member.size = len(file.getvalue())
+        tar.addfile(member, io.BytesIO(file.getvalue()))
+    np.save(stem.with_suffix(".idx.npy"), np.array([[0, 512, member.size]]))
+
+
 HOSTILE = {
     "cut archive": lambda take: os.truncate(take / "gaze.npz", 200),
     "archive of objects": lambda take: np.savez(take / "gaze.npz", frames=F, uv=np.full((2, 2), None), valid=VALID),
     "archive without numbers": lambda take: np.savez(take / "gaze.npz", uv=UV, valid=VALID),
     "archive of another shape": lambda take: np.savez(take / "gaze.npz", frames=F, uv=UV[:1], valid=VALID),
     "archive that is a folder": lambda take: ((take / "gaze.npz").unlink(), (take / "gaze.npz").mkdir()),
+    "features of objects": lambda take: _pack(take / "features" / "dinov2", np.full((6, 5), None)),
+    "features of another grid": lambda take: _pack(take / "features" / "dinov2", np.ones((7, 5), np.float16)),
+    "features of a huge shape": lambda take: _pack(take / "features" / "dinov2", _header((1 << 40, 5))),
     "lost facts": lambda take: (take / "depth.json").unlink(),
     "facts that are a list": lambda take: (take / "depth.json").write_text("[]"),
     "cut facts": lambda take: (take / "actions.json").write_text('{"kind": '),
@@ -522,8 +546,8 @@ def test_check_and_show_tell_of_columns(sample, tmp_path, capsys):
 
 
 ODD = {
-    "depth in centimetres": ({"depth": ImageColumn([(0, np.full((8, 8), 30, np.uint16))], {"kind": "z"})}, "is 30 mm (median)"),
-    "no depth at all": ({"depth": ImageColumn([(0, np.zeros((8, 8), np.uint16))], {"kind": "z"})}, "no pixel has a depth"),
+    "depth in centimetres": ({"depth": PackedColumn([(0, np.full((8, 8), 30, np.uint16))], {"kind": "z"})}, "is 30 mm (median)"),
+    "no depth at all": ({"depth": PackedColumn([(0, np.zeros((8, 8), np.uint16))], {"kind": "z"})}, "no pixel has a depth"),
     "depth of another size": ({"depth": depth([0], 4)}, "is 4x4, the camera says 8x8"),
     "depth without an image": ({"depth": depth([0, 3, 4])}, "frame 3 has no image (and 1 times more)"),
     "gaze that is never valid": ({"gaze": Column(F, {"uv": UV, "valid": ~VALID})}, "no value is valid"),

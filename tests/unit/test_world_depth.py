@@ -1,4 +1,4 @@
-"""Depth of EgoWorld: killed anywhere, or on takes that lack it, ``egoagent world --depth`` ends with all of it and loses nothing."""
+"""Killed anywhere, or given for takes that lack depth, ``egoagent world --depth`` ends with all depth and loses nothing."""
 
 import multiprocessing
 import os

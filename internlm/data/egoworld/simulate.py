@@ -26,7 +26,7 @@ from internlm.data.egoworld.render import Renderer
 from internlm.data.egoworld.rooms import PLACES, Room, make_room
 from internlm.data.egoworld.sight import FieldOfView
 from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE
-from internlm.data.store import SPLITS, Camera, ImageColumn, PoseTrack, StoreError, StoreWriter, TakeInfo
+from internlm.data.store import SPLITS, Camera, PackedColumn, PoseTrack, StoreError, StoreWriter, TakeInfo
 from internlm.data.store.column_files import read_column
 from internlm.data.store.reader import read_track
 
@@ -263,7 +263,7 @@ def write_take(plan: TakePlan) -> str:
                 depths.append((number, depth_mm(depth, directions)))
             yield number, encode_jpeg(rgb)
 
-    writer, columns = StoreWriter(plan.path), {"depth": ImageColumn(depths, {"kind": "z"})} if plan.depth else None
+    writer, columns = StoreWriter(plan.path), {"depth": PackedColumn(depths, {"kind": "z"})} if plan.depth else None
     if columns and writer.info(plan.name):  # made without depth: it gets that alone
         _check_same_world(plan, take)
         for _ in encoded():

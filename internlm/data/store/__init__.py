@@ -16,7 +16,7 @@ missing number is a gap, never a shift. Take folders starting with a dot are unf
 in the same way are the same bytes: no file holds a time, a path or a random name.
 """
 
-from internlm.data.store.columns import KINDS, Column, EventColumn, ImageColumn, StoredImages
+from internlm.data.store.columns import KINDS, Column, EventColumn, PackedColumn, StoredRows
 from internlm.data.store.contract import (
     COCO_JOINTS,
     SPLITS,
@@ -38,11 +38,11 @@ __all__ = [
     "Column",
     "DiskFullError",
     "EventColumn",
-    "ImageColumn",
+    "PackedColumn",
     "PoseTrack",
     "StoreError",
     "StoreWriter",
-    "StoredImages",
+    "StoredRows",
     "Take",
     "TakeConflict",
     "TakeInfo",

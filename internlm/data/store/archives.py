@@ -1,4 +1,4 @@
-"""The two kinds of files that hold a take's data: npz archives without pickle, and tars of images with an index beside them."""
+"""The two kinds of files that hold a take's data: npz archives without pickle, and tars of a file a frame with an index."""
 
 import io
 import tarfile
@@ -9,8 +9,9 @@ import numpy as np
 
 from internlm.data.store.contract import StoreError, check_rising
 
-_MAX_ARCHIVE = 4 << 30  # bytes; the poses of ten hours are 0.5 GB
-_JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
+MAX_ARCHIVE = 4 << 30  # bytes; the poses of ten hours are 0.5 GB
+_ENDINGS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"\x93NUMPY": "npy"}
+IMAGES = ("jpg", "png")
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -18,7 +19,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             size = sum(member.file_size for member in archive.zip.infolist())
-            if size > _MAX_ARCHIVE:
+            if size > MAX_ARCHIVE:
                 raise ValueError(f"it would unpack to {size:,} bytes")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each raise their own kinds for a damaged archive
@@ -44,11 +45,11 @@ def read_tar_index(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(table[:, 0]), table[:, 1:]
 
 
-def write_tar(folder: Path, stem: str, where: str, frames: Iterable[tuple[int, bytes]]) -> int:
-    """Write ``<stem>.tar`` and its index from encoded images, one by one; returns how many there were."""
+def write_tar(folder: Path, stem: str, where: str, frames: Iterable[tuple[int, bytes]], endings: tuple[str, ...] = IMAGES) -> int:
+    """Write ``<stem>.tar`` and its index from encoded images or arrays, one by one; returns how many there were."""
     index = []
     with tarfile.open(folder / f"{stem}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, file_name, data in rising_frames(where, frames):
+        for number, file_name, data in rising_frames(where, frames, endings):
             member = tarfile.TarInfo(file_name)
             member.size = len(data)
             index.append((number, tar.offset + tarfile.BLOCKSIZE, len(data)))
@@ -60,19 +61,20 @@ def write_tar(folder: Path, stem: str, where: str, frames: Iterable[tuple[int, b
     return len(index)
 
 
-def rising_frames(where: str, frames: Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, str, bytes]]:
-    """(number, file name, data) of encoded images whose numbers rise from 0; StoreError where they do not."""
+def rising_frames(
+    where: str, frames: Iterable[tuple[int, bytes]], endings: tuple[str, ...] = IMAGES
+) -> Iterable[tuple[int, str, bytes]]:
+    """(number, file name, data) of files of these kinds whose numbers rise from 0; StoreError where they do not."""
     previous = -1
     for number, data in frames:
         if number <= previous:
             raise StoreError(f"{where}: frame {number} comes after frame {previous}; numbers must rise from 0")
-        yield number, _frame_name(where, number, data), data
+        yield number, _frame_name(where, number, data, endings), data
         previous = number
 
 
-def _frame_name(where: str, number: int, data: bytes) -> str:
-    if data.startswith(_JPEG_MAGIC):
-        return f"frame_{number:07d}.jpg"
-    if data.startswith(_PNG_MAGIC):
-        return f"frame_{number:07d}.png"
+def _frame_name(where: str, number: int, data: bytes, endings: tuple[str, ...]) -> str:
+    for magic, ending in _ENDINGS.items():
+        if data.startswith(magic) and ending in endings:
+            return f"frame_{number:07d}.{ending}"
     raise StoreError(f"{where}: frame {number} is neither JPEG nor PNG")

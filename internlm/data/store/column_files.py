@@ -11,18 +11,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from internlm.data.store.archives import read_npz, read_tar_index, write_tar
+from internlm.data.store.archives import MAX_ARCHIVE, read_npz, read_tar_index, write_tar
 from internlm.data.store.columns import (
     KINDS,
     AnyColumn,
     Array,
     Column,
     EventColumn,
-    ImageColumn,
-    StoredImages,
+    Kind,
+    PackedColumn,
+    StoredRows,
     check_about,
     check_column,
     check_events,
+    check_row,
     kind_of,
     plain_json,
 )
@@ -52,7 +54,7 @@ def files_of(name: str) -> tuple[str, ...]:
 def write_column(folder: Path, name: str, column: AnyColumn, where: str) -> None:
     """Write one column into a take folder; StoreError when it is not as its kind declares."""
     kind, where = kind_of(name), f"{where}: {name}"
-    forms = {"npz": Column, "images": ImageColumn | StoredImages, "events": EventColumn}
+    forms = {"npz": Column, "tar": PackedColumn | StoredRows, "events": EventColumn}
     if not isinstance(column, forms[kind.stored]):
         raise StoreError(f"{where}: is given as {type(column).__name__}; columns of this kind are stored as {kind.stored}")
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,20 +70,22 @@ def write_column(folder: Path, name: str, column: AnyColumn, where: str) -> None
         frames = frames.astype(np.int64) if frames.dtype.kind in "iu" else frames
         arrays = {key: np.asarray(value) for key, value in column.arrays.items()}
         check_column(name, Column(frames, arrays, about), where)
+        if (size := sum(array.nbytes for array in arrays.values())) > MAX_ARCHIVE:
+            raise StoreError(f"{where}: has {size:,} bytes, an archive may have {MAX_ARCHIVE:,}; split the take")
         np.savez_compressed(folder / f"{name}.npz", frames=frames, **arrays)
-    elif not write_tar(folder, name, where, _encoded(kind.image, column.rows, where)):
-        raise StoreError(f"{where}: got no image")
+    elif not write_tar(folder, name, where, _encoded(kind, column, where), ("png", "npy")):
+        raise StoreError(f"{where}: has no rows; leave out a column of which nothing is known")
     if about:
         (folder / f"{name}.json").write_text(json.dumps(about, indent=1, sort_keys=True))
 
 
 def read_column(
     folder: Path, name: str, open_file: Callable[[str], BinaryIO] | None = None
-) -> Column | StoredImages | EventColumn | None:
+) -> Column | StoredRows | EventColumn | None:
     """A column of a take folder, None when the take has none of that name.
 
-    Images are read when they are asked for, from what ``open_file`` opens and may keep open. Raises StoreError for an unknown
-    name and for files that cannot be read or break the contract.
+    Rows of a tar are read when they are asked for, from what ``open_file`` opens and may keep open. Raises StoreError for an
+    unknown name and for files that cannot be read or break the contract.
     """
     kind, files = kind_of(name), [folder / file for file in files_of(name)]
     if not any(file.exists() for file in files):
@@ -92,13 +96,12 @@ def read_column(
         check_events(events, str(facts))
         return EventColumn(events)
     if name == "depth" and archive.exists() and not index.exists():
-        return _read_ray_depth(archive, kind.image)
+        return _read_ray_depth(archive)
     about = read_json(facts) if facts.exists() else {}
-    if kind.stored == "images":
+    if kind.stored == "tar":
         check_about(kind, about, str(facts))
-        numbers, places = read_tar_index(folder, name)
-        read = partial(_read_image, open_file or _open, str(tar), places, kind.image[1].dtype)
-        return StoredImages(numbers, about, read, str(tar))
+        table = read_tar_index(folder, name)
+        return StoredRows(table[0], about, partial(_read_row, open_file or _open, name, str(tar), about, table), str(tar))
     arrays = read_npz(archive)
     if "frames" not in arrays:
         raise StoreError(f"{archive}: lacks frames")
@@ -107,44 +110,56 @@ def read_column(
     return column
 
 
-def _encoded(image: tuple[str, Array], rows: Iterable[tuple[int, np.ndarray]], where: str) -> Iterable[tuple[int, bytes]]:
-    from PIL import Image
-
-    name, declared = image
-    size = None
-    for number, values in rows:
+def _encoded(kind: Kind, column: PackedColumn | StoredRows, where: str) -> Iterable[tuple[int, bytes]]:
+    name, declared = kind.packed
+    sizes: dict[str, int] = {}
+    for number, values in column.rows:
         values = np.asarray(values)
-        size = size or values.shape
-        if values.dtype != np.dtype(declared.dtype) or values.ndim != 2 or not values.size or values.shape != size:
-            expected = list(size) if len(size) == 2 else "[H, W]"
-            raise StoreError(
-                f"{where}: {name} of frame {number} is {values.dtype} {list(values.shape)}, expected {declared.dtype} {expected}"
-            )
+        check_row(kind, number, values, column.about, sizes, where)
         file = io.BytesIO()
-        Image.fromarray(values).save(file, format="PNG")
+        if _is_image(declared):
+            from PIL import Image
+
+            Image.fromarray(values).save(file, format="PNG")
+        else:
+            np.save(file, values)
         yield number, file.getvalue()
 
 
-def _read_image(open_file: Callable[[str], BinaryIO], tar: str, places: np.ndarray, dtype: str, row: int) -> np.ndarray:
-    from PIL import Image
-
+def _read_row(open_file: Callable[[str], BinaryIO], name: str, tar: str, about: Any, table: tuple, row: int) -> np.ndarray:
+    (numbers, places), kind = table, kind_of(name)
     offset, length = (int(value) for value in places[row])
     file = open_file(tar)  # the name keeps it open
-    data = os.pread(file.fileno(), length, offset)
+    data, declared = io.BytesIO(os.pread(file.fileno(), length, offset)), kind.packed[1]
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if image.mode not in _MODES[dtype]:
-                raise ValueError(f"its pixels are {image.mode!r}, expected {_MODES[dtype][0]!r}")
-            return np.asarray(image).astype(dtype)
-    except Exception as error:  # image libraries raise errors of many kinds for damaged data
-        raise StoreError(f"{tar}: image in row {row} cannot be decoded: {error}") from None
+        if _is_image(declared):
+            values = _decoded(data, declared)
+        else:
+            values = np.lib.format.read_array(data, allow_pickle=False)
+    except Exception as error:  # image libraries and numpy raise errors of many kinds for damaged data
+        raise StoreError(f"{tar}: frame {numbers[row]} cannot be decoded: {error}") from None
+    check_row(kind, int(numbers[row]), values, about, {}, tar)
+    return values
 
 
-def _read_ray_depth(path: Path, image: tuple[str, Array]) -> StoredImages:
+def _is_image(declared: Array) -> bool:
+    return declared.shape == ("N", "H", "W")
+
+
+def _decoded(data: BinaryIO, declared: Array) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(data, formats=("PNG",)) as image:
+        if image.mode not in _MODES[declared.dtype]:
+            raise ValueError(f"its pixels are {image.mode!r}, expected {_MODES[declared.dtype][0]!r}")
+        return np.asarray(image).astype(declared.dtype)
+
+
+def _read_ray_depth(path: Path) -> StoredRows:
     """Depth as EgoWorld wrote it before there were columns: one archive, along the pixel's ray, which it does not say."""
     arrays: dict[str, Any] = read_npz(path)
-    frames, values = arrays.get("frames", np.empty(0)), arrays.get(image[0], np.empty(0))
+    frames, values = arrays.get("frames", np.empty(0)), arrays.get("depth_mm", np.empty(0))
     check_rising(frames, f"{path}: frames")
     if values.dtype != np.uint16 or values.ndim != 3 or len(values) != len(frames):
-        raise StoreError(f"{path}: {image[0]} is {values.dtype} {list(values.shape)}, expected uint16 [{len(frames)}, H, W]")
-    return StoredImages(frames, {"kind": "ray"}, values.__getitem__, str(path))
+        raise StoreError(f"{path}: depth_mm is {values.dtype} {list(values.shape)}, expected uint16 [{len(frames)}, H, W]")
+    return StoredRows(frames, {"kind": "ray"}, values.__getitem__, str(path))

@@ -3,7 +3,7 @@
 A column is rows by frame number. Three forms, by size and nature:
 
     Column         named arrays with a row for each frame number, in memory          <name>.npz
-    ImageColumn    an image for each frame number, one at a time (StoredImages)      <name>.tar, <name>.idx.npy: 16- or 8-bit PNG
+    PackedColumn   a large array for each frame number, one at a time (StoredRows)  <name>.tar, <name>.idx.npy: .png or .npy
     EventColumn    JSON objects that each span some frame numbers                    events.json
 
 Facts that hold for all rows (``about``: what kind of depth, how many tokens there are) are in <name>.json.
@@ -34,16 +34,16 @@ class Column:
 
 
 @dataclass(frozen=True)
-class ImageColumn:
-    """What a writer takes: (frame number, image [H, W]) with rising numbers, consumed one by one, all images of one size."""
+class PackedColumn:
+    """What a writer takes: (frame number, array) with rising numbers, consumed one by one, all arrays of one shape."""
 
     rows: Iterable[tuple[int, np.ndarray]]
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class StoredImages:
-    """What a reader gets: an image is read and decoded when it is asked for."""
+class StoredRows:
+    """What a reader gets of a ``PackedColumn``: a row is read and decoded when it is asked for."""
 
     frames: np.ndarray  # int64 [N], rising
     about: Mapping[str, Any]
@@ -51,7 +51,7 @@ class StoredImages:
     where: str
 
     def read(self, number: int) -> np.ndarray:
-        """The image [H, W] of a frame number; StoreError when there is none or it is damaged."""
+        """The array of a frame number; StoreError when there is none or it is damaged."""
         row = int(np.searchsorted(self.frames, number))
         if row == len(self.frames) or self.frames[row] != number:
             raise StoreError(f"{self.where}: has nothing for frame {number}")
@@ -59,7 +59,7 @@ class StoredImages:
 
     @property
     def rows(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All images in order, as ``ImageColumn`` takes them."""
+        """All arrays in order, as ``PackedColumn`` takes them."""
         return ((int(number), self.read_row(row)) for row, number in enumerate(self.frames))
 
 
@@ -75,7 +75,7 @@ class EventColumn:
         return np.array([event["before"] for event in self.events], np.int64)
 
 
-AnyColumn = Column | ImageColumn | StoredImages | EventColumn
+AnyColumn = Column | PackedColumn | StoredRows | EventColumn
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,15 @@ class Array:
 class Kind:
     """One kind of column. rest: what must follow the kind's word in a column's name; check: what else is wrong, in words."""
 
-    stored: Literal["npz", "images", "events"]
+    stored: Literal["npz", "tar", "events"]
     arrays: Mapping[str, Array]
     about: Mapping[str, tuple[str, Callable[[Any], bool]]] = field(default_factory=dict)
     check: Callable[[Column], str | None] = lambda column: None
     rest: str = ""
 
     @property
-    def image(self) -> tuple[str, Array]:
-        """Name and declaration of the one array of a kind that is stored as images."""
+    def packed(self) -> tuple[str, Array]:
+        """Name and declaration of the one array of a kind that is stored as a tar."""
         return next(iter(self.arrays.items()))
 
 
@@ -132,11 +132,20 @@ def check_column(name: str, column: Column, where: str) -> None:
         if array_name in column.arrays:
             if declared.valid and declared.valid not in column.arrays:
                 raise StoreError(f"{where}: has {array_name}, but not {declared.valid}, which says where it counts")
-            _check_array(declared, column.arrays[array_name], sizes, f"{where}: {array_name}")
+            check_array(declared, column.arrays[array_name], sizes, f"{where}: {array_name}")
         elif not declared.optional:
             raise StoreError(f"{where}: lacks {array_name}")
     if fault := kind.check(column):
         raise StoreError(f"{where}: {fault}")
+
+
+def check_row(kind: Kind, number: int, values: np.ndarray, about: Any, sizes: dict[str, int], where: str) -> None:
+    """StoreError when the array of one frame of a packed column is not as declared; ``sizes``: those of the rows before."""
+    name, declared = kind.packed
+    here, sizes["N"] = f"{where}: {name} of frame {number}", 1
+    check_array(declared, values[None], sizes, here)
+    if fault := kind.check(Column(np.array([number]), {name: values[None]}, about)):
+        raise StoreError(f"{here}: {fault}")
 
 
 def check_about(kind: Kind, about: Any, where: str) -> None:
@@ -187,7 +196,8 @@ def plain_json(value: Any, where: str) -> Any:
         raise StoreError(f"{where}: is not plain JSON: {error}") from None
 
 
-def _check_array(declared: Array, array: np.ndarray, sizes: dict[str, int], where: str) -> None:
+def check_array(declared: Array, array: np.ndarray, sizes: dict[str, int], where: str) -> None:
+    """StoreError when type, shape or values are not as declared. ``sizes`` of the letters that are known gets the others."""
     right = array.dtype.kind == "U" if declared.dtype == "str" else array.dtype == np.dtype(declared.dtype)
     expected = declared.shape[:-1] if (open_end := declared.shape[-1] == "...") else declared.shape
     fits = array.ndim >= len(expected) if open_end else array.ndim == len(expected)
@@ -216,6 +226,12 @@ def _check_actions(column: Column) -> str | None:
         if not isinstance(given, list | tuple) or len(given) != size or not all(isinstance(value, kind) for value in given):
             return f"{key} {given!r} does not have one entry for each of the {size} numbers of an action"
     return None
+
+
+def _check_ids(column: Column) -> str | None:
+    ids = column.arrays["id"]
+    wrong = ids[(ids > MAX_OBJECTS) & (ids < WEARER)]
+    return f"holds the id {wrong[0]}; objects have 1 to {MAX_OBJECTS}, the wearer {WEARER}" if wrong.size else None
 
 
 def _check_objects(column: Column) -> str | None:
@@ -259,11 +275,15 @@ _TEXT = ("a text", lambda value: isinstance(value, str) and value != "")
 
 KINDS: dict[str, Kind] = {
     "depth": Kind(
-        "images",
+        "tar",
         {"depth_mm": Array("uint16", ("N", "H", "W"), "mm, along the optical axis (z) or the pixel's ray", valid="depth_mm")},
         {"kind": _one_of("z", "ray")},
     ),
-    "ids": Kind("images", {"id": Array("uint8", ("N", "H", "W"), "0 background, 1..250 row of objects + 1, 255 the wearer")}),
+    "ids": Kind(
+        "tar",
+        {"id": Array("uint8", ("N", "H", "W"), "0 background, 1..250 row of objects + 1, 255 the wearer")},
+        check=_check_ids,
+    ),
     "gaze": Kind(
         "npz",
         {
@@ -316,7 +336,7 @@ KINDS: dict[str, Kind] = {
         rest=rf"/[0-9a-f]{{12}}/{_WORD}",
     ),
     "features": Kind(
-        "npz",
+        "tar",
         {"values": Array("float16", ("N", "n", "D"), "as the provider gives them")},
         {
             "grid": _list_of("[height, width] of the vectors of an image", lambda size: _is_whole(size, 1, 1 << 16)),

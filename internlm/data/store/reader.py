@@ -11,7 +11,7 @@ import numpy as np
 
 from internlm.data.store.archives import read_npz, read_tar_index
 from internlm.data.store.column_files import column_names, read_column
-from internlm.data.store.columns import Column, EventColumn, StoredImages
+from internlm.data.store.columns import Column, EventColumn, StoredRows
 from internlm.data.store.contract import (
     SPLITS,
     Camera,
@@ -136,10 +136,10 @@ class Take:
         """Names of what the take has besides images, poses and labels, in order (``columns.KINDS``)."""
         return column_names(self.path)
 
-    def column(self, name: str) -> Column | StoredImages | EventColumn | None:
+    def column(self, name: str) -> Column | StoredRows | EventColumn | None:
         """One column, None when the take has none of that name; StoreError when no kind of column has such a name.
 
-        Depth and ids are ``StoredImages``, which read an image when it is asked for.
+        Depth and ids are ``StoredRows``, which read an image when it is asked for.
         """
         return read_column(self.path, name, self._store.open_file)
 

@@ -111,7 +111,7 @@ class StoreWriter:
         """
         final = self.path / "takes" / info.name
         given = {part for part, value in (("frames", frames), ("poses", poses), ("labels", labels or None)) if value is not None}
-        part = "" if frames is not None else "poses" if given or not columns else re.sub(r"\W", "_", min(columns))
+        part = "" if frames is not None else "poses" if given or not columns else re.sub(r"\W", "_", min(columns))[:32]
         for name in columns or ():
             kind_of(name)
             given.add(name)
