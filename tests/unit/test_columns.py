@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
 from dataclasses import asdict, replace
@@ -146,6 +147,28 @@ def test_whatever_is_written_is_read_and_joined_in_any_order(tmp_path_factory, g
     for name, column in written.items():
         same(take.column(name), column)
     shutil.rmtree(path)
+
+
+def test_the_guide_has_every_column_and_its_example_runs(root, tmp_path, monkeypatch, capsys):
+    text = (root / "docs" / "store.md").read_text()
+    table = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
+    told, kind = {}, ""
+    for _, column, names, types, *_ in (row for row in table if len(row) == 7):
+        kind = column.strip("`").partition("/")[0] or kind
+        shapes = types.split("], ")
+        for place, name in enumerate(re.findall(r"`(\w+)`", names)):
+            told[kind, name] = shapes[min(place, len(shapes) - 1)].rstrip("]"), "(optional)" in names
+    declared = {}
+    for kind, of in KINDS.items():
+        for name, array in of.arrays.items():
+            dtype = "text" if array.dtype == "str" else array.dtype
+            declared[kind, name] = f"{dtype} [{', '.join(map(str, array.shape))}", array.optional
+    assert told == declared
+    assert all(f"`{fact}`" in text for of in KINDS.values() for fact in of.about) and "| `events` |" in text
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "PackedColumn" in block)
+    exec(example, {})
+    assert capsys.readouterr().out == "['depth', 'gaze'] [31.5 31.5] (64, 64) None\n"
 
 
 # Versions

@@ -1,4 +1,4 @@
-"""The take store: the one on-disk contract between recordings and training. numpy and the standard library only, no torch.
+"""The take store: the one on-disk contract between recordings and training. numpy only (Pillow for depth), no torch.
 
     store.json                        {"format": "egoagent-take-store", "version": 1 (2: with columns), "joints": [17 names]}
     takes/<take_name>/take.json       TakeInfo
