@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -306,6 +307,32 @@ def test_writers_of_columns_frames_and_poses_work_at_the_same_time(tmp_path, mon
     writer.extend_take(info(), FRAMES, columns={})
     writer.extend_take(info(), columns={"depth": PackedColumn(rows(work), {"kind": "z"})})
     assert TakeStore(tmp_path / "s").take("take").columns == ["depth", "gaze"]
+
+
+def _extend_for_ever(path, count):
+    while True:
+        StoreWriter(path).extend_take(other(), columns={"gaze": gaze([count.value % 40])})
+        count.value += 1
+
+
+def test_readers_never_miss_a_part_while_a_column_is_added(tmp_path):
+    """While a take is exchanged its folder is away: what is there must not be read as absent."""
+    path = tmp_path / "s"
+    StoreWriter(path).add_take(info(), FRAMES, track(range(46)), STAMPS, columns={"depth": depth(NUMBERS)})
+    context = multiprocessing.get_context("spawn")
+    count = context.Value("i", 0)
+    process = context.Process(target=_extend_for_ever, args=(path, count), daemon=True)
+    process.start()
+    try:
+        while count.value < 150:
+            assert process.is_alive()
+            take = TakeStore(path).take("take")
+            assert take.read_frame(5) == jpeg(5) and take.poses() is not None and take.labels()
+            assert "depth" in take.columns and take.column("depth").read(45)[0, 0] == 1045
+            assert count.value < 3 or take.column("gaze") is not None
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_what_a_killed_writer_of_a_column_left_is_removed(tmp_path):

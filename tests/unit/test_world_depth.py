@@ -21,14 +21,17 @@ from internlm.data.store import StoreError, StoreWriter, TakeStore
 SMALL = ("--takes", "1", "--val-takes", "0", "--test-takes", "0", "--seconds", "0.2", "--size", "16", "--jobs", "1")
 
 
-def world_until(store: Path, words: tuple[str, ...], kill_at: int, told) -> None:
+OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link")
+
+
+def world_until(store: Path, words: tuple[str, ...], kill_at: int, operations: tuple[str, ...], told) -> None:
     """``egoagent world``, killed at the file operation of that number; sends how many there were when it comes to the end."""
     sys.stdout = sys.stderr = open(os.devnull, "w")
     count = 0
 
     def watch(event: str, _) -> None:
         nonlocal count
-        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link"):
+        if event in operations:
             count += 1
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -38,9 +41,9 @@ def world_until(store: Path, words: tuple[str, ...], kill_at: int, told) -> None
     told.send(count)
 
 
-def world(store: Path, *words: str, kill_at: int = 0) -> int:
+def world(store: Path, *words: str, kill_at: int = 0, operations: tuple[str, ...] = OPERATIONS) -> int:
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=world_until, args=(store, words, kill_at, theirs))
+    process = multiprocessing.get_context("fork").Process(target=world_until, args=(store, words, kill_at, operations, theirs))
     process.start()
     theirs.close()
     process.join(60)
@@ -53,20 +56,25 @@ def test_a_world_killed_anywhere_has_all_its_depth_when_it_is_given_again(tmp_pa
     world(tmp_path / "plain")
     if existing:
         shutil.copytree(tmp_path / "plain", tmp_path / "whole")
+    again = shutil.copytree(tmp_path / "plain", tmp_path / "again") if existing else tmp_path / "again"
+    renames = world(again, "--depth", operations=("os.rename",))
     count = world(tmp_path / "whole", "--depth")
     expected = tree(tmp_path / "whole")
     plain = tree(tmp_path / "plain")
     assert version(tmp_path / "plain") == 1 and all(expected[name] == plain[name] for name in plain if name != "store.json")
     assert [take.columns for take in TakeStore(tmp_path / "whole").select()] == [["depth"]]
-    for kill_at in np.linspace(count // 3, count, 7).astype(int).tolist():
-        store = tmp_path / str(kill_at)
+    kills = [(OPERATIONS, place) for place in np.linspace(count // 3, count, 4).astype(int).tolist()]
+    kills += [(("os.rename",), place) for place in range(1, renames + 1)]  # also between the two that exchange a take
+    assert renames == 3
+    for number, (operations, kill_at) in enumerate(kills):
+        store = tmp_path / str(number)
         if existing:
             shutil.copytree(tmp_path / "plain", store)
-        world(store, "--depth", kill_at=kill_at)
+        world(store, "--depth", kill_at=kill_at, operations=operations)
         world(store, "--depth")
         # an empty lock file of a killed writer may stay; the next writer uses it
         found = {name: digest for name, digest in tree(store).items() if "/.lock-" not in name}
-        assert found == expected, f"killed at operation {kill_at} of {count}"
+        assert found == expected, f"killed at number {kill_at} of {operations}"
 
 
 def test_depth_comes_to_old_takes_and_what_others_wrote_stays(tmp_path):

@@ -117,7 +117,7 @@ class Take:
         if isinstance(rows, list):
             return (self.path / "frames" / rows[place]).read_bytes()
         offset, length = (int(value) for value in rows[place])
-        tar = self._store.open_file(self._tar)  # the name keeps it open should another thread evict it
+        tar = self._open(self._tar)  # the name keeps it open should another thread evict it
         data = os.pread(tar.fileno(), length, offset)
         if len(data) != length:
             raise StoreError(f"{self._tar}: ends inside frame {number}")
@@ -125,27 +125,36 @@ class Take:
 
     def poses(self) -> PoseTrack | None:
         """The pose track, or None when the take has none."""
-        return read_track(self.path)
+        return read_finished(self.path, read_track)
 
     def labels(self) -> dict[str, np.ndarray]:
         """Ground truth by frame number: ``frames`` [L] and arrays [L, ...]; {} when the take has none."""
-        return read_labels(self.path)
+        return read_finished(self.path, read_labels) or {}
 
     @property
     def columns(self) -> list[str]:
         """Names of what the take has besides images, poses and labels, in order (``columns.KINDS``)."""
-        return column_names(self.path)
+        return read_finished(self.path, column_names) or []
 
     def column(self, name: str) -> Column | StoredRows | EventColumn | None:
         """One column, None when the take has none of that name; StoreError when no kind of column has such a name.
 
         Depth and ids are ``StoredRows``, which read an image when it is asked for.
         """
-        return read_column(self.path, name, self._store.open_file)
+        return read_finished(self.path, lambda folder: read_column(folder, name, self._open))
+
+    def _open(self, path: str) -> BinaryIO:
+        """A file of the take for ``os.pread``; it stays open between reads."""
+        try:
+            return self._store.open_file(path)
+        except FileNotFoundError:
+            if read_finished(self.path, read_info) is None:  # waits while the take is being replaced
+                raise
+            return self._store.open_file(path)
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray | list[str]]:
-        return read_frame_index(self.path)
+        return read_finished(self.path, read_frame_index) or (np.empty(0, np.int64), [])
 
 
 def read_info(folder: Path) -> TakeInfo:

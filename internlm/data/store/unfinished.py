@@ -50,8 +50,7 @@ def unfinished(final: Path, *, part: str = "", complete: Callable[[Path], None] 
     folder = _partial(final, part)
     busy = f"{final.parent.parent}: take {final.name!r} is being written by another process"
     with naming_full_disk(final), _locked(_lock_of(folder), _LOCK_SECONDS, busy):
-        with _swapping(final):
-            pass  # brings back what a writer killed between the two renames below took away
+        restore(final)
         _remove(folder)
         folder.mkdir()
         try:
@@ -84,7 +83,7 @@ def finished(parent: Path) -> list[Path]:
 
 
 def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
-    """read(final), or None when there is no such folder. Looks again where it was replaced meanwhile.
+    """read(final), of one state, or None when there is no such folder. Looks again where it was replaced meanwhile.
 
     Raises what ``read`` raises, and StoreError when the writer was killed between its two renames.
     """
@@ -93,10 +92,14 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
         before = _inode(final)
         if before is not None:
             try:
-                return read(final)
+                found = read(final)
             except StoreError:
                 if _inode(final) == before:
                     raise
+            else:
+                if _inode(final) == before:
+                    return found
+                continue
         elif not _replaced(final).exists():
             if _inode(final) is None:
                 return None
@@ -106,6 +109,13 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
                 f"or rename {_replaced(final).name} back"
             )
         time.sleep(0.01)
+
+
+def restore(final: Path) -> None:
+    """Bring back a folder that a writer, killed between its two renames, took away."""
+    if _replaced(final).exists() and not final.exists():
+        with _swapping(final):
+            pass
 
 
 def remains(parent: Path) -> list[str]:

@@ -26,7 +26,7 @@ from internlm.data.store.contract import (
 from internlm.data.store.foreign import is_foreign
 from internlm.data.store.joining import check_labels_kept, check_same_length, joined, ordered, part_files, parts_of
 from internlm.data.store.reader import TakeStore, read_info
-from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, unfinished, write_whole
+from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, restore, unfinished, write_whole
 
 
 class StoreWriter:
@@ -48,7 +48,11 @@ class StoreWriter:
         check_header(self.path)
 
     def info(self, name: str) -> TakeInfo | None:
-        """The row of the complete take of this name, None when there is none; StoreError when it breaks the contract."""
+        """The row of the complete take of this name, None when there is none; StoreError when it breaks the contract.
+
+        A take that a killed writer took away is brought back.
+        """
+        restore(self.path / "takes" / name)
         return read_finished(self.path / "takes" / name, read_info)
 
     def add_take(
