@@ -516,6 +516,8 @@ HOSTILE = {
     "features of objects": lambda take: _pack(take / "features" / "dinov2", np.full((6, 5), None)),
     "features of another grid": lambda take: _pack(take / "features" / "dinov2", np.ones((7, 5), np.float16)),
     "features of a huge shape": lambda take: _pack(take / "features" / "dinov2", _header((1 << 40, 5))),
+    "lost facts of features": lambda take: (take / "features" / "dinov2.json").unlink(),
+    "lost tar of features": lambda take: (take / "features" / "dinov2.tar").unlink(),
     "lost facts": lambda take: (take / "depth.json").unlink(),
     "facts that are a list": lambda take: (take / "depth.json").write_text("[]"),
     "cut facts": lambda take: (take / "actions.json").write_text('{"kind": '),

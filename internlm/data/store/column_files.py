@@ -40,9 +40,10 @@ def column_names(folder: Path) -> list[str]:
     names = {word for word, kind in KINDS.items() if not kind.rest and any((folder / file).exists() for file in files_of(word))}
     for word, kind in KINDS.items():
         for path in (folder / word).rglob("*") if kind.rest and (folder / word).is_dir() else ():
-            rest = path.relative_to(folder / word).as_posix()
-            if path.suffix in (".npz", ".json") and re.fullmatch(kind.rest, f"/{rest.removesuffix(path.suffix)}"):
-                names.add(f"{word}/{rest.removesuffix(path.suffix)}")
+            file = path.relative_to(folder).as_posix()
+            for name in (file.removesuffix(ending) for ending in _ENDINGS if file.endswith(ending)):
+                if re.fullmatch(kind.rest, name.removeprefix(word)):
+                    names.add(name)
     return sorted(names)
 
 
