@@ -3,7 +3,6 @@
 import argparse
 import io
 import re
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset_preprocess.column_sanity import chosen, column_findings, tar_faults
 from dataset_preprocess.manifest import REFUSED, Entry, Manifest, lost_parts, steps, takes_of
 from dataset_preprocess.pose_sanity import measure
 from dataset_preprocess.time_sanity import time_faults
@@ -21,7 +21,7 @@ from internlm.data.store.unfinished import remains
 
 _WEARER = re.compile(r"\.aria\d+$")  # what a second wearer's take adds to name and uid
 SHOWN = 5  # findings of one take that are printed
-HEADINGS = ("split", "images", "Hz", "poses", "visible", "cameras", "posed", "face", "speed", "labels")
+HEADINGS = ("split", "images", "Hz", "poses", "visible", "cameras", "posed", "face", "speed", "labels", "columns")
 
 
 @dataclass
@@ -86,12 +86,13 @@ def check_take(take: Take, *, decode_every: int = 1) -> Findings:
         _check_images(take, numbers, decode_every, found)
     except (StoreError, OSError) as error:
         found.faults.append(str(error))
+    poses = None
     try:
         poses = take.poses()
         if poses is not None:
             found.counts["poses"] = len(poses.frames)
             _check_poses(take.info, poses, numbers, found)
-        elif not len(numbers) and not found.faults:
+        elif not len(numbers) and not found.faults and not take.columns:
             found.faults.append("neither images nor poses")
     except (StoreError, OSError) as error:
         found.faults.append(str(error))
@@ -100,6 +101,11 @@ def check_take(take: Take, *, decode_every: int = 1) -> Findings:
         found.faults.extend(time_faults(take))
     except (StoreError, OSError) as error:
         found.faults.append(str(error))
+    found.cells["columns"] = " ".join(take.columns)
+    for name in take.columns:
+        faults, odd = column_findings(take, name, numbers, poses, decode_every)
+        found.faults.extend(faults)
+        found.odd.extend(odd)
     return found
 
 
@@ -121,9 +127,8 @@ def _check_named(store: TakeStore, decode_every: int, name: str) -> Findings:
 def _check_images(take: Take, numbers: np.ndarray, decode_every: int, found: Findings) -> None:
     camera = take.info.camera
     expected = camera and (camera.width, camera.height)
-    _check_tar(take, numbers, found)
-    chosen = np.union1d(numbers[::decode_every], numbers[-1:]) if decode_every > 0 else numbers[:0]
-    for number in chosen.tolist():
+    found.faults.extend(tar_faults(take.path, "frames"))
+    for number in chosen(numbers, decode_every):
         try:
             size = _decoded_size(take.read_frame(number), expected)
         except Exception as error:  # image libraries raise errors of many kinds for damaged data
@@ -148,23 +153,6 @@ def _decoded_size(data: bytes, expected: tuple[int, int] | None) -> tuple[int, i
         if (orientation := image.getexif().get(0x0112, 1)) not in (0, 1):
             raise ValueError(f"EXIF orientation {orientation}: stored images are upright; turn the pixels and remove the note")
         return image.size
-
-
-def _check_tar(take: Take, numbers: np.ndarray, found: Findings) -> None:
-    """Whether the index points at the members of those names; every reader that is not ours goes by the names."""
-    if not (take.path / "frames.idx.npy").is_file():
-        return
-    table = np.load(take.path / "frames.idx.npy")
-    with open(take.path / "frames.tar", "rb") as tar:
-        for number, offset, length in table.tolist():
-            tar.seek(max(0, offset - tarfile.BLOCKSIZE))
-            try:
-                member = tarfile.TarInfo.frombuf(tar.read(tarfile.BLOCKSIZE), "ascii", "replace")
-            except tarfile.TarError as error:
-                found.faults.append(f"frame {number}: no tar member where frames.idx.npy points: {error}")
-                continue
-            if member.size != length or Path(member.name).stem != f"frame_{number:07d}":
-                found.faults.append(f"frame {number}: frames.idx.npy points at {member.name!r} of {member.size} bytes")
 
 
 def _check_poses(info: TakeInfo, poses: PoseTrack, numbers: np.ndarray, found: Findings) -> None:

@@ -1,4 +1,4 @@
-"""A picture strip of a take, the wearer's skeleton drawn through the stored camera."""
+"""A picture strip of a take, the wearer's skeleton drawn through the stored camera; its columns are listed."""
 
 import argparse
 import io
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset_preprocess.column_sanity import describe_column
 from internlm.data.camera import project
 from internlm.data.geometry import camera_coordinates
 from internlm.data.store import PoseTrack, StoreError, Take, TakeStore
@@ -41,6 +42,8 @@ def show_take(path: Path, name: str, out: Path, *, count: int = 8, height: int =
     from PIL import Image
 
     take = TakeStore(path).take(name)
+    for column in take.columns:
+        print(f"{column}: {describe_column(take, column)}")
     numbers = take.frame_numbers
     if not len(numbers):
         raise StoreError(f"{take.path}: has no images to show")

@@ -276,7 +276,7 @@ def test_empty_store_fails(tmp_path, check):
 
 
 def test_archive_that_unpacks_to_more_than_any_take_is_not_unpacked(tmp_path, check, monkeypatch):
-    monkeypatch.setattr("internlm.data.store.reader._MAX_ARCHIVE", 20000)
+    monkeypatch.setattr("internlm.data.store.archives.MAX_ARCHIVE", 20000)
     write_take(tmp_path / "s")
     code, out = check()
     assert code == 1 and "poses.npz: cannot be read: it would unpack to 2" in out

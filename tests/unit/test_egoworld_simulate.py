@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from internlm.data.camera import project
+from internlm.data.camera import project, unproject
 from internlm.data.egoworld.body import LEFT_WRIST, RIGHT_WRIST
 from internlm.data.egoworld.camera import default_camera
 from internlm.data.egoworld.render import Renderer
@@ -103,10 +103,24 @@ def test_no_two_takes_share_a_room(tmp_path):
         plan_takes(tmp_path, {"eval": 1}, **options)
 
 
-def test_depth_is_written_on_request(tmp_path):
-    generate_store(tmp_path, {"val": 1}, size=32, seconds=1, image_stride=10, depth=True)
-    with np.load(next(tmp_path.glob("takes/*/depth.npz"))) as depth:
-        assert depth["depth_mm"].shape == (3, 32, 32) and depth["depth_mm"].max() > 500
+@pytest.mark.parametrize("kind", ["pinhole", "fisheye624"])
+def test_depth_is_that_of_the_point_each_pixel_shows(tmp_path, kind):
+    generate_store(tmp_path, {"val": 1}, size=32, seconds=1, image_stride=10, camera=kind, depth=True)
+    take = TakeStore(tmp_path).select()[0]
+    depth = take.column("depth")
+    assert depth.about == {"kind": "z"} and depth.frames.tolist() == take.frame_numbers.tolist() == [0, 10, 20]
+    pixels = np.stack(np.meshgrid(np.arange(32), np.arange(32)), -1)
+    made = simulate_take((0, 1, 0), PLACES[0], take.info.camera, seconds=1, image_stride=10)
+    for (number, _, distance), (stored_number, stored) in zip(made.images(), depth.rows, strict=True):
+        assert number == stored_number and stored.max() > 500 and stored.dtype == np.uint16
+        assert ((stored == 0) == (distance == 0)).all(), "no depth where the lens carries no light"
+        if kind == "pinhole":
+            fx, fy, cx, cy = take.info.camera.params
+            points = stored[..., None] / 1000 * np.dstack([(pixels - (cx, cy)) / (fx, fy), np.ones((32, 32))])
+        else:
+            directions, _ = unproject(take.info.camera, pixels)
+            points = stored[..., None] / 1000 * directions / np.maximum(directions[..., 2:], 1e-6)
+        np.testing.assert_allclose(np.linalg.norm(points, axis=-1), distance, atol=2e-3)
 
 
 # The Ego-Exo4D layout

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from column_samples import columns
 from data_samples import data_command, jpeg, picture, write_take
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,9 +158,9 @@ def test_takes_of_other_writers_are_never_replaced(tmp_path):
     before = tree(tmp_path / "s")
     other = replace(world, pose_space=None, source="aria-vrs", extra={"file": "walk.vrs"})
     for parts, message in (
-        ({"frames": FRAMES}, "its frames in the store were written from 'egoworld'"),
+        ({"frames": FRAMES}, "'egoworld' wrote its frames, and"),
         ({"frames": FRAMES, "labels": STAMPS}, "labels action would be lost"),
-        ({"poses": track(range(46))}, "its poses in the store were written from 'egoworld'"),
+        ({"poses": track(range(46))}, "'egoworld' wrote its poses, and"),
     ):
         with pytest.raises(TakeConflict, match=message):
             writer.extend_take(replace(other, pose_space="world" if "poses" in parts else None), **parts)
@@ -168,10 +169,11 @@ def test_takes_of_other_writers_are_never_replaced(tmp_path):
     assert tree(tmp_path / "s") == before
 
 
+COLUMNS = {"gaze": "gaze", "features": "features/dinov2"}
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["mocap", "video", "egoexo4d"]),
-        st.sets(st.sampled_from(["frames", "poses", "labels"]), min_size=1),
+        st.sets(st.sampled_from(["frames", "poses", "labels", "gaze", "features"]), min_size=1),
         st.sampled_from([30.0, 30.0, 30.0, 5.0]),
         st.sampled_from(["train", "train", "val"]),
         st.sampled_from([46, 46, 46, 20]),
@@ -195,6 +197,7 @@ def test_whatever_commands_come_a_part_changes_only_by_its_own_writer(tmp_path_f
             "frames": [(n, data) for n, data in FRAMES if n < length] if "frames" in parts else None,
             "poses": track(range(length)) if "poses" in parts else None,
             "labels": {"frames": np.arange(length), source: np.arange(length)} if "labels" in parts else None,
+            "columns": {COLUMNS[part]: columns(range(length))[COLUMNS[part]] for part in parts & COLUMNS.keys()},
         }
         before = tree(path / "s")
         if not owner and parts == {"labels"}:
@@ -208,13 +211,16 @@ def test_whatever_commands_come_a_part_changes_only_by_its_own_writer(tmp_path_f
         owner |= dict.fromkeys(parts, source)
         take = TakeStore(path / "s").take("t")
         there = {"frames": len(take.frame_numbers), "poses": take.poses(), "labels": take.labels()}
+        there |= {part: take.column(name) for part, name in COLUMNS.items()}
         assert {part for part, value in there.items() if value} == set(owner)
         assert take.info.source == "+".join(sorted(set(owner.values()))) and take.info.labels == dict.fromkeys(
             sorted(set(owner.values())), "1"
         )
         after = tree(path / "s")
         changed = {name.split("/")[-1].split(".")[0] for name in before if before[name] != after.get(name) and "/t/" in name}
-        assert changed <= {"take", *parts} | ({f"frame_{n:07d}" for n, _ in FRAMES} if "frames" in parts else set())
+        assert changed <= {"take", *parts} | ({"dinov2"} if "features" in parts else set()) | (
+            {f"frame_{n:07d}" for n, _ in FRAMES} if "frames" in parts else set()
+        )
         writer.extend_take(row, **given, packed=packed)
         assert tree(path / "s") == after
     shutil.rmtree(path)

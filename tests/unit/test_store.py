@@ -152,8 +152,8 @@ def test_foreign_folders_are_refused(tmp_path):
 def test_other_version_is_refused(tmp_path):
     StoreWriter(tmp_path / "s")
     header = json.loads((tmp_path / "s" / "store.json").read_text())
-    (tmp_path / "s" / "store.json").write_text(json.dumps(header | {"version": 2}))
-    with pytest.raises(StoreError, match="version 2 cannot be read"):
+    (tmp_path / "s" / "store.json").write_text(json.dumps(header | {"version": 3}))
+    with pytest.raises(StoreError, match="version 3 cannot be read, this code reads versions 1 and 2"):
         TakeStore(tmp_path / "s")
 
 

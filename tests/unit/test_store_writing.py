@@ -160,7 +160,7 @@ def test_remains_of_a_killed_writer_are_discarded(tmp_path):
 
 def test_store_can_be_begun_again_after_a_kill_but_not_in_somebody_elses_folder(tmp_path):
     (tmp_path / "s" / "takes").mkdir(parents=True)
-    (tmp_path / "s" / ".store.json.123").write_text("{")
+    (tmp_path / "s" / ".store.json.tmp").write_text("{")
     StoreWriter(tmp_path / "s")
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["store.json", "takes"]
     (tmp_path / "download" / "takes" / "cmu_bike01_5").mkdir(parents=True)

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the Ego-Exo4D layout (fisheye mp4 with every frame, calibration, annotations) instead of a store",
     )
-    parser.add_argument("--depth", action="store_true", help="also write depth (takes/<name>/depth.npz, millimetres)")
+    parser.add_argument("--depth", action="store_true", help="also write depth (z-depth, mm), to takes without it too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("seconds", "size", "image_stride", "jobs"):
         if getattr(args, name) <= 0:
             raise SettingsError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
+    if args.raw and args.depth:
+        raise SettingsError("--depth: recordings in the layout of Ego-Exo4D (--raw) have no depth; leave one of the two out")
     motions = _motions(args)
     takes = _counts(args, motions)
     options = dict(seed=args.seed, size=args.size, seconds=args.seconds, places=args.places, motions=motions, jobs=args.jobs)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from internlm.data.camera import rays
 from internlm.data.egoworld.body import BodyTrack, capsules, draw_proportions, draw_tints, head_camera
 from internlm.data.egoworld.camera import default_camera
 from internlm.data.egoworld.place_motion import PlacementError, fit, label_actions
@@ -25,7 +26,9 @@ from internlm.data.egoworld.render import Renderer
 from internlm.data.egoworld.rooms import PLACES, Room, make_room
 from internlm.data.egoworld.sight import FieldOfView
 from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE
-from internlm.data.store import SPLITS, Camera, PoseTrack, StoreError, StoreWriter, TakeInfo
+from internlm.data.store import SPLITS, Camera, PackedColumn, PoseTrack, StoreError, StoreWriter, TakeInfo
+from internlm.data.store.column_files import read_column
+from internlm.data.store.reader import read_track
 
 if TYPE_CHECKING:
     from internlm.data.mocap import Motion
@@ -251,20 +254,40 @@ def write_take(plan: TakePlan) -> str:
         name=plan.name, uid=plan.uid, split=plan.split, frame_rate=FRAME_RATE, camera=plan.camera, pose_space="world",
         labels={"place": plan.place}, source="egoworld", extra={**take.about, "recipe": plan.recipe, "actions": list(ACTIONS)},
     )  # fmt: skip
-    depths: list[np.ndarray] = []
+    depths: list[tuple[int, np.ndarray]] = []
+    directions, _ = rays(plan.camera)
 
     def encoded() -> Iterator[tuple[int, bytes]]:
         for number, rgb, depth in take.images():
             if plan.depth:
-                depths.append(np.clip(np.nan_to_num(depth, posinf=0.0) * 1000, 0, 65535).astype(np.uint16))
+                depths.append((number, depth_mm(depth, directions)))
             yield number, encode_jpeg(rgb)
 
-    folder = StoreWriter(plan.path).add_take(info, encoded(), take.pose_track(), take.labels(), overwrite=plan.depth)
-    if plan.depth:
-        temporary = folder / f".depth.{os.getpid()}.npz"
-        np.savez_compressed(temporary, frames=take.image_frames, depth_mm=np.array(depths))
-        temporary.rename(folder / "depth.npz")
+    writer, columns = StoreWriter(plan.path), {"depth": PackedColumn(depths, {"kind": "z"})} if plan.depth else None
+    if columns and writer.info(plan.name):  # made without depth: it gets that alone
+        _check_same_world(plan, take)
+        for _ in encoded():
+            pass
+        writer.extend_take(info, columns=columns)
+    else:
+        writer.add_take(info, encoded(), take.pose_track(), take.labels(), columns=columns)
     return plan.name
+
+
+def depth_mm(distance: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """z-depth uint16 [H, W] in millimetres from metres along the pixels' unit directions [H, W, 3]; 0 where there is none."""
+    depth = np.rint(1000.0 * np.nan_to_num(distance, posinf=0.0) * directions[..., 2])
+    return np.where((depth > 0) & (depth <= np.iinfo(np.uint16).max), depth, 0).astype(np.uint16)
+
+
+def _check_same_world(plan: TakePlan, take: SimulatedTake) -> None:
+    """StoreError when the stored take is not what this code makes of its settings: depth would not belong to its images."""
+    there, track = read_track(plan.path / "takes" / plan.name), take.pose_track()
+    if there is None or not all(
+        a.shape == b.shape and np.allclose(a, b, atol=1e-3)
+        for a, b in ((there.joints, track.joints * track.visible[..., None]), (there.world_from_camera, track.world_from_camera))
+    ):
+        raise StoreError(f"{plan.path}: take {plan.name!r} was made by another version of EgoWorld; choose a new folder")
 
 
 def encode_jpeg(rgb: np.ndarray) -> bytes:
@@ -295,6 +318,7 @@ def generate_store(
     """Write a take store of ``takes`` = {"train": n, "val": n, "test": n}; complete takes of the same settings are kept.
 
     size: image side in pixels. camera: "pinhole" or "fisheye624". jobs: processes; the result does not depend on it.
+    depth: each take has the column "depth"; takes that lack it get it, and nothing else of them changes.
     on_take is called with the name of every finished take. Raises StoreError when ``path`` holds takes of the same names
     that other settings made: resuming would mix two worlds.
     """
@@ -311,10 +335,15 @@ def generate_store(
         elif made.extra.get("recipe") != plan.recipe:
             made_by = "with other settings" if made.source == "egoworld" else f"from {made.source!r}"
             raise StoreError(f"{path}: take {plan.name!r} was made {made_by}; choose a new folder")
-        elif plan.depth and not (writer.path / "takes" / plan.name / "depth.npz").is_file():
-            missing.append(plan)  # made without depth, or killed before it was written
+        elif plan.depth and not _has_depth(writer.path / "takes" / plan.name):
+            missing.append(plan)
     run_plans(missing, write_take, jobs, on_take)
     return Path(path)
+
+
+def _has_depth(folder: Path) -> bool:
+    column = read_column(folder, "depth")
+    return column is not None and column.about["kind"] == "z"  # an earlier version wrote depth along the pixel's ray
 
 
 def run_plans(plans: Sequence[Any], work: Callable[[Any], str], jobs: int, on_take: Callable[[str], None] | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 FORMAT = "egoagent-take-store"
-VERSION = 1
+VERSIONS = (1, 2)  # 2: some take has columns, which readers of version 1 do not know
 COCO_JOINTS: tuple[str, ...] = (
     "nose", "left-eye", "right-eye", "left-ear", "right-ear", "left-shoulder", "right-shoulder", "left-elbow", "right-elbow",
     "left-wrist", "right-wrist", "left-hip", "right-hip", "left-knee", "right-knee", "left-ankle", "right-ankle",
@@ -119,20 +119,21 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path) -> int:
+    """The version of the store; StoreError when ``path`` is not a store that this code reads."""
     if not (path / "store.json").is_file():
         raise StoreError(f"{path}: not a take store (no store.json)")
     header = read_json(path / "store.json")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise StoreError(f"{path / 'store.json'}: format is not {FORMAT!r}")
-    if header.get("version") != VERSION:
-        raise StoreError(
-            f"{path / 'store.json'}: version {header.get('version')} cannot be read, this code reads version {VERSION}"
-        )
+    if (version := header.get("version")) not in VERSIONS or isinstance(version, bool):
+        known = " and ".join(map(str, VERSIONS))
+        raise StoreError(f"{path / 'store.json'}: version {version!r} cannot be read, this code reads versions {known}")
     if header.get("joints") != list(COCO_JOINTS):
         raise StoreError(f"{path / 'store.json'}: joints are not the 17 COCO joints in their order")
     if not (path / "takes").is_dir():
         raise StoreError(f"{path}: has no takes folder")
+    return version
 
 
 def check_rising(numbers: np.ndarray, where: str) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from internlm.data.store.column_files import column_names, files_of, read_column
 from internlm.data.store.contract import TakeConflict, TakeInfo
 from internlm.data.store.reader import read_frame_index, read_labels, read_track
 
-PARTS = {"frames": ("frames.tar", "frames.idx.npy", "frames"), "poses": ("poses.npz",), "labels": ("labels.npz",)}
+_PARTS = {"frames": ("frames.tar", "frames.idx.npy", "frames"), "poses": ("poses.npz",), "labels": ("labels.npz",)}
 _WRITERS = "writers"
 _SLACK = 0.1  # seconds by which a body track and a video of the same motion may end apart
 _WAY_OUT = (
@@ -29,8 +30,13 @@ _AGREE = {"split": "give both the same --split, ", "frame_rate": "make both at t
 
 
 def parts_of(folder: Path) -> set[str]:
-    """Of "frames", "poses" and "labels", those that a take folder has."""
-    return {part for part, names in PARTS.items() if any((folder / name).exists() for name in names)}
+    """Of "frames", "poses", "labels" and the names of columns, those that a take folder has."""
+    return {part for part, names in _PARTS.items() if any((folder / name).exists() for name in names)} | {*column_names(folder)}
+
+
+def part_files(part: str) -> tuple[str, ...]:
+    """The files and folders that a part may have, relative to the take's folder."""
+    return _PARTS.get(part) or files_of(part)
 
 
 def joined(old: TakeInfo, new: TakeInfo, have: set[str], given: set[str]) -> TakeInfo:
@@ -44,8 +50,7 @@ def joined(old: TakeInfo, new: TakeInfo, have: set[str], given: set[str]) -> Tak
     if taken := sorted(given & owner.keys()):
         whose = " and ".join(sorted({_described(writers, owner[part]) for part in taken}))
         raise TakeConflict(
-            f"take {new.name!r}: its {_listed(taken)} in the store were written from {whose}, and {new.source!r} would replace "
-            f"them: {_WAY_OUT}"
+            f"take {new.name!r}: {whose} wrote its {_listed(taken)}, and {new.source!r} would replace that: {_WAY_OUT}"
         )
     kept = have - given
     for name in ("uid", "split", "frame_rate") if kept else ("uid",):
@@ -82,19 +87,26 @@ def ordered(info: TakeInfo) -> TakeInfo:
 
 
 def check_same_length(folder: Path, info: TakeInfo) -> None:
-    """TakeConflict when frames and poses of two sources do not end together: then they are not of one recording."""
-    if _WRITERS not in info.extra or not {"frames", "poses"} <= parts_of(folder):
+    """TakeConflict when frames and poses of two sources do not end together, or a column goes on after both: then they are not
+    of one recording."""
+    if _WRITERS not in info.extra:
         return
-    ends = {"images": read_frame_index(folder)[0], "poses": read_track(folder).frames}
-    if not all(map(len, ends.values())):
-        return
+    track = read_track(folder)
+    ends = {"images": read_frame_index(folder)[0], "poses": track.frames if track else ()}
+    ends = {what: numbers for what, numbers in ends.items() if len(numbers)}
     last = {what: int(numbers[-1]) for what, numbers in ends.items()}
     steps = [int(np.diff(numbers).min()) for numbers in ends.values() if len(numbers) > 1]
-    if abs(last["images"] - last["poses"]) > max(1, *steps, round(_SLACK * info.frame_rate)):
+    slack = max(1, *steps, round(_SLACK * info.frame_rate))
+    told = f"({info.frame_rate:g} Hz), so {info.source.replace('+', ' and ')} are not of one recording; {_WAY_OUT}"
+    if len(last) == 2 and abs(last["images"] - last["poses"]) > slack:
         raise TakeConflict(
-            f"take {info.name!r}: its images end at frame {last['images']} and its poses at frame {last['poses']} "
-            f"({info.frame_rate:g} Hz), so {info.source.replace('+', ' and ')} are not of one recording; {_WAY_OUT}"
+            f"take {info.name!r}: its images end at frame {last['images']} and its poses at frame {last['poses']} {told}"
         )
+    for name in column_names(folder) if last else ():
+        frames = read_column(folder, name).frames
+        if len(frames) and frames[-1] > max(last.values()) + slack:
+            what = " and ".join(f"its {what} end at frame {number}" for what, number in last.items())
+            raise TakeConflict(f"take {info.name!r}: its column {name} goes on to frame {frames[-1]}, but {what} {told}")
 
 
 def check_labels_kept(old: Path, labels: dict[str, np.ndarray] | None) -> None:

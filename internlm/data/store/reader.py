@@ -5,9 +5,13 @@ import re
 from dataclasses import fields
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from internlm.data.store.archives import read_npz, read_tar_index
+from internlm.data.store.column_files import column_names, read_column
+from internlm.data.store.columns import Column, EventColumn, StoredRows
 from internlm.data.store.contract import (
     SPLITS,
     Camera,
@@ -24,7 +28,6 @@ from internlm.data.store.foreign import is_foreign
 from internlm.data.store.unfinished import finished, read_finished
 
 _OPEN_FILES = 64
-_MAX_ARCHIVE = 4 << 30  # bytes; the poses of ten hours are 0.5 GB
 _FRAME_NAME = re.compile(r"frame_(\d+)\.(jpg|jpeg|png)")
 
 
@@ -71,6 +74,10 @@ class TakeStore:
             self._takes[name] = Take(self, self.infos[self._rows[name]])
         return self._takes[name]
 
+    def open_file(self, path: str) -> BinaryIO:
+        """A file that stays open between reads, unbuffered, for ``os.pread``."""
+        return self._open(path)
+
     def __len__(self) -> int:
         return len(self.infos)
 
@@ -110,7 +117,7 @@ class Take:
         if isinstance(rows, list):
             return (self.path / "frames" / rows[place]).read_bytes()
         offset, length = (int(value) for value in rows[place])
-        tar = self._store._open(self._tar)  # the name keeps it open should another thread evict it
+        tar = self._open(self._tar)  # the name keeps it open should another thread evict it
         data = os.pread(tar.fileno(), length, offset)
         if len(data) != length:
             raise StoreError(f"{self._tar}: ends inside frame {number}")
@@ -118,15 +125,36 @@ class Take:
 
     def poses(self) -> PoseTrack | None:
         """The pose track, or None when the take has none."""
-        return read_track(self.path)
+        return read_finished(self.path, read_track)
 
     def labels(self) -> dict[str, np.ndarray]:
         """Ground truth by frame number: ``frames`` [L] and arrays [L, ...]; {} when the take has none."""
-        return read_labels(self.path)
+        return read_finished(self.path, read_labels) or {}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what the take has besides images, poses and labels, in order (``columns.KINDS``)."""
+        return read_finished(self.path, column_names) or []
+
+    def column(self, name: str) -> Column | StoredRows | EventColumn | None:
+        """One column, None when the take has none of that name; StoreError when no kind of column has such a name.
+
+        Depth and ids are ``StoredRows``, which read an image when it is asked for.
+        """
+        return read_finished(self.path, lambda folder: read_column(folder, name, self._open))
+
+    def _open(self, path: str) -> BinaryIO:
+        """A file of the take for ``os.pread``; it stays open between reads."""
+        try:
+            return self._store.open_file(path)
+        except FileNotFoundError:
+            if read_finished(self.path, read_info) is None:  # waits while the take is being replaced
+                raise
+            return self._store.open_file(path)
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray | list[str]]:
-        return read_frame_index(self.path)
+        return read_finished(self.path, read_frame_index) or (np.empty(0, np.int64), [])
 
 
 def read_info(folder: Path) -> TakeInfo:
@@ -154,7 +182,7 @@ def read_info(folder: Path) -> TakeInfo:
 def read_frame_index(folder: Path) -> tuple[np.ndarray, np.ndarray | list[str]]:
     """Frame numbers int64 [F] of a take folder, and for each its (offset, length) in the tar or its file name."""
     if (folder / "frames.idx.npy").is_file():
-        return _read_tar_index(folder)
+        return read_tar_index(folder, "frames")
     if (folder / "frames").is_dir():
         return _list_loose_frames(folder / "frames")
     return np.empty(0, np.int64), []
@@ -165,7 +193,7 @@ def read_track(folder: Path) -> PoseTrack | None:
     path = folder / "poses.npz"
     if not path.is_file():
         return None
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     missing = [f.name for f in fields(PoseTrack) if f.name not in arrays]
     if missing:
         raise StoreError(f"{path}: lacks {', '.join(missing)}")
@@ -179,27 +207,9 @@ def read_labels(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "labels.npz"
     if not path.is_file():
         return {}
-    labels = _read_npz(path)
+    labels = read_npz(path)
     check_labels(labels, str(path))
     return labels
-
-
-def _read_tar_index(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    path = folder / "frames.idx.npy"
-    if not (folder / "frames.tar").is_file():
-        raise StoreError(f"{folder / 'frames.tar'}: is missing")
-    try:
-        with open(path, "rb") as file:
-            table = np.lib.format.read_array(file, allow_pickle=False)
-        size = (folder / "frames.tar").stat().st_size
-    except Exception as error:  # numpy parses the header of a damaged file into errors of many kinds
-        raise StoreError(f"{path}: cannot be read: {error}") from None
-    if table.ndim != 2 or table.shape[1] != 3 or table.dtype != np.int64:
-        raise StoreError(f"{path}: is {table.dtype} {list(table.shape)}, expected int64 [F, 3]")
-    check_rising(table[:, 0], str(path))
-    if len(table) and (table[:, 1:].min() < 0 or (table[:, 1] + table[:, 2]).max() > size):
-        raise StoreError(f"{path}: points outside frames.tar ({size} bytes)")
-    return np.ascontiguousarray(table[:, 0]), table[:, 1:]
 
 
 def _list_loose_frames(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -207,14 +217,3 @@ def _list_loose_frames(folder: Path) -> tuple[np.ndarray, list[str]]:
     numbers = np.array([number for number, _ in found], np.int64)
     check_rising(numbers, str(folder))
     return numbers, [name for _, name in found]
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            size = sum(member.file_size for member in archive.zip.infolist())
-            if size > _MAX_ARCHIVE:
-                raise ValueError(f"it would unpack to {size:,} bytes")
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each raise their own kinds for a damaged archive
-        raise StoreError(f"{path}: cannot be read: {error}") from None

@@ -32,9 +32,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_SECONDS = 5.0  # a writer whose parent was killed needs a moment to notice
 _SWAP_SECONDS = 600.0  # parts that cannot be linked are copied
 _REPLACING_SECONDS = 5.0  # for two renames, on a busy file system
-_PARTS = ("", "poses")
 _REPLACED = ".replaced-"
 _HIDDEN = re.compile(r"\.(?:partial(?:\.\w+)?|replaced|leftover\.\d+)-(.+)", re.DOTALL)
+_LOCK = ".lock-"
 
 T = TypeVar("T")
 
@@ -43,15 +43,14 @@ T = TypeVar("T")
 def unfinished(final: Path, *, part: str = "", complete: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A hidden folder that becomes ``final`` (replacing it) when the block ends well and vanishes otherwise.
 
-    part: "" or "poses"; writers of different parts may be at work at a time. complete(folder) is called after the block,
+    part: a word; writers of different parts may be at work at a time. complete(folder) is called after the block,
     when nobody else can change ``final``, to add what is to be kept of it.
     Raises StoreError when another process writes the same part, DiskFullError when there is no room.
     """
     folder = _partial(final, part)
     busy = f"{final.parent.parent}: take {final.name!r} is being written by another process"
     with naming_full_disk(final), _locked(_lock_of(folder), _LOCK_SECONDS, busy):
-        with _swapping(final):
-            pass  # brings back what a writer killed between the two renames below took away
+        restore(final)
         _remove(folder)
         folder.mkdir()
         try:
@@ -67,8 +66,9 @@ def unfinished(final: Path, *, part: str = "", complete: Callable[[Path], None] 
 
 def discard(final: Path) -> None:
     """Remove what a killed writer left under the hidden names; a live writer keeps its own."""
-    for folder in (_partial(final, part) for part in _PARTS):
-        if folder.exists() or _lock_of(folder).exists():
+    for name in {name.removeprefix(_LOCK) for name in os.listdir(final.parent)}:
+        if name.startswith(".partial") and (match := _HIDDEN.fullmatch(name)) and match[1] == final.name:
+            folder = final.with_name(name)
             try:
                 with _locked(_lock_of(folder), 0, "in use"):
                     _remove(folder)
@@ -83,7 +83,7 @@ def finished(parent: Path) -> list[Path]:
 
 
 def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
-    """read(final), or None when there is no such folder. Looks again where it was replaced meanwhile.
+    """read(final), of one state, or None when there is no such folder. Looks again where it was replaced meanwhile.
 
     Raises what ``read`` raises, and StoreError when the writer was killed between its two renames.
     """
@@ -92,10 +92,14 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
         before = _inode(final)
         if before is not None:
             try:
-                return read(final)
+                found = read(final)
             except StoreError:
                 if _inode(final) == before:
                     raise
+            else:
+                if _inode(final) == before:
+                    return found
+                continue
         elif not _replaced(final).exists():
             if _inode(final) is None:
                 return None
@@ -107,13 +111,23 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
         time.sleep(0.01)
 
 
+def restore(final: Path) -> None:
+    """Bring back a folder that a writer, killed between its two renames, took away."""
+    if _replaced(final).exists() and not final.exists():
+        with _swapping(final):
+            pass
+
+
 def remains(parent: Path) -> list[str]:
     """Names of the hidden folders of ``parent`` that writers at work, or killed ones, have there; in order."""
     return sorted(name for name in os.listdir(parent) if _HIDDEN.fullmatch(name))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file that appears complete or not at all. Of several writers at a time the last one's text stays."""
+def write_whole(path: Path, text: str | Callable[[], str]) -> None:
+    """Write a small file that appears complete or not at all. Of several writers at a time the last one's text stays.
+
+    A function that returns the text is called while no other writer is at work, so it may look at what is there.
+    """
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed writer left is used again
     while True:
         lock = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
@@ -122,7 +136,7 @@ def write_whole(path: Path, text: str) -> None:
                 time.sleep(0.001)
                 continue
             try:
-                temporary.write_text(text)
+                temporary.write_text(text if isinstance(text, str) else text())
                 temporary.replace(path)
                 return
             except FileNotFoundError:
@@ -143,7 +157,7 @@ def _replaced(final: Path) -> Path:
 
 
 def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".lock-{folder.name}")
+    return folder.with_name(f"{_LOCK}{folder.name}")
 
 
 def _inode(folder: Path) -> int | None:

@@ -1,20 +1,21 @@
 """Writing a take store: a take appears complete or not at all, whatever happens to the process or the disk."""
 
-import io
 import json
 import os
+import re
 import shutil
-import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
+from internlm.data.store.archives import rising_frames, write_tar
+from internlm.data.store.column_files import write_column
+from internlm.data.store.columns import AnyColumn, kind_of
 from internlm.data.store.contract import (
     COCO_JOINTS,
     FORMAT,
-    VERSION,
     PoseTrack,
     StoreError,
     TakeInfo,
@@ -23,11 +24,9 @@ from internlm.data.store.contract import (
     check_track,
 )
 from internlm.data.store.foreign import is_foreign
-from internlm.data.store.joining import PARTS, check_labels_kept, check_same_length, joined, ordered, parts_of
+from internlm.data.store.joining import check_labels_kept, check_same_length, joined, ordered, part_files, parts_of
 from internlm.data.store.reader import TakeStore, read_info
-from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, unfinished
-
-_JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
+from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, restore, unfinished, write_whole
 
 
 class StoreWriter:
@@ -45,11 +44,15 @@ class StoreWriter:
                 raise StoreError(f"{self.path}: exists and is not a take store; choose an empty or new folder")
             with naming_full_disk(self.path):
                 (self.path / "takes").mkdir(parents=True, exist_ok=True)
-                _write_header(self.path)
+                _write_header(self.path, 1)
         check_header(self.path)
 
     def info(self, name: str) -> TakeInfo | None:
-        """The row of the complete take of this name, None when there is none; StoreError when it breaks the contract."""
+        """The row of the complete take of this name, None when there is none; StoreError when it breaks the contract.
+
+        A take that a killed writer took away is brought back.
+        """
+        restore(self.path / "takes" / name)
         return read_finished(self.path / "takes" / name, read_info)
 
     def add_take(
@@ -59,12 +62,14 @@ class StoreWriter:
         poses: PoseTrack | None = None,
         labels: dict[str, np.ndarray] | None = None,
         *,
+        columns: Mapping[str, AnyColumn] | None = None,
         packed: bool = True,
         overwrite: bool = False,
     ) -> Path:
         """Write one take and return its folder.
 
         frames: (frame number, JPEG or PNG bytes) with rising numbers; consumed one by one, so a generator keeps memory flat.
+        columns: by name (``columns.KINDS``), consumed after the frames.
         Raises StoreError, and leaves nothing visible, when the name exists (and not ``overwrite``), when another process
         is writing it or when the content is invalid; DiskFullError when there is no room.
         """
@@ -74,13 +79,14 @@ class StoreWriter:
             if final.exists() and not overwrite:
                 raise StoreError(f"{self.path}: take {info.name!r} exists; pass overwrite=True to replace it")
             _write_info(folder, info)
+            self._publish_columns(columns)
 
         with unfinished(final, complete=complete) as folder:
             if final.exists() and not overwrite:
                 complete(folder)
-            count = (_write_tar if packed else _write_loose)(folder, info.name, frames)
-            _write_parts(folder, info, poses, labels)
-            if not count and poses is None:
+            count = _write_frames(folder, info, frames, packed)
+            _write_parts(folder, info, poses, labels, columns)
+            if not count and poses is None and not columns:
                 raise StoreError(f"take {info.name!r}: neither frames nor poses")
         return final
 
@@ -91,21 +97,28 @@ class StoreWriter:
         poses: PoseTrack | None = None,
         labels: dict[str, np.ndarray] | None = None,
         *,
+        columns: Mapping[str, AnyColumn] | None = None,
         packed: bool = True,
         replace: bool = False,
     ) -> Path:
         """Write the given parts of a take and keep the others of the existing take of that name, if there is one.
 
         Frames and poses of a recording often come from two commands; either may run first, both may run at once, and either may
-        be repeated. The parts kept are linked, not copied. take.json is joined: camera and pose_space belong to frames and
-        poses, labels and extra are united, two sources become "mocap+video" (``joining``).
+        be repeated. Each column (``columns.KINDS``) is a part of its own, consumed after the frames. The parts kept are linked,
+        not copied. take.json is joined: camera and pose_space belong to frames and poses, labels and extra are united, two
+        sources become "mocap+video" (``joining``).
 
         replace: make the take anew from these parts alone. Otherwise raises TakeConflict, and changes nothing, when a given
         part was written from another source, when uid, split or frame_rate differ from those of the parts that stay, when
-        images and poses of two sources do not end together, or when labels would be lost. Raises StoreError as ``add_take``.
+        images and poses of two sources do not end together, a column of another source goes on after both, or labels would be
+        lost. Raises StoreError as ``add_take``.
         """
         final = self.path / "takes" / info.name
         given = {part for part, value in (("frames", frames), ("poses", poses), ("labels", labels or None)) if value is not None}
+        part = "" if frames is not None else "poses" if given or not columns else re.sub(r"\W", "_", min(columns))[:32]
+        for name in columns or ():
+            kind_of(name)
+            given.add(name)
 
         def join(old: Path) -> TakeInfo:
             have = parts_of(old)
@@ -117,19 +130,27 @@ class StoreWriter:
             whole = ordered(info)
             if final.exists() and not replace:
                 whole = join(final)
-                _link(final, folder, {"take.json"}.union(*(PARTS[part] for part in given)))
+                changed = {"take.json"} if whole != read_info(final) else set()
+                _link(final, folder, changed.union(*map(part_files, given)))
             check_same_length(folder, whole)
-            _write_info(folder, whole)
+            if not (folder / "take.json").exists():
+                _write_info(folder, whole)
+            self._publish_columns(columns)
 
-        with unfinished(final, part="" if frames is not None else "poses", complete=complete) as folder:
+        with unfinished(final, part=part, complete=complete) as folder:
             if not replace:
                 read_finished(final, join)  # refuses before hours of frames are decoded
-            if frames is not None and not (_write_tar if packed else _write_loose)(folder, info.name, frames):
+            if frames is not None and not _write_frames(folder, info, frames, packed):
                 raise StoreError(f"take {info.name!r}: got no frame")
-            _write_parts(folder, info, poses, labels)
-            if not given & {"frames", "poses"} and not final.exists():
+            _write_parts(folder, info, poses, labels, columns)
+            if not given - {"labels"} and not final.exists():
                 raise StoreError(f"take {info.name!r}: neither frames nor poses")
         return final
+
+    def _publish_columns(self, columns: Mapping[str, AnyColumn] | None) -> None:
+        """Before a take with columns appears, readers that know none are told by the version of the store."""
+        if columns and check_header(self.path) < 2:
+            _write_header(self.path, 2)
 
     def discard(self, name: str) -> None:
         """Remove what a killed writer left of a take that is not going to be written again; a live writer keeps its own."""
@@ -137,12 +158,16 @@ class StoreWriter:
 
 
 def _link(source: Path, target: Path, without: set[str]) -> None:
+    """Link what is in ``source`` into ``target``, all but these files and folders (relative names)."""
     for entry in source.iterdir():
-        if entry.name not in without and not entry.name.startswith(".nfs"):  # a removed file that is still read
-            if entry.is_dir():
-                shutil.copytree(entry, target / entry.name, copy_function=_link_file)
-            else:
-                _link_file(str(entry), str(target / entry.name))
+        if entry.name in without or entry.name.startswith(".nfs"):  # a removed file that is still read
+            continue
+        if entry.is_dir():
+            (target / entry.name).mkdir(exist_ok=True)
+            inside = {name.removeprefix(f"{entry.name}/") for name in without if name.startswith(f"{entry.name}/")}
+            _link(entry, target / entry.name, inside)
+        else:
+            _link_file(str(entry), str(target / entry.name))
 
 
 def _link_file(source: str, target: str) -> None:
@@ -152,54 +177,33 @@ def _link_file(source: str, target: str) -> None:
         shutil.copyfile(source, target)  # a file system without hard links
 
 
-def _frame_name(where: str, number: int, data: bytes) -> str:
-    if data.startswith(_JPEG_MAGIC):
-        return f"frame_{number:07d}.jpg"
-    if data.startswith(_PNG_MAGIC):
-        return f"frame_{number:07d}.png"
-    raise StoreError(f"{where}: frame {number} is neither JPEG nor PNG")
-
-
-def _rising_frames(name: str, frames: Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, str, bytes]]:
-    previous = -1
-    for number, data in frames:
-        if number <= previous:
-            raise StoreError(f"take {name!r}: frame {number} comes after frame {previous}; numbers must rise from 0")
-        yield number, _frame_name(f"take {name!r}", number, data), data
-        previous = number
-
-
-def _write_tar(folder: Path, name: str, frames: Iterable[tuple[int, bytes]]) -> int:
-    index = []
-    with tarfile.open(folder / "frames.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, file_name, data in _rising_frames(name, frames):
-            member = tarfile.TarInfo(file_name)
-            member.size = len(data)
-            index.append((number, tar.offset + tarfile.BLOCKSIZE, len(data)))
-            tar.addfile(member, io.BytesIO(data))
-    # Through memory: numpy writing to a file itself says nothing useful when the disk is full.
-    table = io.BytesIO()
-    np.save(table, np.array(index, np.int64).reshape(-1, 3))
-    (folder / "frames.idx.npy").write_bytes(table.getvalue())
-    return len(index)
-
-
-def _write_loose(folder: Path, name: str, frames: Iterable[tuple[int, bytes]]) -> int:
+def _write_frames(folder: Path, info: TakeInfo, frames: Iterable[tuple[int, bytes]], packed: bool) -> int:
+    where = f"take {info.name!r}"
+    if packed:
+        return write_tar(folder, "frames", where, frames)
     (folder / "frames").mkdir()
     count = 0
-    for _, file_name, data in _rising_frames(name, frames):
+    for _, file_name, data in rising_frames(where, frames):
         (folder / "frames" / file_name).write_bytes(data)
         count += 1
     return count
 
 
-def _write_parts(folder: Path, info: TakeInfo, poses: PoseTrack | None, labels: dict[str, np.ndarray] | None) -> None:
-    """poses.npz and labels.npz, where given. numpy dates archive members 1980: the bytes hold no time."""
+def _write_parts(
+    folder: Path,
+    info: TakeInfo,
+    poses: PoseTrack | None,
+    labels: dict[str, np.ndarray] | None,
+    columns: Mapping[str, AnyColumn] | None,
+) -> None:
+    """poses.npz, labels.npz and columns, where given. numpy dates archive members 1980: the bytes hold no time."""
     if poses is not None:
         _write_poses(folder, info, poses)
     if labels:
         check_labels(labels, f"take {info.name!r}: labels")
         np.savez_compressed(folder / "labels.npz", **labels)
+    for name in sorted(columns or ()):
+        write_column(folder, name, columns[name], f"take {info.name!r}")
 
 
 def _write_info(folder: Path, info: TakeInfo) -> None:
@@ -234,13 +238,11 @@ def _foreign(entry: Path) -> bool:
     return not (entry.name == "takes" and entry.is_dir() and not any(entry.iterdir()))
 
 
-def _write_header(path: Path) -> None:
-    header = {"format": FORMAT, "version": VERSION, "joints": list(COCO_JOINTS)}
-    temporary = path / f".store.json.{os.getpid()}"
-    temporary.write_text(json.dumps(header, indent=1))
-    try:
-        temporary.replace(path / "store.json")
-    except FileNotFoundError:
-        pass  # removed below by another process that has just written the same header
-    for remains in path.glob(".store.json.*"):
-        remains.unlink(missing_ok=True)
+def _write_header(path: Path, version: int) -> None:
+    """store.json of this version, or of a higher one that it already has."""
+
+    def header() -> str:
+        now = check_header(path) if TakeStore.is_store(path) else 1
+        return json.dumps({"format": FORMAT, "version": max(version, now), "joints": list(COCO_JOINTS)}, indent=1)
+
+    write_whole(path / "store.json", header)
