@@ -34,10 +34,6 @@ class Group:
         """Element-wise maximum; shape kept."""
         return self._reduced(tensor, "MAX")
 
-    def largest(self, value: float, device: torch.device) -> float:
-        """The largest of all processes' numbers; waits for the device."""
-        return self.max(torch.tensor(float(value), device=device)).item() if self.size > 1 else float(value)
-
     def gathered(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """All processes' tensors of one shape, joined in rank order along ``dim``."""
         if self.size == 1:

@@ -32,19 +32,20 @@ class BadSteps:
         factor = config.train.spike_factor
         self.spikes = SpikeWatch(factor) if factor else None
 
-    def judge(self, loss: Tensor, grad_norm: Tensor, kind: str) -> str | None:
-        """What is wrong with a step, or None. ``kind`` says which batches it had.
+    def judge(self, loss: Tensor, grad_norm: Tensor, kind: str, word: int = 0) -> tuple[str | None, int]:
+        """What is wrong with a step, or None, and the largest ``word`` of all processes. ``kind`` says which batches it had.
 
         The one synchronisation with the device in a step. The processes see the largest of all their figures, so that all of
         them come to the same verdict.
         """
         figures = torch.stack([loss.float(), grad_norm.float()])
         bad = ~torch.isfinite(figures).all()
-        seen = torch.cat([bad.float()[None], torch.nan_to_num(figures)])
-        not_finite, *values = self.state.mesh.world.max(seen).tolist()
-        if not_finite:
-            return NON_FINITE
-        return self.spikes.update(kind, dict(zip(("loss", "grad_norm"), values))) if self.spikes else None
+        seen = torch.cat([figures.new_tensor([word]), bad.float()[None], torch.nan_to_num(figures)])
+        heard, not_finite, *values = self.state.mesh.world.max(seen).tolist()
+        reason = NON_FINITE if not_finite else None
+        if self.spikes and not reason:
+            reason = self.spikes.update(kind, dict(zip(("loss", "grad_norm"), values)))
+        return reason, int(heard)
 
     def record(
         self, reason: str, losses: dict[str, Tensor], grad_norm: Tensor, batches: Mapping[str, Any]

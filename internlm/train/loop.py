@@ -37,6 +37,8 @@ PATIENCE_SHARE = 0.8  # of the watchdog's time: who knows what is waited for spe
 Batches = Iterator[dict[str, Any]]  # of a step, by stream
 AfterStep = Callable[[TrainState, StepOutcome], bool]
 
+_WORDS = (None, *(number.name for number in STOPPING))  # what processes tell each other in a step: a signal that came
+
 log = logging.getLogger(__name__)
 
 
@@ -185,13 +187,15 @@ class _Run:
                 self._save(self.saver.save)
                 break
             try:
-                outcome = self.step(batches, keep_outputs=healthy)
+                outcome = self.step(batches, keep_outputs=healthy, word=_WORDS.index(signals.received))
             except BadStepsError as error:
                 self._rewind(error)
                 continue
             self._watchdog.beat(f"step {number}")
             self.report.step_done(number, outcome)
-            stopped_by = self._signal_of_any(signals) or (CALLER if self._after_step(self.state, outcome) else None)
+            # All processes stop after the same step: the one in which the signal of any was heard.
+            signal = signals.received if self.mesh.alone else _WORDS[outcome.heard]
+            stopped_by = signal or (CALLER if self._after_step(self.state, outcome) else None)
             self._note_failed_save()
             due = due or number % train.checkpoint_every == 0
             if number == train.steps or stopped_by:
@@ -277,13 +281,6 @@ class _Run:
     def _note_failed_save(self, error: CheckpointError | None = None) -> None:
         if error := error or self.saver.failure():
             self.report.note(f"SAVE FAILED, training goes on: {error}", logging.ERROR)
-
-    def _signal_of_any(self, signals: StopSignals) -> str | None:
-        """The stopping signal that some process received: all stop after the same step."""
-        if self.mesh.alone:
-            return signals.received
-        names = [None, *(number.name for number in STOPPING)]
-        return names[int(self.mesh.world.largest(names.index(signals.received), self.device))]
 
     def result(self, stopped_by: str | None, began: float) -> TrainResult:
         counters = self.state.counters

@@ -24,6 +24,7 @@ class StepOutcome:
     losses: dict[str, Tensor]  # scalars, over all processes: the total as ``loss`` and what the system logs
     grad_norm: Tensor
     bad: str | None = None  # why the step was skipped
+    heard: int = 0  # the largest ``word`` that a process said
     kept: list[dict[str, Tensor]] = field(default_factory=list)  # what the pieces kept for the health reading, where asked for
 
     @property
@@ -56,8 +57,11 @@ class TrainStep:
         self._buffers = [buffer for module in state.modules().values() for buffer in module.buffers()]
         self._saved = [buffer.clone() for buffer in self._buffers]
 
-    def __call__(self, batches: Mapping[str, Any], *, keep_outputs: bool = False) -> StepOutcome:
-        """Train on one batch of each stream that is there; ``keep_outputs`` keeps what the health reading needs."""
+    def __call__(self, batches: Mapping[str, Any], *, keep_outputs: bool = False, word: int = 0) -> StepOutcome:
+        """Train on one batch of each stream that is there; ``keep_outputs`` keeps what the health reading needs.
+
+        ``word``: a number for all processes, which travels with the figures that they exchange anyway.
+        """
         counters, system = self.state.counters, self.state.system
         values = {name: schedule(counters.step) for name, schedule in self._schedules.items()}
         for saved, buffer in zip(self._saved, self._buffers, strict=True):
@@ -66,7 +70,8 @@ class TrainStep:
         with self.clock.phase("optimizer"):
             outcome.grad_norm = self.state.engine.clipped_norm()
             outcome.losses = _means(outcome.losses, self.state.mesh.data)
-            outcome.bad = self.bad_steps.judge(outcome.losses["loss"], outcome.grad_norm, "".join(f"{name}s" for name in batches))
+            kind = "".join(f"{name}s" for name in batches)
+            outcome.bad, outcome.heard = self.bad_steps.judge(outcome.losses["loss"], outcome.grad_norm, kind, word)
             if outcome.bad:
                 self.state.engine.drop()
                 for saved, buffer in zip(self._saved, self._buffers, strict=True):

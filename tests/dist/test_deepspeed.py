@@ -68,7 +68,7 @@ def train(name: str, run: str, start: Path, folder: Path, rank: int, world: int,
         manager = CheckpointManager(folder / name, group=mesh.saves)
         step, figures = TrainStep(config, state, folder, torch.float32), {}
         judge = step.bad_steps.judge
-        spike = lambda *figures: "spike" if run == "rough" and state.counters.step == SPIKE else judge(*figures)  # noqa: E731
+        spike = lambda *figures: ("spike", 0) if run == "rough" and state.counters.step == SPIKE else judge(*figures)  # noqa: E731
         step.bad_steps.judge = spike
         for number in range(state.counters.step, STEPS):
             outcome = step(inputs(run, number, rank, world))
