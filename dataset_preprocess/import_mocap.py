@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dataset_preprocess.errors import RecordingError
+from dataset_preprocess.json_input import read_json
 from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
-from internlm.data.mocap import UNITS, UP_AXES, MocapError, motion_take, parse_unit, read_joint_map, read_motions
+from internlm.data.mocap import UNITS, UP_AXES, MocapError, as_joint_map, motion_take, parse_unit, read_motions
 from internlm.data.mocap.posture import Stated
 from internlm.data.store import SPLITS, StoreWriter
 
@@ -109,6 +110,11 @@ def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: b
         info = replace(info, name=name, uid=name, extra={**info.extra, "file": job.path.name, "motion": motion.name})
         writer.extend_take(info, poses=track, replace=anew)
     return {"takes": sorted(names), "poses": sum(len(motion) - settings.skip for motion in motions)}
+
+
+def read_joint_map(path: Path) -> dict[str, str]:
+    """COCO joint name, or head or neck -> name in the motion files. Raises RecordingError and MocapError."""
+    return as_joint_map(read_json(path, dict), path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ WALKING = 0.6  # m/s of the hips
 ASIDE = (15.0, 10.0)
 ASIDE_WALKING, SHOULDERS_WALKING = (12.0, 8.0), (9.0, 3.0)
 _SECOND = 30  # frames of a gaze: fewer say nothing about a take
+_STANDING = 3.0  # seconds of standing: who stands looks aside for longer than who walks, at what is at hand
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _gaze(joints: np.ndarray, visible: np.ndarray, cameras: np.ndarray, frames: 
                 f"the camera looks {_side(aside)} of where the shoulders face and {_side(walker)} of the way that is walked "
                 "(medians); is its orientation right?"
             )
-    elif _exceeds(aside, ASIDE):
+    elif np.ptp(frames[known]) >= _STANDING * rate and _exceeds(aside, ASIDE):
         odd.append(f"the camera looks {_side(aside)} of where the shoulders face (median); is its orientation right?")
     return odd
 

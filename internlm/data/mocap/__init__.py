@@ -7,7 +7,7 @@
 Malformed input raises MocapError with the file and, for text formats, the line.
 """
 
-from internlm.data.mocap.joint_names import read_joint_map
+from internlm.data.mocap.joint_names import as_joint_map, read_joint_map
 from internlm.data.mocap.motion import MocapError, Motion
 from internlm.data.mocap.posture import UNITS, WORLD_FROM_FILE, parse_unit
 from internlm.data.mocap.read import read_motions
@@ -15,4 +15,6 @@ from internlm.data.mocap.takes import motion_take
 
 UP_AXES = tuple(WORLD_FROM_FILE)
 
-__all__ = ["UNITS", "UP_AXES", "MocapError", "Motion", "motion_take", "parse_unit", "read_joint_map", "read_motions"]
+__all__ = [
+    "UNITS", "UP_AXES", "MocapError", "Motion", "as_joint_map", "motion_take", "parse_unit", "read_joint_map", "read_motions",
+]  # fmt: skip

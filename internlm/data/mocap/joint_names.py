@@ -108,6 +108,11 @@ def read_joint_map(path: str | os.PathLike) -> dict[str, str]:
             content = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise MocapError(f"{path}: no joint map: {error}") from None
+    return as_joint_map(content, path)
+
+
+def as_joint_map(content: object, path: str | os.PathLike) -> dict[str, str]:
+    """The content of a joint map's file as ``read_joint_map`` returns it. Raises MocapError naming ``path``."""
     known = isinstance(content, dict) and content and all(key in MAP_KEYS and isinstance(v, str) for key, v in content.items())
     if not known:
         raise MocapError(f"{path}: must give COCO joint names ({', '.join(MAP_KEYS)}) the motion file's joint names")
