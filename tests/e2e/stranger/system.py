@@ -37,6 +37,9 @@ class Waves:
     def __len__(self) -> int:
         return 64
 
+    def contents(self) -> dict[str, str]:
+        return {"waves": f"{len(self)} phases"}
+
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         phase = index + rng.random()
         return {"wave": np.sin(phase + 0.5 * np.arange(self.length)).astype(np.float32)}
