@@ -119,19 +119,20 @@ class CheckpointManager:
         """
         wanted = None if parts is None else tuple(parts)
         if step is not None:
-            return self._open_together(self.path(step), wanted)
+            return self.open(self.path(step), wanted)
         steps = json.loads(self.group.texts(json.dumps(self.list()))[0])
         self._check_shared(steps)
         for candidate in reversed(steps):
             try:
-                return self._open_together(self.path(candidate), wanted)
+                return self.open(self.path(candidate), wanted)
             except CheckpointError as error:
                 log.error("DAMAGED CHECKPOINT, falling back to the one before: %s", error)
         if steps:
             raise CheckpointError(f"none of the {len(steps)} checkpoints in {self.folder} is intact; see the messages above")
         return None
 
-    def _open_together(self, path: Path, parts: tuple[str, ...] | None) -> Checkpoint:
+    def open(self, path: Path, parts: tuple[str, ...] | None = None) -> Checkpoint:
+        """One checkpoint folder, whatever it is called; the processes share the reading of the sums. Raises CheckpointError."""
         found: list[Checkpoint] = []
         self._together(lambda: found.append(open_checkpoint(path, parts, slice(self.group.rank, None, self.group.size))))
         return found[0]
@@ -143,7 +144,7 @@ class CheckpointManager:
         if blind:
             raise CheckpointError(
                 f"{self.path(steps[-1])} is not there for process {', '.join(map(str, blind))}; "
-                "put run_dir on a file system that all machines share"
+                "put it on a file system that all machines share"
             )
 
     def _together(self, action: Callable[[], Result]) -> Sequence[Result]:
@@ -266,15 +267,16 @@ def open_checkpoint(path: Path, parts: tuple[str, ...] | None, checked: slice = 
     return Checkpoint(path, meta["step"], meta, index)
 
 
-def find_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
+def find_checkpoint(path: str | Path, parts: Iterable[str] | None = None, group: Group = ALONE) -> Checkpoint:
     """Open a checkpoint given by a run folder, its ``checkpoints`` folder, or the ``step_*`` folder itself.
 
-    Raises CheckpointError when there is none.
+    A ``group`` calls together: it takes the same checkpoint, and each file's sum is read by one process. Raises CheckpointError
+    when there is none.
     """
-    path = Path(path)
-    if is_checkpoint(path):
-        return read_checkpoint(path, parts)
-    found = CheckpointManager(checkpoints_of(path)).load(parts=parts)
+    path, parts = Path(path), None if parts is None else tuple(parts)
+    if json.loads(group.texts(json.dumps(is_checkpoint(path)))[0]):  # one answer, also where a machine does not see the folder
+        return CheckpointManager(path.parent, group=group).open(path, parts)
+    found = CheckpointManager(checkpoints_of(path), group=group).load(parts=parts)
     if found is None:
         raise CheckpointError(f"no checkpoint in {path}; expected a run folder, its 'checkpoints' folder or a 'step_*' folder")
     return found

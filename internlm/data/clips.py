@@ -9,6 +9,7 @@ import numpy as np
 
 from internlm.config.schema import ClipConfig
 from internlm.data.augment import clip_crop, clip_photometric, resize_crop
+from internlm.data.contents import Contents, described, joined
 from internlm.data.frames import BrokenFile, DataError, decode, frame_name, select_takes
 from internlm.data.geometry import camera_coordinates, chunk_coordinates, transform_points
 from internlm.data.store import COCO_JOINTS, StoreError, Take
@@ -57,7 +58,8 @@ class ClipDataset:
         self.image_offsets = np.arange(clip.steps + 1) * clip.frame_stride
         self.pose_offsets = self.image_offsets[:-1, None] + np.arange(poses_per_step) * self.pose_stride
         self.past_offsets = self.image_offsets[:-1, None] + np.arange(-poses_per_step, 0) * self.pose_stride
-        self.takes: list[Take] = [take for path in paths for take in select_takes(path, split)]
+        self._by_path = [select_takes(path, split) for path in paths]
+        self.takes: list[Take] = [take for takes in self._by_path for take in takes]
         self._tracks = [_load_track(take) for take in self.takes]
         excluded: Counter[str] = Counter()
         starts = [self._valid_starts(track, excluded) for track in self._tracks]
@@ -68,6 +70,17 @@ class ClipDataset:
 
     def __len__(self) -> int:
         return len(self.first_frames)
+
+    def contents(self) -> Contents:
+        """By take the first frames of its clips."""
+        ends = np.cumsum(np.bincount(self.take_rows, minlength=len(self.takes)))
+        starts = iter(np.split(self.first_frames, ends[:-1]))  # one after another for all paths
+        return joined(
+            [
+                {take.info.name: described(len(own), "clip", own.tobytes()) for take, own in zip(takes, starts) if len(own)}
+                for takes in self._by_path
+            ]
+        )
 
     @property
     def files(self) -> int:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from internlm.data.contents import Contents, described, joined
 from internlm.data.decode import decodable, decode
 from internlm.data.failure import BrokenFile, DataError
 from internlm.data.listing import list_images, real_path
@@ -85,6 +86,21 @@ class ImageFolder:
     def identity(self, index: int) -> str:
         return real_path(self.name(index), self._folders)
 
+    def contents(self) -> Contents:
+        """By first-level folder the names of its images; "." has those that are in none."""
+        folders: dict[bytes, list[bytes]] = {}
+        start = 0
+        for end in self._ends.tolist():
+            name = self._names[start:end]
+            first, slash, _ = name.partition(b"/")
+            folders.setdefault(first if slash else b".", []).append(name)
+            start = end
+        # Names that are not UTF-8 must not keep a checkpoint or a message from being written.
+        return {
+            folder.decode(errors="backslashreplace"): described(len(names), "image", b"\0".join(names))
+            for folder, names in folders.items()
+        }
+
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         name = self.name(index)
         try:
@@ -146,6 +162,11 @@ class StoreImages:
         row, number = self._row(index)
         return f"{self._real[row]} frame {number}"
 
+    def contents(self) -> Contents:
+        """By take the numbers of its frames."""
+        found = zip(self.takes, self.frames)
+        return {take.info.name: described(len(frames), "frame", frames.tobytes()) for take, frames in found if len(frames)}
+
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
         take, number = self.locate(index)
         try:
@@ -157,7 +178,7 @@ class StoreImages:
 class JoinedImages:
     """Several sources one after another; equal class names become one class."""
 
-    def __init__(self, sources: Sequence[ImageSource]):
+    def __init__(self, sources: Sequence[ImageFolder | StoreImages]):
         self.sources = list(sources)
         self._ends = np.cumsum([len(source) for source in self.sources])
         self.classes: tuple[str, ...] = tuple(sorted({name for source in self.sources for name in source.classes}))
@@ -166,6 +187,10 @@ class JoinedImages:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def contents(self) -> Contents:
+        """Of all sources."""
+        return joined([source.contents() for source in self.sources])
 
     def _locate(self, index: int) -> tuple[ImageSource, int]:
         row = self._source(index)
@@ -243,7 +268,7 @@ class ImageSubset:
 
 def open_images(
     paths: Sequence[str | os.PathLike], split: str | None = None, frame_stride: int = 1, label: str | None = None
-) -> ImageSource:
+) -> ImageFolder | StoreImages | JoinedImages:
     """Open take stores and image folders as one source.
 
     split and frame_stride concern take stores only: a folder has no splits, name its ``train`` folder itself.
@@ -251,7 +276,7 @@ def open_images(
     """
     if not paths:
         raise DataError("no image paths given (data.images is empty)")
-    sources: list[ImageSource] = []
+    sources: list[ImageFolder | StoreImages] = []
     _say_nested(paths)
     for path in paths:
         if TakeStore.is_store(path):

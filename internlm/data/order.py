@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from internlm.data.contents import Contents
+
 
 class Source(Protocol):
     """The samples of a stream."""
@@ -14,6 +16,12 @@ class Source(Protocol):
     files: int  # that reading can fail on: broken ones are counted against them
 
     def __len__(self) -> int: ...
+
+    def contents(self) -> Contents:
+        """What decides which sample an index means, by take, folder or recording that gives samples; reads nothing more.
+
+        Checkpoints keep it, so that a run resumed on other data can say what changed.
+        """
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One sample as arrays, named as the fields of the stream's batch, without its axis and ``sample_ids``.

@@ -79,6 +79,7 @@ def _checkpoints(source: Path) -> list[Path]:
 def _description(checkpoint: Any, *, tensors: bool) -> Iterator[str]:
     from internlm.config.load import dotted
     from internlm.config.resolve import DEFAULT, config_class
+    from internlm.data.contents import listed
 
     meta = checkpoint.meta
     counters = {name: value for name, value in meta.get("counters", {}).items() if name != "step"}
@@ -88,6 +89,8 @@ def _description(checkpoint: Any, *, tensors: bool) -> Iterator[str]:
     yield f"counters  {', '.join(f'{name} {value}' for name, value in counters.items()) or 'none'}"
     yield f"mesh      {mesh}"
     yield f"format    version {meta['version']}"
+    for stream, units in meta.get("data", {}).items():
+        yield f"data      {stream}: {listed(f'{name} ({text})' for name, text in units.items())}"
     yield f"{'part':<12}{'tensors':>8}{'values':>15}{'bytes':>12}  types"
     for part, found in checkpoint.index.items():
         values = sum(stored.size // stored.dtype.itemsize for stored in found.values())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from internlm.config.schema import Config
+from internlm.core.collectives import ALONE, Group
 from internlm.core.mesh import Mesh
 from internlm.data.order import Stream
 
@@ -80,8 +81,8 @@ class System(Protocol):
     def prepare(self, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
         """Last choices before the mesh divides the parts: kernels, what is frozen, over which processes losses are counted."""
 
-    def init_from(self, path: Path) -> None:
-        """Take over the weights of another run's checkpoint. Raises CheckpointError."""
+    def init_from(self, path: Path, group: Group = ALONE) -> None:
+        """Take over the weights of another run's checkpoint: a collective of ``group``. Raises CheckpointError."""
 
     def cost(self) -> "Cost":
         """What a sample of each stream costs; builds nothing that takes memory."""

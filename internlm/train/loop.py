@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from internlm.core.collectives import is_lost_process
 from internlm.core.init import choose_device, choose_dtype, set_threads
 from internlm.core.meeting import AbsentProcessError
 from internlm.core.mesh import Mesh, local_device, open_mesh, read_launch
+from internlm.data.contents import difference, recorded
 from internlm.data.loader import dead_worker, training_batches
+from internlm.data.order import Source
 from internlm.monitor.clock import Clock
 from internlm.monitor.rank_log import rank_log_path
 from internlm.monitor.watchdog import Watchdog
@@ -221,6 +223,7 @@ class _Run:
         """
         self._watchdog.beat("opening the data")
         batches = self._open_from_here()
+        self._note_contents(getattr(batches, "sources", {}))
         self._watchdog.beat(f"step {self.state.counters.step + 1}")
         return batches
 
@@ -235,6 +238,18 @@ class _Run:
             options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda", "timeout": limit}
             streams, config = self.state.system.streams(), self.config
             return training_batches(streams, range(start, stop), seed=config.seed, data=config.data, **options)
+
+    def _note_contents(self, sources: Mapping[str, Source]) -> None:
+        """Keep for the checkpoints what the order of samples depends on, and say where it is not what the last one had."""
+        if not self.mesh.writes:
+            return
+        now = {name: recorded(source.contents()) for name, source in sources.items()}
+        for name in now:
+            if name in self._contents and (found := difference(self._contents[name], now[name])):
+                log.warning(
+                    "data changed since the checkpoint, stream %s: %s. The order of its samples differs from here on", name, found
+                )
+        self._contents = now
 
     def _rewind(self, error: BadStepsError) -> None:
         """Go back to the last checkpoint and on with the batches after the bad ones; raise ``error`` where that must not be."""
@@ -257,9 +272,11 @@ class _Run:
     def _beside(self) -> dict[str, Any]:
         """What a checkpoint holds beside the state."""
         spikes = self.step.bad_steps.spikes
-        return {"watch": self.report.watch.state(), "spikes": spikes.state() if spikes else {}}
+        beside = {"watch": self.report.watch.state(), "spikes": spikes.state() if spikes else {}}
+        return beside | ({"data": self._contents} if self._contents else {})
 
     def _take_over(self, beside: dict[str, Any]) -> None:
+        self._contents = beside.get("data", {})
         if "watch" in beside:
             self.report.watch.load_state(beside["watch"])
         if self.step.bad_steps.spikes:

@@ -130,7 +130,7 @@ def build_state(
     for part in system.parts().values():
         part.module.to(device)
     if start_from:
-        system.init_from(Path(start_from))
+        system.init_from(Path(start_from), mesh.saves)
     dtype = choose_dtype(config.train.dtype, device)
     divide_system(system, device, dtype, mesh)
     seed_process(config.seed, 0, mesh.data.rank)

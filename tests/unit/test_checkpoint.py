@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from internlm import cli
+from internlm.checkpoint import index
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, find_checkpoint, read_checkpoint
 from internlm.export.reading import load_agent
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
@@ -292,14 +293,18 @@ def test_the_trained_agent_is_read_from_a_run_folder(tmp_path):
         assert torch.equal(read.state_dict()[name], tensor), name
 
 
-def test_stage_two_starts_from_stage_one_with_fresh_action_parts(tmp_path):
+def test_stage_two_starts_from_stage_one_with_fresh_action_parts(tmp_path, monkeypatch):
     torch.manual_seed(0)
     first, loss = EgoAgent(ModelConfig(**TINY)), JointLoss(Config().loss, 6)
     loss.rep_targets.center.fill_(3.0)
     CheckpointManager(tmp_path / "checkpoints").save(4, agent_parts(first, loss), {"config": {"stage": "pretrain"}})
     second, other = EgoAgent(ModelConfig(**TINY, pose_context=True)), JointLoss(Config().loss, 6)
     before = {name: tensor.clone() for name, tensor in second.predictor.state_dict().items()}
+    read = []
+    fill = index._Reader.fill
+    monkeypatch.setattr(index._Reader, "fill", lambda self, name, *place: (read.append(name), fill(self, name, *place)))
     report = init_from(second, other, tmp_path)
+    assert sorted(read) == sorted(name.partition(".")[2] for name in report.loaded)  # each once, and no other
     after = second.predictor.state_dict()
     assert torch.equal(after["state_query"], first.predictor.state_query)
     assert torch.equal(second.observer.head.prototypes, first.observer.head.prototypes)

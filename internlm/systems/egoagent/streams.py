@@ -7,6 +7,7 @@ import numpy as np
 from internlm.data.augment import sample_views
 from internlm.data.batch import ClipBatch, ImageBatch
 from internlm.data.clips import ClipDataset
+from internlm.data.contents import Contents
 from internlm.data.frames import open_images
 from internlm.data.order import Stream
 
@@ -27,6 +28,10 @@ class ImageViews:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def contents(self) -> Contents:
+        """That of the images."""
+        return self.images.contents()
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Views of one image. Raises BrokenFile."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from internlm.core.collectives import ALONE, Group
 from internlm.core.init import autocast
 from internlm.core.mesh import Mesh
 from internlm.data.batch import ClipBatch, ImageBatch, split
@@ -58,8 +59,8 @@ class EgoAgentSystem:
         for network in (self.agent.predictor, self.agent.observer):
             use_attention(network.backbone, self.config.model.attention, device, dtype)
 
-    def init_from(self, path: Path) -> None:
-        init_from(self.agent, self.loss, path)
+    def init_from(self, path: Path, group: Group = ALONE) -> None:
+        init_from(self.agent, self.loss, path, group)
 
     def terms(
         self, batches: Mapping[str, Any], values: Mapping[str, float], *, dtype: torch.dtype, keep: bool = False

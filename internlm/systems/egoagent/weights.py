@@ -1,13 +1,17 @@
 """From a checkpoint to an agent: trained, for evaluation, or the start of stage 2."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from internlm.checkpoint.index import Stored
 from internlm.checkpoint.manager import CheckpointError, find_checkpoint
 from internlm.checkpoint.run_config import settled_values
+from internlm.core.boxes import Share
+from internlm.core.collectives import ALONE, Group
 
 from .config import EgoAgentConfig
 from .network import EgoAgent
@@ -40,34 +44,34 @@ def load_trained(path: str | Path) -> tuple[EgoAgent, EgoAgentConfig, int]:
     return agent, config, checkpoint.step
 
 
-def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path) -> InitReport:
+def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path, group: Group = ALONE) -> InitReport:
     """Start stage 2 from a stage-1 checkpoint: predictor, observer and the losses' centres, by name.
 
-    Stage 1's summary token is the state query under the same name. Action parts that stage 1 never trained stay fresh.
-    Raises CheckpointError when a tensor has another shape than the model's.
+    Stage 1's summary token is the state query under the same name. Action parts that stage 1 never trained stay fresh. Only
+    what is taken over is read; ``group`` as for ``find_checkpoint``. Raises CheckpointError when a tensor has another shape than
+    the model's.
     """
-    checkpoint = find_checkpoint(path, ("predictor", "observer", "loss"))
+    checkpoint = find_checkpoint(path, ("predictor", "observer", "loss"), group)
     trained_actions = checkpoint.meta.get("config", {}).get("stage") == "joint"
     observer_names = agent.observer.state_dict().keys()
     loaded: list[str] = []
     missing: list[str] = []
     unexpected: list[str] = []
     for part, module in (("predictor", agent.predictor), ("observer", agent.observer), ("loss", loss)):
-        tensors = checkpoint.parts[part]
-        if part == "predictor" and not trained_actions:
-            tensors = {name: tensor for name, tensor in tensors.items() if name in observer_names}
-        own = module.state_dict()
-        check_shapes(part, own, tensors, checkpoint.path)
-        module.load_state_dict({name: tensors.get(name, own[name]) for name in own})
-        loaded += [f"{part}.{name}" for name in own if name in tensors]
-        missing += [f"{part}.{name}" for name in own if name not in tensors]
-        unexpected += [f"{part}.{name}" for name in checkpoint.parts[part] if name not in own or name not in tensors]
+        stored, own = checkpoint.index[part], module.state_dict()
+        wanted = stored.keys() & (observer_names if part == "predictor" and not trained_actions else own.keys())
+        names = [name for name in own if name in wanted]
+        check_shapes(part, own, {name: stored[name] for name in names}, checkpoint.path)
+        checkpoint.fill(part, {name: Share.whole(own[name]) for name in names}, exact=False)  # the module's own memory
+        loaded += [f"{part}.{name}" for name in names]
+        missing += [f"{part}.{name}" for name in own if name not in wanted]
+        unexpected += [f"{part}.{name}" for name in stored if name not in own or name not in wanted]
     report = InitReport(tuple(loaded), tuple(missing), tuple(unexpected))
     log.info("initialised from %s: %s", checkpoint.path, report)
     return report
 
 
-def check_shapes(part: str, own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+def check_shapes(part: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor | Stored], path: Path) -> None:
     """Raises CheckpointError, naming the first tensor whose shape is not the model's."""
     wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     if wrong:

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from internlm.data.contents import Contents, described
 from internlm.data.frames import DataError
 from internlm.data.motion import MotionData, Recordings, canonical, hold_out
 from internlm.data.order import Stream
@@ -45,6 +46,14 @@ class WindowSource:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def contents(self) -> Contents:
+        """By recording how many windows each of its unbroken pieces has."""
+        pieces: dict[str, list[int]] = {}
+        for track in self.data.tracks:
+            if (count := len(track.joints) - self.span + 1) > 0:
+                pieces.setdefault(track.name, []).append(count)
+        return {name: described(sum(counts), "window", str(counts).encode()) for name, counts in pieces.items()}
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One window as the arrays of a ``WindowBatch``."""

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from internlm.checkpoint.manager import find_checkpoint
 from internlm.config.errors import ConfigError
 from internlm.core.boxes import Share
-from internlm.core.collectives import ALONE
+from internlm.core.collectives import ALONE, Group
 from internlm.core.init import autocast
 from internlm.core.mesh import Mesh
 from internlm.data.batch import split, to_device
@@ -63,8 +63,8 @@ class TrainedForecaster:
     def prepare(self, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
         self._data = mesh.data
 
-    def init_from(self, path: Path) -> None:
-        checkpoint = find_checkpoint(path, self.parts())
+    def init_from(self, path: Path, group: Group = ALONE) -> None:
+        checkpoint = find_checkpoint(path, self.parts(), group)
         for name, part in self.parts().items():
             checkpoint.fill(name, {key: Share.whole(tensor) for key, tensor in part.module.state_dict().items()})
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from internlm.checkpoint.manager import CheckpointError
+from internlm.core.collectives import ALONE, Group
 from internlm.core.init import autocast
 from internlm.core.mesh import Mesh
 from internlm.data.batch import split, to_device
@@ -36,6 +37,9 @@ class Waves:
 
     def __len__(self) -> int:
         return 64
+
+    def contents(self) -> dict[str, str]:
+        return {"waves": f"{len(self)} phases"}
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         phase = index + rng.random()
@@ -75,7 +79,7 @@ class Stranger:
     def prepare(self, device: torch.device, dtype: torch.dtype, mesh: Mesh) -> None:
         pass
 
-    def init_from(self, path: Path) -> None:
+    def init_from(self, path: Path, group: Group = ALONE) -> None:
         raise CheckpointError(f"{path}: a wave has nothing to begin from")
 
     def terms(
