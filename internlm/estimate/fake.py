@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.utils._pytree import tree_leaves
 
 from internlm.config.errors import ConfigError
@@ -38,6 +39,7 @@ def fake_mesh(shape: tuple[int, int, int], rank: int) -> Iterator[Mesh]:
     finally:
         if size > 1:
             dist.destroy_process_group()
+            _clear_sharding_prop_cache()  # it remembers groups, which a later mesh of the same shape would call
 
 
 def onto_fake(root: nn.Module) -> None:

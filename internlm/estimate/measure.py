@@ -12,6 +12,7 @@ Left out: what kernels and collectives allocate for themselves, and what a healt
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import lcm
@@ -31,6 +32,7 @@ from internlm.train.state import divide_system
 from .fake import CPU, fake_mesh, onto_fake
 from .meter import INNER, Meter
 
+OF_SHARDS = "of shards"
 FEW = (2, 3)  # blocks; the first and the last of a trunk behave as they do in a deep one
 States = list[tuple[int, int]]  # (length of dim 0, bytes of a row) of tensors in shards; a whole one is a single row
 Shape = dict[str, int]  # dp_replicate, dp_shard, tp
@@ -42,7 +44,8 @@ class Measured:
 
     states: Mapping[str, States]
     peaks: Mapping[tuple[int, str], tuple[int, int]]  # all bytes above the states, and those of weights' copies among them
-    whole: Mapping[str, float]  # bytes of the whole tensors of all collectives of an optimizer step, by ``<axis> <collective>``
+    # Bytes of the whole tensors of all collectives of an optimizer step, by ``<axis> <collective>``; those of shards apart.
+    whole: Mapping[str, float]
     flops: float  # of an optimizer step
     shape: Shape  # sizes of the mesh
     shapes: Mapping[str, tuple[int, ...]]  # of this process's parts of the trained parameters
@@ -113,17 +116,18 @@ def at(few: list[Measured], depth: int, shape: Shape) -> Estimate:
         if len(few) == 1 or segment[1] != INNER
     ]
     above, copies = max(peaks)
-    sent = {}
+    sent: dict[str, float] = {}
     for name in few[0].whole:
-        axis, collective = name.split()
+        axis, collective, *of_shards = name.split()
         size, before = ({**each, "data": each["dp_replicate"] * each["dp_shard"]}.get(axis, 1) for each in (shape, few[0].shape))
         whole = _line([each.whole[name] for each in few], depth)
         if axis == "data" and collective != "all-reduce":
             whole *= size / before  # each process brings its own samples
-        if axis == "dp_replicate":
-            whole *= few[0].shape["dp_shard"] / shape["dp_shard"]  # copies are made of shards
-        if bytes_sent := (2 if collective == "all-reduce" else 1) * whole * (size - 1) / size:
-            sent[name] = bytes_sent
+        if of_shards:
+            whole *= few[0].shape["dp_shard"] / shape["dp_shard"]
+        if size > 1:
+            name = f"{axis} {collective}"
+            sent[name] = sent.get(name, 0) + (2 if collective == "all-reduce" else 1) * whole * (size - 1) / size
     memory = {**states, "working_copy": copies, "activations": above - copies}
     return Estimate({kind: round(size) for kind, size in memory.items()}, sent, _line([each.flops for each in few], depth))
 
@@ -199,7 +203,10 @@ def _step(system: System, mesh: Mesh, dtype: torch.dtype, pieces: int, counts: M
             del batches
         forth, flops = meter.whole.copy(), meter.flops * pieces / period
         finish()
-    whole = {name: size + forth[name] * (pieces / period - 1) for name, size in meter.whole.items()}
+    whole = Counter()
+    for name, size in meter.whole.items():
+        whole[name if not name.startswith("dp_replicate") else f"{name} {OF_SHARDS}"] += forth[name] * pieces / period
+        whole[f"{name} {OF_SHARDS}"] += size - forth[name]  # gradients, when a step ends
     peaks = {segment: (live - held, copies) for segment, (live, copies) in meter.peaks.items()}
     shapes = {
         name: tuple(local(parameter).shape)

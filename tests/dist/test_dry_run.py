@@ -65,7 +65,8 @@ def test_a_process_that_belongs_to_a_group_is_refused(root):
 def test_the_command_tells_what_the_best_mesh_holds(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
     small = ["model.num_layers=1", "train.image_batch=2", "train.clip_batch=2", "train.accumulation=1"]
-    assert main(["estimate", "configs/joint_train/demo.py", *small, "--gpus", "2", "--dry-run", "--json"]) == 0
+    words = ["estimate", "configs/joint_train/demo.py", *small, "--gpus", "2", "--gpus-per-node", "1"]
+    assert main([*words, "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     best, runs = found["meshes"][0], found["dry_runs"]
     assert [run["rank"] for run in runs] == [0, 1]

@@ -3,15 +3,12 @@
 The counter sees every call of a collective below autograd and ``fully_shard``: its tensors and its process group.
 """
 
-import os
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))

@@ -3,16 +3,12 @@
 Not counted on either side: what kernels and collectives allocate for themselves.
 """
 
-import os
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
@@ -27,7 +23,7 @@ from internlm.train.step import TrainStep
 
 pytestmark = pytest.mark.timeout(900)  # of which the first test's fixture takes nearly all
 CPU = torch.device("cpu")
-TOLERANCE = 0.10
+TOLERANCE = 0.03  # pieces of a batch before this one leave buffers, and the whole batch is in memory
 MODEL = dict(
     patch_size=4, hidden_size=64, num_layers=3, num_heads=4, mlp_multiple_of=32, head_hidden=64, head_bottleneck=32,
     prototypes=256, image_size=32, local_image_size=16,
@@ -58,14 +54,14 @@ def larger(batch):
 
 
 def configured(stage: str, parallel: dict, dtype: str):
-    train = {"dtype": dtype, "clip_batch": 4 * (stage == "joint")}
+    train = {"dtype": dtype, "image_batch": 8, "clip_batch": 8 * (stage == "joint"), "accumulation": 2}
     return tiny_config(stage=stage, parallel=parallel, model=MODEL, train=train)
 
 
 def measure(config, folder: Path) -> dict[str, int]:
     """Bytes of the second step."""
     shape = tuple(getattr(config.parallel, axis) for axis in ("dp_replicate", "dp_shard", "tp"))
-    batches = both(larger(image_batch(0)), larger(clip_batch(0)) if config.stage == "joint" else None)
+    batches = both(larger(image_batch(0, 8)), larger(clip_batch(0, 8)) if config.stage == "joint" else None)
     with open_mesh(shape, CPU) as mesh:
         state = build_state(config, CPU, mesh)
         step = TrainStep(config, state, folder, getattr(torch, config.train.dtype))
@@ -109,6 +105,4 @@ def test_measured_bytes_are_those_of_the_estimate(found, world, name):
     for part, measured in found[world, name].items():
         print(f"{world} {name:<16} {part:<12} measured {measured:>9} predicted {sizes[part]:>9}  {sizes[part] / measured:.3f}")
     for part, measured in found[world, name].items():
-        # Gradients count from the step's beginning, though here, without further pieces, they arise in its course.
-        least = 1 - (predicted.memory["gradients"] / measured if part == "total" else 0)
-        assert sizes[part] == measured or (part == "total" and measured * 0.98 < sizes[part] < measured * (2.02 - least)), part
+        assert sizes[part] == pytest.approx(measured, rel=TOLERANCE if part == "total" else 0), part
