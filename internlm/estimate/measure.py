@@ -43,6 +43,7 @@ class Measured:
     """One process: its states by kind, bytes above them by segment of a step, what a step sends and computes."""
 
     states: Mapping[str, States]
+    held: Mapping[str, int]  # bytes of the states in this very process
     peaks: Mapping[tuple[int, str], tuple[int, int]]  # all bytes above the states, and those of weights' copies among them
     # Bytes of the whole tensors of all collectives of an optimizer step, by ``<axis> <collective>``; those of shards apart.
     whole: Mapping[str, float]
@@ -80,7 +81,7 @@ class DryRun:
 
 
 def estimate(config: Config, *, counts: Mapping[str, int] | None = None) -> Estimate:
-    """One process of a config's mesh. ``counts``: samples of a stream in a micro-step, in place of its share of the batch.
+    """The first process of a config's mesh. ``counts``: samples of a stream in a micro-step, in place of its share of the batch.
 
     Seconds at any size. ConfigError where this process belongs to a process group already.
     """
@@ -91,8 +92,10 @@ def estimate(config: Config, *, counts: Mapping[str, int] | None = None) -> Esti
 def dry_run(config: Config, rank: int) -> DryRun:
     """Process ``rank`` of a config's mesh with all its blocks, on exactly this mesh; up to a minute at the published sizes."""
     shape = shape_of(config.parallel)
-    found = measure(config, rank=rank, mesh=tuple(shape.values()))
-    memory = at([found], 0, shape).memory
+    system = build_system_on_meta(config)
+    found = measure(_portable(config, system), rank=rank, mesh=tuple(shape.values()))
+    above, copies = max(found.peaks.values())
+    memory = {**found.held, "working_copy": copies, "activations": above - copies}
     return DryRun(rank, memory, sum(memory.values()), dict(found.shapes))
 
 
@@ -103,8 +106,14 @@ def shape_of(mesh: ParallelConfig) -> Shape:
 
 def shallow(config: Config, system: System) -> tuple[int, list[Config]]:
     """The blocks of a config's system, and the configs to measure in its place: with few blocks, or itself."""
-    few = [system.shallow(blocks) for blocks in FEW] if system.depth > max(FEW) else [config]
-    return system.depth, few
+    if system.depth <= max(FEW):
+        return system.depth, [_portable(config, system)]
+    return system.depth, [system.shallow(blocks) for blocks in FEW]
+
+
+def _portable(config: Config, system: System) -> Config:
+    """With all its blocks, by kernels that this machine has."""
+    return system.shallow(system.depth) if system.depth else config
 
 
 def at(few: list[Measured], depth: int, shape: Shape) -> Estimate:
@@ -189,7 +198,7 @@ def _step(system: System, mesh: Mesh, dtype: torch.dtype, pieces: int, counts: M
         meter.follow(part.module)
     states = _states(engine, parts)
     meter.watch(tensor for tensors in states.values() for tensor in tensors)
-    held = meter.live
+    held = {kind: sum(local(tensor).nbytes for tensor in tensors) for kind, tensors in states.items()}
     period = lcm(*(stream.every for stream in streams.values()))
     with meter:
         for turn in range(period):
@@ -207,13 +216,14 @@ def _step(system: System, mesh: Mesh, dtype: torch.dtype, pieces: int, counts: M
     for name, size in meter.whole.items():
         whole[name if not name.startswith("dp_replicate") else f"{name} {OF_SHARDS}"] += forth[name] * pieces / period
         whole[f"{name} {OF_SHARDS}"] += size - forth[name]  # gradients, when a step ends
-    peaks = {segment: (live - held, copies) for segment, (live, copies) in meter.peaks.items()}
+    peaks = {segment: (live - sum(held.values()), copies) for segment, (live, copies) in meter.peaks.items()}
     shapes = {
         name: tuple(local(parameter).shape)
         for module in trained_modules(parts).values()
         for name, parameter in module.named_parameters()
     }
-    return Measured({kind: [_rows(t) for t in tensors] for kind, tensors in states.items()}, peaks, whole, flops, shape, shapes)
+    rows = {kind: [_rows(tensor) for tensor in tensors] for kind, tensors in states.items()}
+    return Measured(rows, held, peaks, whole, flops, shape, shapes)
 
 
 def _states(engine: TorchEngine, parts: Mapping) -> dict[str, list[Tensor]]:

@@ -32,7 +32,7 @@ _FLOPS = flop_registry | {
 
 
 class Meter(LiveMemory):
-    """Counts what one process does.
+    """Counts what one process does on fake tensors.
 
     ``whole``: bytes of the whole tensors of its collectives by ``<axis> <collective>``; ``axes`` names the axis of a group by its
     ranks. ``flops`` as ``torch.utils.flop_counter`` counts: two per multiply-add, attention as the full square.
@@ -84,6 +84,8 @@ class Meter(LiveMemory):
         self._note()
 
     def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage.device.type != "meta":
+            return  # no fake tensor's: of the host, some of them made once and kept for ever
         before = self._sizes.get(storage._cdata, 0)
         super()._see(storage)
         if storage._cdata in self._copies:

@@ -48,7 +48,7 @@ def test_a_process_of_many_holds_what_is_planned(root, case):
     assert found.shapes["head.prototypes"] == (65_536 // tp // shards, 256)
     for part in ("parameters", "gradients", "optimizer", "observer"):
         # Rows that do not divide evenly are missing in the last process; the first has a full share.
-        assert found.memory[part] == predicted.memory[part] > 0, part
+        assert found.memory[part] == pytest.approx(predicted.memory[part], rel=0 if rank == 0 else 0.01), part
     assert found.peak == pytest.approx(predicted.total, rel=0.01)
     assert not dist.is_initialized()
 
