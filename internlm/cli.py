@@ -20,8 +20,8 @@ COMMANDS = {
     "demo": ("internlm.demo.command", "make a small world, train both stages, evaluate, write report.html"),
     "train": ("internlm.train.command", "train a config: egoagent train CONFIG [section.key=value ...]"),
     "launch": ("internlm.launch.command", "train on several GPUs of this machine, or as a job of a Slurm cluster"),
-    "describe": ("internlm.launch.describe", "parameters, tokens, FLOPs and memory of a config"),
-    "plan": ("internlm.launch.plan", "memory, bytes sent and step time of a config by mesh, before GPUs are asked for"),
+    "describe": ("internlm.estimate.describe", "parameters, tokens, FLOPs and memory of a config"),
+    "estimate": ("internlm.estimate.command", "memory, bytes sent and step time of a config by mesh, before GPUs are asked for"),
     "eval": ("internlm.eval.command", "evaluate a checkpoint or stored features: knn, linear, retrieval or motion"),
     "ckpt": ("internlm.launch.ckpt", "inspect, verify or convert checkpoints"),
     "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),
@@ -30,6 +30,7 @@ COMMANDS = {
     "world": ("internlm.data.egoworld.command", "generate EgoWorld takes"),
     "data": ("dataset_preprocess.command", "turn recordings into a take store"),
 }
+RENAMED = {"plan": "estimate"}
 
 _OWN = ("internlm", "dataset_preprocess")
 _EXPECTED = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, ModuleNotFoundError)
@@ -67,6 +68,9 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"egoagent {__version__}")
         return 0
+    if words[0] in RENAMED:
+        print(f"egoagent {words[0]} is now egoagent {RENAMED[words[0]]}", file=sys.stderr)
+        words[0] = RENAMED[words[0]]
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "egoagent --help lists them"

@@ -44,7 +44,7 @@ class LiveMemory(TorchDispatchMode):
 
         def followed(storage, size):
             resize(storage, size)
-            self._see(storage)
+            self._resized(storage)
             return storage
 
         torch.UntypedStorage.resize_ = followed  # how fully_shard frees and allocates gathered weights
@@ -53,6 +53,9 @@ class LiveMemory(TorchDispatchMode):
     def __exit__(self, *error):
         torch.UntypedStorage.resize_ = self._resize
         return super().__exit__(*error)
+
+    def _resized(self, storage: torch.UntypedStorage) -> None:
+        self._see(storage)
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()

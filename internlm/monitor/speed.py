@@ -9,25 +9,8 @@ import torch
 
 from internlm.config.schema import Config
 
-# Dense bfloat16 TFLOP/s of the vendors' data sheets, without sparsity. The first key that is in the device's name holds.
-PEAK_TFLOPS = {
-    "B200": 2250.0,
-    "GH200": 989.4,
-    "H200": 989.4,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.4,
-    "H800": 989.4,
-    "H20": 148.0,
-    "A100": 312.0,
-    "A800": 312.0,
-    "A10": 125.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "RTX A6000": 154.8,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-}
+from .gpus import PEAK_TFLOPS
+
 GIB = 2**30
 
 

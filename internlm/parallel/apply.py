@@ -1,9 +1,11 @@
 """Divide the parts of a system over a mesh: tensor parallel, activation checkpointing, compile, fully_shard, in that order."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -60,7 +62,17 @@ def _checkpoint_blocks(blocks: list[Block], kind: str) -> None:
         return
     context = {} if kind == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **context)
+        forward = block.forward if kind == "full" else partial(_uncached, block.forward)
+        block.forward = partial(checkpoint, forward, use_reentrant=False, **context)
+
+
+def _uncached(forward: Callable[..., Tensor], x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    """Selective recomputing must meet the operations of the first time, which autocast's copies of weights would leave out."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return forward(x, *arguments, **options)
+    with torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False):
+        return forward(x, *arguments, **options)
 
 
 def _policy(context, operation, *arguments, **options) -> CheckpointPolicy:

@@ -53,6 +53,7 @@ class System(Protocol):
     """
 
     config: Config
+    depth: int  # equal trunk blocks that ``shallow`` can change; 0 where there are none
 
     def parts(self) -> dict[str, Part]:
         """All modules with state, by checkpoint name; a module is in one part."""
@@ -87,6 +88,15 @@ class System(Protocol):
     def cost(self) -> "Cost":
         """What a sample of each stream costs; builds nothing that takes memory."""
 
+    def example(self, stream: str, count: int, device: torch.device) -> Any:
+        """A batch of ``count`` samples of a stream with real shapes and any values, for estimates and export.
+
+        Runs on fake tensors as well: what ``terms`` reads on the host is made from lists or numpy, which keeps its values there.
+        """
+
+    def shallow(self, blocks: int) -> Config:
+        """The config of the same work with so many trunk blocks and kernels that every machine has."""
+
 
 class Predicts(Protocol):
     """The capability of a system that tells columns of a recording from columns that are given."""
@@ -106,8 +116,12 @@ class Solves(Predicts, Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """By stream: images and tokens of a sample, and the FLOPs of training on it (counted when they are asked for)."""
+    """By stream: images and tokens of a sample, and the FLOPs of training on it (counted when they are asked for).
+
+    ``figures``: more that is worth saying of a config, as sections ``parameters``, ``tokens`` and ``flops`` of named numbers.
+    """
 
     frames: Mapping[str, int]
     tokens: Mapping[str, int]
     flops: Callable[[], Mapping[str, int]]
+    figures: Callable[[], Mapping[str, Mapping[str, int]]] = dict

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from internlm.checkpoint.manager import find_checkpoint
 from internlm.config.resolve import parse_config, system_module
 from internlm.config.schema import Config
@@ -12,6 +14,12 @@ from .base import System
 def build_system(config: Config) -> System:
     """The system of a config, freshly initialised on the current default device. Raises ConfigError for an unknown name."""
     return system_module(config.system, "system").build(config)
+
+
+def build_system_on_meta(config: Config) -> System:
+    """The same with shapes alone: nothing is drawn or allocated."""
+    with torch.device("meta"):
+        return build_system(config)
 
 
 def load_system(path: str | Path) -> tuple[System, int]:

@@ -81,6 +81,32 @@ def test_divided_over_two_processes_it_has_the_same_losses(folder, whole, mesh):
         assert divided == pytest.approx(alone, rel=1e-4)
 
 
+def test_what_it_costs_is_measured(folder):
+    command = [sys.executable, "-m", "internlm.cli", "estimate", "run.py", "wave.layers=5", "--gpus=2", "--json"]
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE.parent.parent}", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, "--dry-run"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout)
+    kinds = {(row["parallel"]["dp_shard"], row["parallel"]["tp"]): row for row in found["meshes"]}
+    assert kinds.keys() == {(1, 1), (2, 1), (1, 2)} and all(row["reason"] is None for row in found["meshes"])
+    # Embedding 2h, final norm h, reading h + 1; a block has two norms, QKV and its mix with biases, and the SwiGLU's three.
+    h, pieces = 16, 2
+    parameters = 4 * h + 1 + 5 * (2 * h + 4 * h * h + 4 * h + 3 * h * 2 * h)
+    whole, shards = kinds[1, 1], kinds[2, 1]
+    assert whole["memory"]["parameters"] == 4 * parameters and whole["memory"]["optimizer"] == 8 * parameters
+    assert shards["bytes_sent"]["dp_shard reduce-scatter"] == pytest.approx(pieces * 4 * parameters / 2, rel=0.01)
+    assert found["dry_runs"][0]["peak"] == pytest.approx(sum(found["meshes"][0]["memory"].values()), rel=0.02)
+
+
+def test_it_is_described_without_words_of_its_own(folder):
+    command = [sys.executable, "-m", "internlm.cli", "describe", "run.py", "--json"]
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE.parent.parent}", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout)
+    assert found["parameters"] == {"continuation": found["memory"]["parameters"] // 4} and found["tokens"] == {"wave": 12}
+
+
 def test_an_unknown_system_is_named_with_the_nearest(folder):
     (folder / "wrong.py").write_text('system = "egoagnt"\n')
     command = [sys.executable, "-m", "internlm.cli", "describe", "wrong.py"]

@@ -11,7 +11,7 @@ FLOORS = (
     {"trunk", "modality", "objective"},
     {"data", "parallel", "solver", "checkpoint", "monitor"},
     {"systems"},
-    {"train", "eval", "export"},
+    {"train", "eval", "export", "estimate"},
     {"launch", "demo"},
     {"cli"},
 )
@@ -106,6 +106,15 @@ def test_what_preprocessing_shares_needs_no_torch(root, part):
 def test_the_model_knows_no_processes(root):
     for path in [path for part in ("trunk", "modality", "objective") for path in sources(root, f"internlm/{part}")]:
         assert not [name for _, name in imports(path, root) if name.startswith("torch.distributed")], path
+
+
+@pytest.mark.parametrize("part", ["core", "config", "data", "monitor", "train", "estimate"])
+def test_who_works_for_every_system_names_none(root, part):
+    seam = ("base", "resolve")
+    for path in sources(root, f"internlm/{part}"):
+        for line, name in imports(path, root):
+            parts = name.split(".")
+            assert parts[:2] != ["internlm", "systems"] or parts[2] in seam, f"{path}:{line}: {name}"
 
 
 def test_entry_scripts_are_thin(root):

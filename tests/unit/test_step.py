@@ -37,6 +37,18 @@ def broken(clips):
     return replace(clips, poses=poses, visible=torch.ones_like(clips.visible))
 
 
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_checkpointing_in_bfloat16_changes_nothing(tmp_path, kind):
+    """Two passes through the same blocks: autocast keeps the first one's copies of weights, which recomputing must not miss."""
+    norms = []
+    for chosen in ("none", kind):
+        config = tiny_config(parallel={"activation_checkpointing": chosen})
+        step = TrainStep(config, build_state(config, CPU), tmp_path, torch.bfloat16)
+        outcome = step(both(image_batch(0), clip_batch(0)))
+        norms.append((outcome.losses["loss"].item(), outcome.grad_norm.item()))
+    assert norms[0] == norms[1]
+
+
 def test_a_step_moves_every_trainable_parameter_and_centre(tmp_path):
     state, step = make(tmp_path)
     before = snapshot(state)

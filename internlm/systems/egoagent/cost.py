@@ -100,8 +100,12 @@ def cost(config: EgoAgentConfig) -> Cost:
         found = flops(config, build_on_meta(config.model).eval())
         return {IMAGES: found["train_image"], CLIPS: found["train_clip"]}
 
+    def figures() -> dict[str, dict[str, int]]:
+        agent = build_on_meta(config.model)
+        return {"parameters": parameters_by_part(agent), "tokens": lengths, "flops": flops(config, agent)}
+
     views = crops.global_crops * lengths["image"] + crops.local_crops * lengths["local_crop"]
-    return Cost({IMAGES: 1, CLIPS: config.data.clip.steps + 1}, {IMAGES: views, CLIPS: lengths["clip"]}, training)
+    return Cost({IMAGES: 1, CLIPS: config.data.clip.steps + 1}, {IMAGES: views, CLIPS: lengths["clip"]}, training, figures)
 
 
 def _image(agent: EgoAgent, size: int) -> int:

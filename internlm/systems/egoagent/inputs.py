@@ -1,8 +1,10 @@
 """From a batch of bytes to what the networks take: photometric changes and normalisation, on the device."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,8 +12,12 @@ from internlm.data.augment import photometric
 from internlm.data.batch import ClipBatch, ImageBatch, to_device
 from internlm.data.view import normalise
 
+from .config import EgoAgentConfig
+from .streams import IMAGES
+
 Batch = TypeVar("Batch", ImageBatch, ClipBatch)
 ON_HOST = ("photometric", "global_photometric", "local_photometric", "sample_ids")
+NEUTRAL = np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32)  # photometric parameters that change nothing
 Actions = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -45,3 +51,36 @@ def _views(crops: Tensor, parameters: Tensor) -> Tensor:
     """``[B, V, 3, S, S]`` and ``[B, V, 8]`` -> ``[V, B, 3, S, S]``."""
     crops, parameters = crops.transpose(0, 1), parameters.transpose(0, 1)
     return photometric(crops.flatten(0, 1), parameters.flatten(0, 1)).unflatten(0, crops.shape[:2])
+
+
+def example(config: EgoAgentConfig, stream: str, count: int, device: torch.device) -> ImageBatch | ClipBatch:
+    """A batch with real shapes, without photometric changes; everything is visible nowhere."""
+    model, crops, steps = config.model, config.data.crops, config.data.clip.steps
+    pixels = partial(torch.zeros, dtype=torch.uint8, device=device)
+    ids = torch.from_numpy(np.arange(count))
+
+    def neutral(*shape: int) -> Tensor:
+        return torch.from_numpy(np.tile(NEUTRAL, (*shape, 1)))
+
+    if stream == IMAGES:
+        views, local = crops.global_crops, crops.local_crops
+        return ImageBatch(
+            pixels((count, views, 3, model.image_size, model.image_size)),
+            pixels((count, local, 3, model.local_image_size, model.local_image_size)),
+            neutral(count, views),
+            neutral(count, local),
+            ids,
+        )
+    chunk = (count, steps, model.poses_per_step, model.num_joints)
+    poses, visible = torch.zeros(*chunk, 3, device=device), torch.zeros(chunk, dtype=torch.bool, device=device)
+    return ClipBatch(
+        images=pixels((count, steps + 1, 3, model.image_size, model.image_size)),
+        photometric=neutral(count),
+        poses=poses,
+        visible=visible,
+        past_poses=poses,
+        past_visible=visible,
+        frame_numbers=torch.arange(steps + 1, device=device).expand(count, -1),
+        takes=torch.zeros(count, dtype=torch.int64, device=device),
+        sample_ids=ids,
+    )

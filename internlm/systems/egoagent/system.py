@@ -20,7 +20,7 @@ from internlm.trunk.kernels import use_attention
 from ..base import Cost, Part, Schedule, Terms
 from .config import EgoAgentConfig
 from .cost import cost
-from .inputs import clip_inputs, image_views, upload
+from .inputs import clip_inputs, example, image_views, upload
 from .loss import JointLoss, LossParts
 from .network import EgoAgent
 from .streams import CLIPS, IMAGES, streams
@@ -34,6 +34,7 @@ class EgoAgentSystem:
         self.config = config
         self.agent = EgoAgent(config.model)
         self.loss = JointLoss(config.loss, config.model.prototypes)
+        self.depth = config.model.num_layers
 
     def parts(self) -> dict[str, Part]:
         return {
@@ -110,6 +111,13 @@ class EgoAgentSystem:
 
     def cost(self) -> Cost:
         return cost(self.config)
+
+    def example(self, stream: str, count: int, device: torch.device) -> ImageBatch | ClipBatch:
+        return example(self.config, stream, count, device)
+
+    def shallow(self, blocks: int) -> EgoAgentConfig:
+        model = self.config.model.model_copy(update={"num_layers": blocks, "attention": "sdpa"})
+        return self.config.model_copy(update={"model": model})
 
 
 build = EgoAgentSystem

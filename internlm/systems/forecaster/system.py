@@ -87,18 +87,30 @@ class TrainedForecaster:
         return None
 
     def cost(self) -> Cost:
-        own, joints = self.config.forecaster, self.config.model.num_joints
+        own = self.config.forecaster
 
         def training() -> dict[str, int]:
-            with torch.device("meta"), FlopCounterMode(display=False) as counter:
-                past, future = torch.empty(1, own.past, joints, 3), torch.empty(1, own.future, joints, 3)
-                visible, one = torch.ones(1, own.future, joints, dtype=torch.bool), torch.zeros(1)
-                batch = WindowBatch(past, future, visible, future, one, one)
-                self._method.loss(self._method.build(self.config), batch, Counts.of(visible), own.speed_weight).backward()
+            meta = torch.device("meta")
+            with meta, FlopCounterMode(display=False) as counter:
+                batch = self.example(WINDOWS, 1, meta)
+                self._method.loss(self._method.build(self.config), batch, Counts.of(batch.visible), own.speed_weight).backward()
             return {WINDOWS: counter.get_total_flops()}
 
         span = own.past + own.future
         return Cost({WINDOWS: 0}, {WINDOWS: span}, training)
+
+    @property
+    def depth(self) -> int:
+        return self.config.model.num_layers if self._method is pose_agent else 0
+
+    def example(self, stream: str, count: int, device: torch.device) -> WindowBatch:
+        own, joints = self.config.forecaster, self.config.model.num_joints
+        past, future = (torch.zeros(count, poses, joints, 3, device=device) for poses in (own.past, own.future))
+        visible, one = torch.ones(count, own.future, joints, dtype=torch.bool, device=device), torch.zeros(count, device=device)
+        return WindowBatch(past, future, visible, future, one, one)
+
+    def shallow(self, blocks: int) -> ForecasterRunConfig:
+        return self.config.model_copy(update={"model": self.config.model.model_copy(update={"num_layers": blocks})})
 
     @torch.no_grad()
     def predict(self, given: Mapping[str, Tensor], *, samples: int = 1) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from internlm.trunk.backbone import Backbone
 from internlm.trunk.layout import Part as Tokens
 from internlm.trunk.layout import interleave
 
+from .config import RunConfig
+
 
 @dataclass(frozen=True)
 class WaveBatch:
@@ -64,6 +66,7 @@ class Continuation(nn.Module):
 class Stranger:
     def __init__(self, config):
         self.config = config
+        self.depth = config.wave.layers
         self.network = Continuation(config.wave.hidden, config.wave.layers)
 
     def parts(self) -> dict[str, Part]:
@@ -101,6 +104,12 @@ class Stranger:
 
     def cost(self) -> Cost:
         return Cost({"wave": 0}, {"wave": self.config.wave.length}, lambda: {"wave": 0})
+
+    def example(self, stream: str, count: int, device: torch.device) -> WaveBatch:
+        return WaveBatch(torch.zeros(count, self.config.wave.length, device=device), torch.arange(count))
+
+    def shallow(self, blocks: int) -> RunConfig:
+        return self.config.model_copy(update={"wave": self.config.wave.model_copy(update={"layers": blocks})})
 
 
 build = Stranger

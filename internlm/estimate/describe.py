@@ -30,29 +30,39 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(config, batch: int | None = None) -> dict[str, Any]:
-    """Parameters, tokens, FLOPs and memory as plain numbers; ``systems/egoagent/cost.py`` says what each means."""
-    from internlm.systems.egoagent import cost as flops
+    """Parameters, tokens, FLOPs and memory as plain numbers; a system's ``cost`` says what each of its own means.
 
-    from .planning import activations as memory
+    ``batch``: samples of every stream in a micro-step.
+    """
+    from internlm.systems.resolve import build_system_on_meta
 
-    train = config.train
-    images, clips = (size and (batch or size // train.accumulation) for size in (train.image_batch, train.clip_batch))
-    agent = flops.build_on_meta(config.model)
-    parameters, cost = flops.parameters_by_part(agent), flops.flops(config, agent)
-    estimate = memory.estimate(config, agent, images=images, clips=clips)
+    from .measure import estimate
+
+    system = build_system_on_meta(config)
+    cost, parts = system.cost(), system.parts()
+    counts = {name: batch or stream.size // config.train.accumulation for name, stream in system.streams().items() if stream.size}
+    # Each engine divides states alike; how DeepSpeed's others lie in memory is its own.
+    torch_engine = {"engine": "torch", "zero": max(config.parallel.zero, 2)}
+    measured = estimate(
+        config.model_copy(update={"parallel": config.parallel.model_copy(update=torch_engine)}), counts=counts
+    )
+    figures = cost.figures() or {
+        "parameters": {name: sum(p.numel() for p in part.module.parameters()) for name, part in parts.items()},
+        "tokens": dict(cost.tokens),
+        "flops": dict(cost.flops()),
+    }
     return {
         "job_name": config.job_name,
-        "stage": config.stage,
-        "parameters": parameters,
-        "tokens": flops.tokens(config),
-        "flops": cost,
+        "stage": getattr(config, "stage", config.system),
+        **figures,
         "memory": {
-            **estimate.as_dict(),
+            **measured.memory,
+            "total": measured.total,
             "unit": "bytes per GPU",
-            "micro_batch": {"images": images, "clips": clips},
+            "micro_batch": {f"{name}s": counts.get(name, 0) for name in system.streams()},
             "mesh": config.parallel.model_dump(),
-            "formula": "(4 weights + 4 gradients + 8 Adam) x trained / (dp_shard x tp) + 4 x observer / (dp_shard x tp) "
-            "+ bfloat16 working copy + activations that autograd saves in one micro-step",
+            "formula": "the highest sum of all tensors of one process in a step, followed on tensors without memory; left out: "
+            "what kernels allocate for themselves",
         },
     }
 
@@ -66,6 +76,6 @@ def as_text(description: dict[str, Any]) -> str:
     lines += ["", "GFLOPs (two per multiply-add)"] + [f"  {name:<20} {value / 1e9:>15,.1f}" for name, value in flops.items()]
     micro = memory["micro_batch"]
     mesh = " x ".join(f"{name} {size}" for name, size in memory["mesh"].items())
-    lines += ["", f"estimated GiB per GPU, micro-step of {micro['images']} images and {micro['clips']} clips, mesh {mesh}"]
+    lines += ["", f"estimated GiB per GPU, micro-step of {' and '.join(f'{n} {name}' for name, n in micro.items())}, mesh {mesh}"]
     lines += [f"  {name:<20} {value / 2**30:>15,.2f}" for name, value in memory.items() if isinstance(value, int)]
     return "\n".join([*lines, "", "  " + memory["formula"]])
