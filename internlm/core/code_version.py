@@ -26,7 +26,7 @@ def code_version() -> tuple[dict[str, Any], str]:
     record: dict[str, Any] = {"version": internlm.__version__, "python": platform.python_version(), "host": platform.node()}
     commit, patch = _git("rev-parse", "HEAD"), ""
     if commit:
-        patch = _git("diff", "HEAD") or ""
+        patch = _git("diff", "--no-color", "--no-ext-diff", "HEAD") or ""
         package = Path(internlm.__file__).parent.name
         unknown = (_git("ls-files", "-z", "--others", "--exclude-standard", "--", package) or "").split("\0")[:-1]
         record |= {"commit": commit.strip(), "clean": not (patch or unknown)} | ({"untracked": unknown} if unknown else {})

@@ -20,7 +20,7 @@ from internlm.systems.egoagent.weights import init_from
 from internlm.train.loop import TrainResult
 from internlm.train.state import build_state
 
-from .demo import DemoSize
+from .demo_size import DemoSize
 
 CLIP_BATCH = 16
 

@@ -134,18 +134,8 @@ class Saver:
 
 def set_aside(run_dir: Path) -> None:
     """Move an earlier run's files out of the way, keeping them."""
-    names = (
-        CHECKPOINTS,
-        METRICS_NAME,
-        BAD_STEPS_NAME,
-        TENSORBOARD,
-        WANDB_ID,
-        LOGS,
-        PROFILES,
-        RESOLVED_NAME,
-        CODE_NAME,
-        PATCH_NAME,
-    )
+    logged = (METRICS_NAME, BAD_STEPS_NAME, TENSORBOARD, WANDB_ID, LOGS, PROFILES)
+    names = (CHECKPOINTS, *logged, RESOLVED_NAME, CODE_NAME, PATCH_NAME)
     found = [run_dir / name for name in names if (run_dir / name).exists()]
     if not found:
         return
