@@ -9,14 +9,10 @@ import numpy as np
 from dataset_preprocess.column_sanity import describe_column
 from internlm.data.camera import project
 from internlm.data.geometry import camera_coordinates
-from internlm.data.store import PoseTrack, StoreError, Take, TakeStore
+from internlm.data.skeleton import BONES
+from internlm.data.store import COCO_JOINTS, PoseTrack, StoreError, Take, TakeStore
 
 LEFT, RIGHT, MIDDLE = (255, 120, 0), (0, 190, 255), (170, 255, 60)
-BONES = (
-    (5, 7, LEFT), (7, 9, LEFT), (11, 13, LEFT), (13, 15, LEFT), (5, 11, LEFT),
-    (6, 8, RIGHT), (8, 10, RIGHT), (12, 14, RIGHT), (14, 16, RIGHT), (6, 12, RIGHT),
-    (5, 6, MIDDLE), (11, 12, MIDDLE), (0, 1, LEFT), (1, 3, LEFT), (0, 2, RIGHT), (2, 4, RIGHT),
-)  # fmt: skip
 _PIECES = 32  # of a bone: a fisheye bends it, and part of it may lie outside the picture
 
 
@@ -97,13 +93,13 @@ def draw_skeleton(image, take: Take, track: PoseTrack, number: int, scale: float
         return 0
     joints, visible = found
     draw = ImageDraw.Draw(image)
-    for a, b, colour in BONES:
+    for a, b in BONES:
         if visible[a] and visible[b]:
             along = np.linspace(0, 1, _PIECES + 1)[:, None]
             pixels, inside = project(take.info.camera, joints[a] * (1 - along) + joints[b] * along)
             pixels = (pixels + 0.5) * scale - 0.5
             for piece in np.flatnonzero(inside[1:] & inside[:-1]):
-                draw.line([*map(tuple, pixels[piece : piece + 2])], fill=colour, width=max(1, image.height // 110))
+                draw.line([*map(tuple, pixels[piece : piece + 2])], fill=_colour(a, b), width=max(1, image.height // 110))
     pixels, inside = project(take.info.camera, joints)
     radius = max(1.0, image.height / 90)
     for x, y in ((pixels + 0.5) * scale - 0.5)[inside & visible]:
@@ -119,3 +115,9 @@ def _decode(take: Take, number: int):
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise StoreError(f"{take.path}: frame {number} cannot be decoded: {error}") from None
+
+
+def _colour(*joints: int) -> tuple[int, int, int]:
+    """Of a bone: its side's, or a third where it joins both sides."""
+    sides = {COCO_JOINTS[joint].partition("-")[0] for joint in joints} - {"nose"}
+    return MIDDLE if len(sides) > 1 else LEFT if "left" in sides else RIGHT

@@ -51,7 +51,11 @@ class MotionData:
     rate: float = RATE
 
     def of(self, split: str) -> "MotionData":
-        return replace(self, tracks=tuple(track for track in self.tracks if track.split == split))
+        """The recordings of a split alone. Raises DataError where there are none."""
+        tracks = tuple(track for track in self.tracks if track.split == split)
+        if not tracks:
+            raise DataError(f"{self.source}: no {split} take among {len(self.tracks)}; mark the splits or give more takes")
+        return replace(self, tracks=tracks)
 
     @property
     def recordings(self) -> list[str]:
@@ -129,8 +133,8 @@ def cmu(path: str | os.PathLike | None = None, actions: str = "standard") -> Mot
 def read(paths: Sequence[str | os.PathLike], *, every: int = 1, all_joints: bool = False) -> MotionData:
     """Motion files or take stores as COCO joints, those visible somewhere or ``all_joints``.
 
-    Of takes without a split every fifth is test. ``every`` > 1 keeps each n-th frame of a recording, in n tracks.
-    Raises DataError when rates differ or no train or test take is left.
+    Splits are those that the takes are marked with; of takes without one every fifth is test and the others are train.
+    ``every`` > 1 keeps each n-th frame of a recording, in n tracks. Raises DataError when rates differ.
     """
     found: list[Track] = []
     rates = set()
@@ -156,15 +160,10 @@ def read(paths: Sequence[str | os.PathLike], *, every: int = 1, all_joints: bool
     if len(root) != 2:
         raise DataError(f"{', '.join(map(str, paths))}: no hips, and poses are measured relative to their middle")
     tracks = [replace(t, joints=filled(t.joints, t.visible)[:, seen], visible=t.visible[:, seen]) for t in found]
-    unmarked = sorted(track.name for track in tracks if track.split is None)
+    unmarked = sorted({track.name for track in tracks if track.split is None})  # a take may be several tracks
     test = set(unmarked[4::5])
     tracks = [replace(t, split=t.split or ("test" if t.name in test else "train")) for t in tracks]
-    tracks = [replace(t, split="test") if t.split == "val" else t for t in tracks]
-    data = MotionData(", ".join(map(str, paths)), tuple(tracks), tuple(kept_names), root, rates.pop() / every)
-    for split in ("train", "test"):
-        if not data.of(split).tracks:
-            raise DataError(f"{data.source}: no {split} take among {len(tracks)}; mark the splits or give more takes")
-    return data
+    return MotionData(", ".join(map(str, paths)), tuple(tracks), tuple(kept_names), root, rates.pop() / every)
 
 
 def hold_out(data: MotionData) -> tuple[MotionData, MotionData]:
@@ -267,11 +266,14 @@ def _thinned(track: Track, phase: int, every: int) -> Track:
 
 
 def filled(joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Invisible joints take their nearest visible position in time; one that is never visible stays zero."""
-    result, frames = joints.copy(), np.arange(len(joints))
-    for joint in range(joints.shape[1]):
-        seen = np.flatnonzero(visible[:, joint])
-        if len(seen):
-            nearest = seen[np.abs(frames[:, None] - seen[None]).argmin(1)]
-            result[:, joint] = joints[nearest, joint]
-    return result
+    """Invisible joints [F, J, 3] take their nearest visible [F, J] position in time, of two equally near ones the earlier.
+
+    One that is never visible stays as it is. Time and memory grow with F, not with its square.
+    """
+    count = len(joints)
+    frames = np.arange(count)[:, None]
+    before = np.maximum.accumulate(np.where(visible, frames, -2 * count))
+    after = np.minimum.accumulate(np.where(visible, frames, 3 * count)[::-1])[::-1]
+    nearest = np.where(frames - before <= after - frames, before, after)
+    nearest = np.where(visible.any(0), nearest, frames)
+    return np.take_along_axis(joints, nearest[..., None], axis=0)

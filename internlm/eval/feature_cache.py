@@ -1,4 +1,4 @@
-"""Extracted features on disk, found again by what decides them: weights, images, view, precision and batches."""
+"""Extracted features on disk, found again by what decides them: network, images, view, precision and batches."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,10 +16,8 @@ from torch import Tensor
 from internlm.core.collectives import rank
 from internlm.data.frames import ImageFolder, ImageSource, ImageSubset, JoinedImages, StoreImages
 
+from .encoders import Encoder
 from .ranks import from_first
-
-if TYPE_CHECKING:
-    from .features import Encoder
 
 VERSION = 2  # of what an encoder computes: raised when the view or a feature changes its meaning
 
@@ -39,7 +36,7 @@ class Stored:
 class FeatureCache:
     """A folder of ``<key>.safetensors``, one for each encoder and source. Deleting any of them is safe.
 
-    The key is a SHA-256 of the encoder's identity (for a checkpoint the hash of its weights, the feature and the
+    The key is a SHA-256 of the encoder's identity (for a network the hash of its config and weights, the feature and the
     precision), of the images (names, sizes and times of change of the files), of the rows, the image size and the batches.
     """
 
@@ -47,7 +44,7 @@ class FeatureCache:
         self.folder = folder
 
     def find(
-        self, source: ImageSource, encoders: list["Encoder"], rows: np.ndarray, image_size: int, batch_size: int
+        self, source: ImageSource, encoders: list[Encoder], rows: np.ndarray, image_size: int, batch_size: int
     ) -> dict[str, Stored]:
         """Stored features by the first name of their encoder, on all processes (tensors only on process 0)."""
         data = fingerprint(source)
@@ -65,7 +62,7 @@ class FeatureCache:
     def keep(
         self,
         source: ImageSource,
-        encoders: list["Encoder"],
+        encoders: list[Encoder],
         rows: np.ndarray,
         image_size: int,
         batch_size: int,
@@ -87,7 +84,7 @@ class FeatureCache:
             save_file(tensors | {"rows": stored.rows}, temporary, about)
             temporary.replace(path)
 
-    def _path(self, item: "Encoder", data: str, rows: np.ndarray, image_size: int, batch_size: int) -> Path:
+    def _path(self, item: Encoder, data: str, rows: np.ndarray, image_size: int, batch_size: int) -> Path:
         chosen = hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
         parts = [VERSION, torch.__version__, item.identity, data, chosen, image_size, batch_size]
         return self.folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]}.safetensors"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from internlm.data.loader import View, evaluation_images
 from internlm.data.view import normalise
 from internlm.systems.egoagent.network import EgoNetwork
 
+from .encoders import Encoder
 from .errors import EvalError
 from .feature_cache import FeatureCache, Stored
 from .ranks import from_first, gathered, own_share
@@ -24,15 +25,6 @@ from .ranks import from_first, gathered, own_share
 KINDS = ("state", "patch", "bottleneck")
 PIXEL_SIDE = 32
 CALIBRATION_IMAGES = 1024
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """A function of images with one or more results, and what decides them."""
-
-    run: Callable[[Tensor], dict[str, Tensor]]  # uint8 [N, 3, S, S] -> float [N, D] by name
-    names: tuple[str, ...]
-    identity: str | None = None  # equal identities give equal features; None is never cached
 
 
 @dataclass(frozen=True)
@@ -211,9 +203,12 @@ def sample_rows(source: ImageSource, limit: int | None) -> np.ndarray:
     return np.linspace(0, len(source) - 1, count).round().astype(np.int64)
 
 
-def weights_identity(network: nn.Module) -> str:
-    """A name that changes with any weight: SHA-256 of the parameters and buffers by name."""
-    digest = hashlib.sha256()
+def network_identity(network: EgoNetwork) -> str:
+    """A name that changes with anything that decides a feature: SHA-256 of the config, and of parameters and buffers by name.
+
+    The config counts because equal weights compute something else under another mask, head count, rotary base or epsilon.
+    """
+    digest = hashlib.sha256(network.config.model_dump_json().encode())
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

@@ -10,7 +10,7 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="inspect|verify|convert")
-    inspect = actions.add_parser("inspect", help="step, counters, mesh, parts, and the config where it is not the default")
+    inspect = actions.add_parser("inspect", help="step, counters, mesh, code, parts, and the config where it is not the default")
     inspect.add_argument("--tensors", action="store_true", help="also every tensor: name, type, shape, in how many pieces")
     verify = actions.add_parser("verify", help="read every byte of every checkpoint; exit code 2 where one is damaged")
     convert = actions.add_parser("convert", help="write it with whole tensors, whatever mesh wrote it")
@@ -79,6 +79,7 @@ def _checkpoints(source: Path) -> list[Path]:
 def _description(checkpoint: Any, *, tensors: bool) -> Iterator[str]:
     from internlm.config.load import dotted
     from internlm.config.resolve import DEFAULT, config_class
+    from internlm.core.code_version import described
     from internlm.data.contents import listed
 
     meta = checkpoint.meta
@@ -88,6 +89,7 @@ def _description(checkpoint: Any, *, tensors: bool) -> Iterator[str]:
     yield f"step      {checkpoint.step}"
     yield f"counters  {', '.join(f'{name} {value}' for name, value in counters.items()) or 'none'}"
     yield f"mesh      {mesh}"
+    yield f"code      {described(meta.get('code'))}"
     yield f"format    version {meta['version']}"
     for stream, units in meta.get("data", {}).items():
         yield f"data      {stream}: {listed(f'{name} ({text})' for name, text in units.items())}"

@@ -18,6 +18,7 @@ from internlm.config.errors import ConfigError
 from internlm.config.load import RESOLVED_NAME, dotted
 from internlm.config.resolve import parse_config
 from internlm.config.schema import Config
+from internlm.core.code_version import CODE_NAME, PATCH_NAME, code_version, described, write_code
 from internlm.core.mesh import Mesh
 from internlm.monitor.boards import TENSORBOARD, WANDB_ID
 from internlm.monitor.metrics import METRICS_NAME
@@ -28,6 +29,7 @@ from .bad_steps import BAD_STEPS_NAME
 from .state import TrainState, build_state
 
 CHECKPOINTS = "checkpoints"
+CODE = "code"  # in a checkpoint's meta data: the version that trained last
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +56,14 @@ def held(run_dir: Path, mesh: Mesh) -> Iterator[Callable[[], None]]:
 class Saver:
     """Restores and saves a run's state. Every method is a collective: all processes call it, and all fail when one does.
 
-    As a context it waits for a save in the background before it ends.
+    As a context it first writes down which code trains, and waits for a save in the background before it ends.
     """
 
     def __init__(
         self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh, guard: Callable[[], None] = lambda: None
     ) -> None:
-        self.config, self.device, self.mesh = config, device, mesh
+        self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
+        self._code, self._patch = code_version() if mesh.writes else ({}, "")
         train = config.train
         self.manager = CheckpointManager(
             run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every, group=mesh.saves, guard=guard
@@ -75,6 +78,9 @@ class Saver:
         if checkpoint is None:
             return state, {}
         _warn_of_changes(self.config, settled_values(checkpoint))
+        then, now = checkpoint.meta.get(CODE), self._about()[CODE]
+        if then and now and then != now:
+            log.warning("code changed since the checkpoint: it was %s, is %s", described(then), described(now))
         state.restore(checkpoint)
         log.info("resumed from %s", checkpoint.path)
         return state, checkpoint.meta
@@ -90,12 +96,12 @@ class Saver:
     def save(self, state: TrainState, beside: dict[str, Any]) -> None:
         """Write a checkpoint of the present state, with ``beside`` (JSON) in its meta data. CheckpointError when it fails."""
         self._background.wait()
-        self.manager.save(state.counters.step, state.shares(), state.meta(self.config) | beside)
+        self.manager.save(state.counters.step, state.shares(), state.meta(self.config) | self._about() | beside)
 
     def begin(self, state: TrainState, beside: dict[str, Any]) -> None:
         """``save``, or with ``train.async_save`` the start of it: ``failure`` tells later where it came to nothing."""
         if self.config.train.async_save:
-            meta = state.meta(self.config) | beside
+            meta = state.meta(self.config) | self._about() | beside
             self._background.start(state.counters.step, state.shares(), meta, moving=state.moving())
         else:
             self.save(state, beside)
@@ -112,7 +118,13 @@ class Saver:
         """A save in the background that failed since the last call."""
         return self._background.failure()
 
+    def _about(self) -> dict[str, Any]:
+        """What a checkpoint says of the code; nothing on processes that do not write it."""
+        return {CODE: {key: self._code[key] for key in ("version", "commit", "clean") if key in self._code}}
+
     def __enter__(self) -> "Saver":
+        if self.mesh.writes:
+            write_code(self.run_dir, self._code, self._patch)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -122,7 +134,8 @@ class Saver:
 
 def set_aside(run_dir: Path) -> None:
     """Move an earlier run's files out of the way, keeping them."""
-    names = (CHECKPOINTS, METRICS_NAME, BAD_STEPS_NAME, TENSORBOARD, WANDB_ID, LOGS, PROFILES, RESOLVED_NAME)
+    logged = (METRICS_NAME, BAD_STEPS_NAME, TENSORBOARD, WANDB_ID, LOGS, PROFILES)
+    names = (CHECKPOINTS, *logged, RESOLVED_NAME, CODE_NAME, PATCH_NAME)
     found = [run_dir / name for name in names if (run_dir / name).exists()]
     if not found:
         return

@@ -16,6 +16,7 @@ import torch._dynamo  # fully_shard needs it: imported once here and not in ever
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_parallel import GLOBAL, configured, healthy, inputs, near
+from train_samples import tiny_config
 
 from processes import start
 from internlm.checkpoint import manager as manager_module

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from internlm.config.load import load_config
-from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
+from internlm.data.store import COCO_JOINTS, PoseTrack, StoreWriter, TakeInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"simlpe": "simlpe.py", "diffusion_policy": "diffusion_policy.py", "egoagent": "cmu.py"}
@@ -29,6 +29,14 @@ def motion_store(path: Path, takes: int = 4, tests: int = 1, frames: int = 70) -
         joints, seen = figure(frames, number).astype(np.float32), np.ones((frames, 17), bool)
         track = PoseTrack(np.arange(frames), joints, seen, np.zeros(0, int), np.zeros((0, 4, 4)))
         StoreWriter(path).add_take(TakeInfo(name, name, split, 30.0, None, "world", {"action": "walk"}), (), track)
+    return path
+
+
+def motion_file(path: Path, recordings: dict[str, np.ndarray]) -> Path:
+    """A motion file (npz) of recordings [F, 17, 3] by name, which may begin with ``train/`` or ``test/``."""
+    lengths = [len(joints) for joints in recordings.values()]
+    joints = np.concatenate(list(recordings.values()))
+    np.savez(path, pos_m=joints, joint_names=COCO_JOINTS, fps=30.0, up="z", names=list(recordings), lengths=lengths)
     return path
 
 

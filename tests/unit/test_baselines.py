@@ -2,10 +2,13 @@
 
 import os
 import signal
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from motion_samples import motion_store
 
 from internlm.config.load import load_config
@@ -244,3 +247,25 @@ def test_mirror_swaps_sides():
 def test_filled_joints_hold_their_nearest_visible_position():
     joints, seen = np.arange(5.0)[:, None, None] * np.ones(3), np.array([False, True, False, False, True])[:, None]
     assert motion_data.filled(joints, seen)[:, 0, 0].tolist() == [1, 1, 1, 4, 4]
+
+
+@given(st.integers(0, 12), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_filling_is_the_nearest_visible_frame_by_definition(frames, count, random):
+    visible = np.array([[random.random() < 0.4 for _ in range(count)] for _ in range(frames)], bool).reshape(frames, count)
+    joints = np.arange(frames * count * 3, dtype=np.float64).reshape(frames, count, 3)
+    expected = joints.copy()
+    for joint in range(count):
+        seen = np.flatnonzero(visible[:, joint])
+        if len(seen):
+            distance = np.abs(np.arange(frames)[:, None] - seen[None])
+            expected[:, joint] = joints[seen[distance.argmin(1)], joint]
+    np.testing.assert_array_equal(motion_data.filled(joints, visible), expected)
+
+
+def test_filling_long_recordings_needs_memory_of_their_own_size():
+    joints, visible = np.zeros((5000, 2, 3)), np.random.default_rng(0).random((5000, 2)) < 0.9
+    tracemalloc.start()
+    motion_data.filled(joints, visible)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * joints.nbytes

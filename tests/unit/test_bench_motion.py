@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from data_samples import body, write_take
-from motion_samples import motion_store
+from motion_samples import figure, motion_file, motion_store
 
 from internlm.data import motion as motion_data
 from internlm.data.frames import DataError
@@ -58,7 +58,7 @@ def test_result_files_are_kept_joined_and_never_mixed(tmp_path, capsys):
 
 def test_poses_of_take_stores(tmp_path):
     write_take(tmp_path / "s", "one", poses=[n for n in range(60) if n != 30])
-    write_take(tmp_path / "s", "two", split="val")
+    write_take(tmp_path / "s", "two", split="test")
     made = motion_data.read([tmp_path / "s"])
     assert [len(t.joints) for t in made.of("train").tracks] == [30, 29], "a missing frame ends a run"
     assert made.of("train").recordings == ["one"] and made.of("test").recordings == ["two"]
@@ -67,6 +67,29 @@ def test_poses_of_take_stores(tmp_path):
     np.testing.assert_allclose(made.of("test").tracks[0].joints, body(np.arange(60))[:, kept])
     slow = motion_data.read([tmp_path / "s"], every=3, all_joints=True)
     assert slow.rate == 10 and len(slow.joints) == 17 and len(slow.of("test").tracks) == 3
-    with pytest.raises(DataError, match="no test take"):
-        write_take(tmp_path / "t", "one")
-        motion_data.read([tmp_path / "t"])
+
+
+def test_validation_takes_are_in_neither_training_nor_test(tmp_path):
+    for name, split in (("a", "train"), ("b", "val"), ("c", "test"), ("d", "val")):
+        write_take(tmp_path / "s", name, split=split)
+    made = motion_data.read([tmp_path / "s"])
+    assert {split: made.of(split).recordings for split in ("train", "val", "test")} == {
+        "train": ["a"], "val": ["b", "d"], "test": ["c"]
+    }  # fmt: skip
+
+
+def test_a_benchmark_without_test_takes_is_refused_and_training_there_is_not(tmp_path):
+    write_take(tmp_path / "s", "a")
+    write_take(tmp_path / "s", "b", split="val")
+    recordings = Recordings((str(tmp_path / "s"),))
+    assert recordings.open().of("train").recordings == ["a"]
+    with pytest.raises(DataError, match="no test take among 2"):
+        bench_motion.run_benchmark(recordings, bench_motion.Protocol(), ["zero_velocity"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_every_fifth_take_without_a_split_is_test(every, tmp_path):
+    file = motion_file(tmp_path / "walks.npz", {f"t{number}": figure(30, number) for number in range(10)})
+    made = motion_data.read([file], every=every)
+    assert len(made.tracks) == 10 * every
+    assert made.of("test").recordings == ["t4", "t9"] and len(made.of("train").recordings) == 8

@@ -182,12 +182,33 @@ def test_fingerprint_of_stores_follows_their_frames(tmp_path):
     assert subset.group(0) == str(tmp_path / "s" / "takes" / "a")
 
 
+@pytest.mark.parametrize(("key", "value"), [("sequence", "block"), ("num_heads", 4), ("rope_base", 20.0), ("norm_eps", 0.1)])
+def test_networks_that_differ_in_config_alone_share_no_features(key, value, tmp_path):
+    source = ImageFolder(class_folder(tmp_path / "images", {"a": 2, "b": 2}))
+    how = knn_protocol.Extraction(batch_size=4, cache=FeatureCache(tmp_path / "cache"))
+
+    def configured(**changes):  # two layers, so that the mask between patches reaches the state
+        return Config.model_validate({"model": MODEL.model_dump() | {"num_layers": 2} | changes})
+
+    def floor(config, cache):
+        encoders, _ = knn_protocol.random_encoders(config, source, "state", how)
+        agent = EgoAgent(config.model)
+        agent.observer.load_state_dict(knn_protocol.untrained(configured()).state_dict())
+        encoders.append(knn_protocol.branch_encoder(agent, "observer", "state", how))
+        return features.extract(source, encoders, 16, cache=cache, batch_size=4).values
+
+    floor(configured(), how.cache)
+    other = configured(**{key: value})
+    cached, fresh = floor(other, how.cache), floor(other, None)
+    assert len(fresh) == 3 and all(torch.equal(cached[name], values) for name, values in fresh.items())
+
+
 def test_weights_decide_the_identity():
     network = EgoNetwork(MODEL, actions=False)
-    before = features.weights_identity(network)
+    before = features.network_identity(network)
     with torch.no_grad():
         network.state_query[3] += 1e-6
-    assert features.weights_identity(network) != before
+    assert features.network_identity(network) != before
 
 
 # random floor

@@ -47,6 +47,17 @@ def climbing(path: Path, root: Path) -> list[str]:
     return faults
 
 
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other, given by what each imports."""
+    reached = {name: set(others) for name, others in graph.items()}
+    for middle in graph:
+        for found in reached.values():
+            if middle in found:
+                found |= reached[middle]
+    groups = {tuple(sorted(other for other in found if name in reached[other])) for name, found in reached.items()}
+    return sorted(list(group) for group in groups if group)
+
+
 def sources(root: Path, folder: str) -> list[Path]:
     return sorted((root / folder).rglob("*.py"))
 
@@ -55,6 +66,17 @@ def test_nothing_climbs(root):
     files = sources(root, "internlm")
     assert len(files) > 20
     assert [fault for path in files for fault in climbing(path, root)] == []
+
+
+def test_no_files_import_each_other_in_a_circle(root):
+    """Neither at run time nor for types alone, nor inside functions: of two files one can be read without the other."""
+    files = {".".join(path.relative_to(root).with_suffix("").parts): path for path in sources(root, "internlm")}
+    graph = {module: set() for module in files}
+    for module, path in files.items():
+        for _, name in imports(path, root):
+            graph[module] |= {found for found in (name, name.rpartition(".")[0]) if found in files and found != module}
+    assert circles(graph) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}}) == [["b", "c"], ["d"]]
 
 
 def test_every_part_has_a_floor(root):
@@ -83,7 +105,7 @@ def test_the_check_sees_what_it_should(tmp_path, file, text, faults):
 
 ENTRY = "internlm.cli.main"  # the published project's scripts, run by name, hand over to the command line
 # What preprocessing may use of the package: all of it runs without torch.
-SHARED = ("store", "camera", "geometry", "mocap", "egoworld")
+SHARED = ("store", "camera", "geometry", "skeleton", "mocap", "egoworld")
 
 
 def test_preprocessing_shares_only_the_torch_free_data_parts(root):

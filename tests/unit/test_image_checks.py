@@ -11,11 +11,13 @@ import torch
 from data_samples import write_take
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from motion_samples import figure, motion_file
 from test_features import MODEL, class_folder, configured, stored_arrays
 
 from internlm import cli
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.data.frames import open_images
+from internlm.data.motion import Recordings
 from internlm.data.store import TakeStore
 from internlm.eval import features
 from internlm.eval.errors import EvalError
@@ -23,7 +25,6 @@ from internlm.eval.images import knn_protocol, linear_protocol
 from internlm.eval.images.checks import check_images
 from internlm.eval.motion.bench import Protocol, run_benchmark
 from internlm.eval.motion.command import _check_unseen
-from internlm.eval.motion.data import MotionData, Track
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
 
@@ -155,16 +156,10 @@ def test_baselines_are_not_measured_on_what_they_learned_from(tmp_path):
 
 
 def test_a_recording_is_not_benchmarked_on_itself(tmp_path):
-    rng = np.random.default_rng(0)
-    walks = [rng.normal(size=(90, 2, 3)) for _ in range(4)]
-    walks[3] = walks[1].copy()
-    tracks = [
-        Track(f"walk{row}", "walk", "test" if row == 3 else "train", joints, np.ones((90, 2), bool))
-        for row, joints in enumerate(walks)
-    ]
-    data = MotionData("made", tuple(tracks), ("left-hip", "right-hip"), (0, 1))
+    walks = {f"train/walk{number}": figure(90, number) for number in range(3)}
+    file = motion_file(tmp_path / "walks.npz", walks | {"test/walk3": walks["train/walk1"]})
     with pytest.raises(EvalError, match="walk3 in test is the recording walk1 in training"):
-        run_benchmark(data, Protocol(), ["zero_velocity"], tmp_path)
+        run_benchmark(Recordings((str(file),)), Protocol(), ["zero_velocity"], tmp_path)
 
 
 # Classes that do not meet

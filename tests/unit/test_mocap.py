@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from internlm.data.egoworld.body import BONES
 from internlm.data.egoworld.place_motion import PlacementError, fit, label_actions, longest_run
 from internlm.data.egoworld.rooms import make_room
 from internlm.data.egoworld.sight import inside_solid
@@ -15,6 +14,7 @@ from internlm.data.mocap import MocapError, read_motions
 from internlm.data.mocap.archive import BVH_JOINTS
 from internlm.data.mocap.asf_amc import forward_kinematics, parse_amc, read_asf
 from internlm.data.mocap.motion import resample
+from internlm.data.skeleton import BONES
 from internlm.data.store import TakeStore
 
 LIMBS = BONES[:8]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from internlm.data.skeleton import BONES
 from internlm.eval.report import figures
 from internlm.eval.report import page as report
 from internlm.eval.report.page import Figure
@@ -75,7 +76,7 @@ def test_skeletons_draw_only_what_can_be_drawn():
     picture = figures.skeletons(np.zeros((48, 64, 3), np.uint8), [(pixels, drawable, figures.TRUE)], caption="a < b")
     (svg,) = svgs(picture)
     assert len(list(svg.iter("circle"))) == 15
-    bones = [b for b in figures.BONES if not {0, 3} & set(b)]
+    bones = [b for b in BONES if not {0, 3} & set(b)]
     assert len(list(svg.iter("line"))) == len(bones)
 
 
@@ -89,7 +90,7 @@ def test_side_view_keeps_every_body_inside():
 
 
 def test_bones_join_every_joint():
-    assert {joint for bone in figures.BONES for joint in bone} == set(range(17))
+    assert {joint for bone in BONES for joint in bone} == set(range(17))
 
 
 def test_page_is_self_contained(tmp_path):

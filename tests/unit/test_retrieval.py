@@ -138,7 +138,7 @@ def test_constant_drift_finds_what_moves_evenly():
 
 def test_scores_by_action():
     ranks = torch.tensor([1, 2, 1, 4])
-    rows = retrieval_protocol.by_name(["walk", "walk", "turn", "walk"], ranks, torch.tensor([2, 1, 2, 2]))
+    rows = retrieval_protocol.by_name(np.array(["walk", "walk", "turn", "walk"]), ranks, torch.tensor([2, 1, 2, 2]))
     assert [(row["action"], row["queries"], round(row["top1"])) for row in rows] == [("walk", 3, 33), ("turn", 1, 100)]
     assert round(rows[0]["floors"]["current_frame"]) == 33 and rows[0]["map"] == pytest.approx(100 * (1 + 1 / 2 + 1 / 4) / 3)
 

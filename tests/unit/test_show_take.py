@@ -7,9 +7,12 @@ import pytest
 from data_samples import data_command, jpeg, write_take
 from PIL import Image
 
+from dataset_preprocess import show_take as strip
 from dataset_preprocess.show_take import show_take
 from internlm.data.egoworld.camera import default_camera
+from internlm.data.skeleton import BONES
 from internlm.data.store import Camera, PoseTrack, StoreError, StoreWriter, TakeInfo
+from internlm.eval.report import figures
 
 SIZE = 112
 PINHOLE = Camera("pinhole", SIZE, SIZE, (50, 50, 55.5, 55.5))
@@ -98,3 +101,11 @@ def test_take_without_images_or_with_damaged_ones_is_an_error(tmp_path):
         show_take(tmp_path / "s", "bad", tmp_path / "out.png")
     with pytest.raises(StoreError, match="no take named 'gone'"):
         show_take(tmp_path / "s", "gone", tmp_path / "out.png")
+
+
+def test_bones_are_those_of_every_picture_in_the_colour_of_their_side():
+    assert strip.BONES is figures.BONES is BONES
+    colours = {bone: strip._colour(*bone) for bone in BONES}
+    assert {bone for bone, colour in colours.items() if colour == strip.MIDDLE} == {(5, 6), (11, 12)}
+    assert all(colour == strip.LEFT for bone, colour in colours.items() if bone[1] % 2 and bone not in {(5, 6), (11, 12)})
+    assert sum(colour == strip.RIGHT for colour in colours.values()) == 7

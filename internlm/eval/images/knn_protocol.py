@@ -11,9 +11,10 @@ from internlm.data.view import short_side
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
 
+from ..encoders import Encoder
 from ..errors import EvalError
 from ..feature_cache import FeatureCache
-from ..features import DIGEST, PIXELS, Encoder, Features, calibrate, encoder, extract, weights_identity
+from ..features import DIGEST, PIXELS, Features, calibrate, encoder, extract, network_identity
 from ..ranks import from_first
 from . import knn
 from .checks import check_copies, check_images, check_stored
@@ -54,9 +55,9 @@ def untrained(config: Config, seed: int = FLOOR_SEED) -> EgoNetwork:
 
 
 def branch_encoder(agent: EgoAgent, which: str, kinds: str | dict[str, str], how: Extraction) -> Encoder:
-    """Features of a trained branch, known to the cache by its weights."""
+    """Features of a trained branch, known to the cache by its weights and config."""
     network = getattr(agent, which)
-    identity = weights_identity(network) if how.cache else None
+    identity = network_identity(network) if how.cache else None
     return encoder(network, kinds, identity=identity, device=how.device, dtype=how.dtype)
 
 
@@ -68,7 +69,7 @@ def random_encoders(config: Config, train: ImageSource, kind: str, how: Extracti
     networks = {RANDOM: calibrated} | ({RANDOM_RAW: untrained(config)} if used else {})
     encoders = [
         encoder(
-            network, {name: kind}, identity=weights_identity(network) if how.cache else None, device=how.device, dtype=how.dtype
+            network, {name: kind}, identity=network_identity(network) if how.cache else None, device=how.device, dtype=how.dtype
         )
         for name, network in networks.items()
     ]

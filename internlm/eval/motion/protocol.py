@@ -10,6 +10,7 @@ from internlm.data.geometry import transform_points
 from internlm.data.motion import MotionData, canonical, constant_velocity, filled, zero_velocity
 from internlm.data.store import COCO_JOINTS
 
+from ..actions import frame_actions
 from ..clips import ClipOutputs
 from . import chunks as motion
 from .forecasters import TITLES, Forecaster
@@ -33,7 +34,7 @@ def motion_report(outputs: ClipOutputs, dataset: ClipDataset) -> dict[str, Any]:
         motion.comparable(chunks),
         rate=rates[chunks.takes],
         takes=chunks.takes,
-        actions=take_actions(dataset, chunks.takes, anchors.ravel()),
+        actions=frame_actions(dataset, chunks.takes, anchors.ravel()),
         joints=COCO_JOINTS,
     )
     report["world"] = _world(outputs, dataset, rates)
@@ -73,7 +74,7 @@ def rollout_report(
         "constant_velocity": constant_velocity(rolled.own_past, frames),
     }
     mask, kept = rolled.visible, {"rate": rates, "takes": rolled.takes, "joints": COCO_JOINTS}
-    kept["actions"] = take_actions(dataset, rolled.takes, rolled.anchors)
+    kept["actions"] = frame_actions(dataset, rolled.takes, rolled.anchors)
     if not mask.any():
         return {"skipped": "no joint is visible both in the predicted span and in the two poses before it"}
     if dataset.clip.pose_coordinates == "chunk":
@@ -101,24 +102,6 @@ def rollout_report(
         "baselines": {b.name: {"title": TITLES[b.name], "training": b.report} for b in baselines},
     }
     return result
-
-
-def take_actions(dataset: ClipDataset, takes: np.ndarray, frames: np.ndarray) -> np.ndarray | None:
-    """The action of each (take row, frame number): the take's label ``action``, else its per-frame labels; None without any."""
-    found = np.full(len(takes), "unlabelled", dtype=object)
-    for row in np.unique(takes):
-        take, rows = dataset.takes[row], takes == row
-        name = take.info.labels.get("action")
-        if name is not None:
-            found[rows] = name
-            continue
-        labels = take.labels()
-        if "action" in labels:
-            at = np.clip(np.searchsorted(labels["frames"], frames[rows], side="right") - 1, 0, None)
-            names = take.info.extra.get("actions")
-            values = labels["action"][at]
-            found[rows] = [names[int(v)] if names else str(v) for v in values]
-    return None if (found == "unlabelled").all() else found.astype(str)
 
 
 def motion_chunks(outputs: ClipOutputs) -> motion.MotionChunks:

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from internlm.data.skeleton import BONES
+
 COLOURS = ("#2f5fd0", "#c2571a", "#2b8a57", "#8a4fb0", "#b08900", "#5c6670")
 TRUE, PREDICTED, FLOOR = "#1f9d55", "#d6336c", "#8b95a1"
-
-# Bones between the 17 COCO joints.
-BONES = (
-    (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10),
-    (5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16),
-)  # fmt: skip
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from internlm.data.clips import ClipDataset
 
+from ..actions import frame_actions
 from ..clips import ClipOutputs
 from ..errors import EvalError
 from ..feature_files import FrameFeatures
@@ -27,7 +28,8 @@ def retrieval_report(
     floors = result.pop("floors")
     rate = dataset.takes[0].info.frame_rate
     steps = ranks.shape[1]
-    names = action_names(dataset, outputs.takes, outputs.frame_numbers[:, :steps])
+    now = outputs.frame_numbers[:, :steps]
+    names = frame_actions(dataset, outputs.takes.repeat_interleave(steps).numpy(), now.flatten().numpy())
     centred, _, _ = retrieval_scores(*retrieval.centred(outputs.prediction, gallery), scope, horizon)
     report = {
         **result,
@@ -115,40 +117,12 @@ def retrieval_scores(
     return result, ranks, floor_ranks
 
 
-def action_names(dataset: ClipDataset, takes: Tensor, frame_numbers: Tensor) -> list[str] | None:
-    """The action label of each (clip, step), takes [C] and frame_numbers [C, T] -> C·T names; None when no take has any.
-
-    ``labels.npz`` holds ``action`` by frame number; the take's ``extra["actions"]`` names the numbers. "unlabelled" where a
-    frame has none.
-    """
-    tables = {row: _action_table(dataset, row) for row in takes.unique().tolist()}
-    if not any(tables.values()):
-        return None
-    return [
-        tables[take].get(number, "unlabelled")
-        for take, row in zip(takes.tolist(), frame_numbers.tolist(), strict=True)
-        for number in row
-    ]
-
-
-def by_name(names: list[str], ranks: Tensor, floor_ranks: Tensor) -> list[dict[str, Any]]:
+def by_name(names: np.ndarray, ranks: Tensor, floor_ranks: Tensor) -> list[dict[str, Any]]:
     """Scores of the queries of each name beside the current-frame floor, most frequent first."""
-    array = np.array(names)
     rows = []
-    for name in sorted(set(names), key=lambda n: (-int((array == n).sum()), n)):
-        mine = torch.from_numpy(np.flatnonzero(array == name))
+    for name in sorted(set(names.tolist()), key=lambda n: (-int((names == n).sum()), n)):
+        mine = torch.from_numpy(np.flatnonzero(names == name))
         scores = retrieval.scores(ranks[mine])
         floor = retrieval.scores(floor_ranks[mine])
         rows.append({"action": name, "queries": len(mine), **scores, "floors": {"current_frame": floor["top1"]}})
     return rows
-
-
-def _action_table(dataset: ClipDataset, row: int) -> dict[int, str]:
-    take = dataset.takes[row]
-    labels = take.labels()
-    if "action" not in labels:
-        return {}
-    names = take.info.extra.get("actions", [])
-    actions = labels["action"].tolist()
-    known = [names[a] if isinstance(a, int) and 0 <= a < len(names) else str(a) for a in actions]
-    return dict(zip(labels["frames"].tolist(), known, strict=True))

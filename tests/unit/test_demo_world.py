@@ -1,0 +1,23 @@
+"""The name of the demo's world: it follows everything that its takes are made by."""
+
+import shutil
+from pathlib import Path
+
+from internlm.data import egoworld
+from internlm.launch import demo
+
+
+def test_any_change_of_the_code_that_makes_a_world_gives_it_another_name(tmp_path, monkeypatch):
+    source, copy = Path(egoworld.__file__).parent, tmp_path / "data" / "egoworld"
+    shutil.copytree(source, copy)
+    shutil.copy(source.with_name("camera.py"), copy.with_name("camera.py"))
+    before = demo._digest({"seed": 1})
+    monkeypatch.setattr(egoworld, "__file__", str(copy / "__init__.py"))
+    assert demo._digest({"seed": 1}) == before != demo._digest({"seed": 2}), "where the package lies does not count"
+    files = [*copy.rglob("*.py"), copy.with_name("camera.py")]
+    assert {path.parent.name for path in files} == {"data", "egoworld", "pieces", "textures"}
+    for path in files:
+        code = path.read_bytes()
+        path.write_bytes(code + b"\n# changed\n")
+        assert demo._digest({"seed": 1}) != before, path
+        path.write_bytes(code)
