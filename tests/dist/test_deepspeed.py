@@ -4,8 +4,6 @@ All cases of a world run in the same processes, so that DeepSpeed is imported on
 """
 
 import importlib.util
-import os
-import socket
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start

@@ -2,34 +2,32 @@
 
 import io
 import json
-import os
-import socket
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
-
 from processes import start
+
 from internlm.config.schema import ClipConfig
-from internlm.systems.egoagent.config import EgoAgentConfig as Config, ModelConfig
 from internlm.core.collectives import rank
 from internlm.data.clips import ClipDataset
 from internlm.data.frames import open_images
 from internlm.data.loader import evaluation_clips
 from internlm.data.store import Camera, PoseTrack, StoreWriter, TakeInfo
-from internlm.eval.images import linear
 from internlm.eval.clips import run_clips
 from internlm.eval.errors import EvalError
 from internlm.eval.feature_cache import FeatureCache
+from internlm.eval.images import linear
 from internlm.eval.images.knn_protocol import Extraction, knn_report
 from internlm.eval.images.linear_protocol import probe_report
 from internlm.eval.motion.protocol import motion_report, rollout_report
+from internlm.eval.motion.rollout import roll_out
 from internlm.eval.ranks import from_first, gathered, joined, own_share
 from internlm.eval.retrieval.protocol import retrieval_report
-from internlm.eval.motion.rollout import roll_out
+from internlm.systems.egoagent.config import EgoAgentConfig as Config
+from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoAgent
 
 MODEL = ModelConfig(
@@ -53,7 +51,8 @@ def write_world(path) -> None:
         split = "val" if take > 4 else "train"
         info = TakeInfo(f"take{take}", str(take), split, 30.0, Camera("pinhole", 20, 20, (20, 20, 9.5, 9.5)), "world",
                         {"place": "hall" if take % 2 else "yard"}, extra={"actions": ["walk", "turn"]})  # fmt: skip
-        frames = [(int(n), b"\x89PNG\r\n\x1a\nbroken" if (take, n) == (1, 8) else image_bytes(100 * take + int(n))) for n in numbers[::2]]
+        broken = b"\x89PNG\r\n\x1a\nbroken"
+        frames = [(int(n), broken if (take, n) == (1, 8) else image_bytes(100 * take + int(n))) for n in numbers[::2]]
         writer = StoreWriter(path)
         writer.add_take(info, frames, track, {"frames": numbers, "action": numbers // 12})
 

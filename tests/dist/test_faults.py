@@ -19,7 +19,6 @@ from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.checkpoint.lock import RunLock, RunLockError
 from internlm.checkpoint.manager import CheckpointManager
-from internlm.trunk.block import SwiGLU
 from internlm.monitor import spikes
 from internlm.monitor.metrics import read_metrics
 from internlm.monitor.watchdog import Watchdog
@@ -27,6 +26,7 @@ from internlm.train import loop
 from internlm.train.bad_steps import BadStepsError
 from internlm.train.loop import LostProcessError, train
 from internlm.train.signals import EXIT_BAD_STEPS, EXIT_STUCK
+from internlm.trunk.block import SwiGLU
 
 pytestmark = pytest.mark.timeout(300)
 CRASHED = 77

@@ -5,7 +5,6 @@ Every process of a world runs all cases in turn, so that processes are started t
 
 import os
 import signal
-import socket
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # fully_shard needs it: imported once here and not in every forked process
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start

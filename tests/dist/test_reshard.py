@@ -5,7 +5,6 @@ The processes of a world train all its meshes in turn and, once every mesh has s
 
 import json
 import os
-import socket
 from functools import partial
 from itertools import chain, pairwise, product
 from pathlib import Path
@@ -13,12 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # fully_shard needs it: imported once here and not in every forked process
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import start
 from test_parallel import GLOBAL, configured, healthy, inputs, near
 from train_samples import tiny_config
 
-from processes import start
 from internlm.checkpoint import manager as manager_module
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, read_checkpoint
