@@ -131,7 +131,7 @@ def train(run: str, parallel: dict, folder: Path, resume_from: str | None = None
             state.restore(CheckpointManager(folder / resume_from, group=mesh.saves).load())
         for number in range(state.counters.step, STEPS):
             outcome = step(inputs(run, number, mesh.data.rank, mesh.data.size), keep_outputs=True)
-            assert outcome.finite and all(teacher.shape[-1] == config.model.prototypes for teacher in outcome.teacher)
+            assert outcome.finite and all(kept["teacher"].shape[-1] == config.model.prototypes for kept in outcome.kept)
             losses.append({name: float(value) for name, value in outcome.losses.items()})
             norms.append(float(outcome.grad_norm))
             if number + 1 == SAVED:

@@ -244,3 +244,14 @@ def test_takes_that_are_links_to_another_disk_are_replaced_and_the_other_disk_is
     poses_step(writer)
     assert tree(other) == before and len(TakeStore(tmp_path / "s").take("take").poses().frames) == 20
     assert [path.name for path in final.parent.iterdir()] == ["take"]
+
+
+def test_what_a_writer_left_that_was_killed_after_the_exchange_is_cleared_away(tmp_path):
+    writer = StoreWriter(tmp_path / "s")
+    frames_step(writer)
+    before = tree(tmp_path / "s")
+    old = tmp_path / "s" / "takes" / ".replaced-take"
+    old.mkdir()
+    (old / "take.json").write_text("{}")
+    assert writer.info("take") is not None
+    assert {name: digest for name, digest in tree(tmp_path / "s").items() if "/.lock-" not in name} == before

@@ -112,8 +112,8 @@ def read_finished(final: Path, read: Callable[[Path], T]) -> T | None:
 
 
 def restore(final: Path) -> None:
-    """Bring back a folder that a writer, killed between its two renames, took away."""
-    if _replaced(final).exists() and not final.exists():
+    """Put right what a writer left that was killed while it replaced a folder: bring the old one back, or clear it away."""
+    if _replaced(final).exists():
         with _swapping(final):
             pass
 
@@ -174,14 +174,16 @@ def _swapping(final: Path) -> Iterator[None]:
     """The right to change ``final``, which is there if any writer ever finished it."""
     replaced = _replaced(final)
     with _locked(_lock_of(final), _SWAP_SECONDS, f"{final}: is being changed by another process for {_SWAP_SECONDS:.0f} s"):
-        if replaced.exists() and not final.exists():
-            replaced.rename(final)
+        if replaced.exists():
+            if final.exists():  # killed when all but the clearing was done
+                _remove(replaced)
+            else:
+                replaced.rename(final)
         yield
 
 
 def _swap(folder: Path, final: Path) -> None:
     replaced = _replaced(final)
-    _remove(replaced)
     try:
         if final.exists():
             final.rename(replaced)
