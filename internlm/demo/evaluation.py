@@ -6,8 +6,8 @@ from typing import Any
 
 from internlm.config.schema import ParallelConfig
 from internlm.data.clips import ClipDataset
+from internlm.data.evaluation import evaluation_clips
 from internlm.data.frames import ImageSource, open_images
-from internlm.data.loader import evaluation_clips
 from internlm.eval.clips import ClipOutputs, open_clips, read_feature, run_clips
 from internlm.eval.features import Features
 from internlm.eval.protocols import knn_report, motion_report, retrieval_report

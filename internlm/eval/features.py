@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from internlm.core.init import autocast
+from internlm.data.evaluation import View, evaluation_images
 from internlm.data.frames import DataError, ImageSource
-from internlm.data.loader import View, evaluation_images
 from internlm.data.view import normalise
 from internlm.systems.egoagent.network import EgoNetwork
 

@@ -104,7 +104,7 @@ def clip_outputs(
     args: argparse.Namespace, agent: "EgoAgent", config: "Config", device: Any, feature: str = "bottleneck"
 ) -> tuple["ClipOutputs", "ClipDataset", list[str]]:
     """The evaluated clips through the agent, their dataset, and the paths they come from."""
-    from internlm.data.loader import evaluation_clips
+    from internlm.data.evaluation import evaluation_clips
 
     from .clips import open_clips, run_clips
     from .errors import EvalError

@@ -13,8 +13,8 @@ from processes import start
 from internlm.config.schema import ClipConfig
 from internlm.core.collectives import rank
 from internlm.data.clips import ClipDataset
+from internlm.data.evaluation import evaluation_clips
 from internlm.data.frames import open_images
-from internlm.data.loader import evaluation_clips
 from internlm.data.store import Camera, PoseTrack, StoreWriter, TakeInfo
 from internlm.eval.clips import run_clips
 from internlm.eval.errors import EvalError

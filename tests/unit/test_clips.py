@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from internlm.config.schema import ClipConfig
 from internlm.data.clips import ClipDataset
+from internlm.data.evaluation import evaluation_clips
 from internlm.data.frames import BrokenFile, DataError
-from internlm.data.loader import evaluation_clips
 
 
 def dataset(path, *, steps=2, stride=5, pose_stride=None, coordinates="camera", split="train", poses=5, size=48, **clip):

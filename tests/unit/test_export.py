@@ -17,8 +17,8 @@ from train_samples import tiny_config
 
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
 from internlm.cli import main
+from internlm.data.evaluation import evaluation_images
 from internlm.data.frames import open_images
-from internlm.data.loader import evaluation_images
 from internlm.data.store import StoreWriter, TakeInfo, TakeStore
 from internlm.data.view import MEAN, STD, normalise
 from internlm.export import hf_folder

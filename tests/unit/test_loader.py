@@ -19,8 +19,9 @@ from data_samples import jpeg, picture, write_take
 
 from internlm.data import loader
 from internlm.data.batch import split, to_device
+from internlm.data.evaluation import evaluation_images
 from internlm.data.frames import DataError, open_images
-from internlm.data.loader import BrokenCounts, dead_worker, evaluation_images
+from internlm.data.loader import BrokenCounts, dead_worker
 from internlm.data.order import SampleOrder, Stream
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.streams import streams

@@ -5,7 +5,7 @@ import pytest
 import torch
 from data_samples import body, write_take
 
-from internlm.data.loader import evaluation_clips
+from internlm.data.evaluation import evaluation_clips
 from internlm.eval.clips import open_clips, run_clips
 from internlm.eval.errors import EvalError
 from internlm.eval.motion import protocol as motion_protocol

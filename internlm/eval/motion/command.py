@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _roll_out(args: argparse.Namespace, agent: "EgoAgent", dataset: "ClipDataset", device: Any) -> tuple[Any, int]:
     """The roll-outs (None where another process reports), or why there are none; and how many steps were observed."""
-    from internlm.data.loader import evaluation_clips
+    from internlm.data.evaluation import evaluation_clips
 
     from ..errors import EvalError
     from ..ranks import own_share
