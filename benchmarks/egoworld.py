@@ -16,9 +16,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
 
 from egoworld_reference import look, naive_depth  # noqa: E402
 
-from internlm.data.egoworld.camera import default_camera  # noqa: E402
-from internlm.data.egoworld.render import Renderer  # noqa: E402
-from internlm.data.egoworld.rooms import PLACES, make_room  # noqa: E402
+from internlm.egoworld.camera import default_camera  # noqa: E402
+from internlm.egoworld.render import Renderer  # noqa: E402
+from internlm.egoworld.rooms import PLACES, make_room  # noqa: E402
 
 
 def _arms(pose: np.ndarray) -> np.ndarray:

@@ -29,8 +29,8 @@ from dataset_preprocess.aria.calibration import read_calibration
 from dataset_preprocess.aria.remap import picture_map
 from dataset_preprocess.egoexo import EgoExoTake
 from dataset_preprocess.undistort_egovideos import FrameSettings, WearerVideo, convert_video
-from internlm.data.egoworld.camera import default_camera
-from internlm.data.egoworld.raw import device_calibration
+from internlm.egoworld.camera import default_camera
+from internlm.egoworld.raw import device_calibration
 
 SIZE = 448
 REPEATS = 4

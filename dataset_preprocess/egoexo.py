@@ -1,10 +1,10 @@
 """The folder tree of an Ego-Exo4D download: which takes there are, which cameras their wearers had, which files belong to them.
 
-    <root>/takes.json (or <root>/metadata/takes.json)             name, uid, cameras of every take
-    <root>/annotations/splits.json                                 official split of every take
-    <root>/annotations/ego_pose/<split>/camera_pose/<uid>.json     the takes of the body-pose benchmark, split differently
-    <root>/takes/<name>/frame_aligned_videos/[downscaled/448/]aria01_214-1.mp4
-    <root>/takes/<name>/aria01.vrs | aria01_noimagestreams.vrs | aria01_noimagestreams.calib.json
+<root>/takes.json (or <root>/metadata/takes.json)             name, uid, cameras of every take
+<root>/annotations/splits.json                                 official split of every take
+<root>/annotations/ego_pose/<split>/camera_pose/<uid>.json     the takes of the body-pose benchmark, split differently
+<root>/takes/<name>/frame_aligned_videos/[downscaled/448/]aria01_214-1.mp4
+<root>/takes/<name>/aria01.vrs | aria01_noimagestreams.vrs | aria01_noimagestreams.calib.json
 """
 
 from collections.abc import Iterator

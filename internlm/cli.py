@@ -27,7 +27,7 @@ COMMANDS = {
     "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),
     "import": ("internlm.launch.import_upstream", "a checkpoint in the published project's layout becomes one of ours"),
     "bench": ("internlm.eval.motion.bench_command", "train and compare forecasters of recorded body motion"),
-    "world": ("internlm.data.egoworld.command", "generate EgoWorld takes"),
+    "world": ("internlm.egoworld.command", "generate EgoWorld takes"),
     "data": ("dataset_preprocess.command", "turn recordings into a take store"),
 }
 RENAMED = {"plan": "estimate"}

@@ -25,7 +25,12 @@ model = dict(
     head_bottleneck=128,
 )
 loss = dict(
-    targets="sinkhorn", rep_weight=1.0, student_temp=0.05, teacher_temp=0.015, warmup_teacher_temp=0.015, koleo_weight=0.1,
+    targets="sinkhorn",
+    rep_weight=1.0,
+    student_temp=0.05,
+    teacher_temp=0.015,
+    warmup_teacher_temp=0.015,
+    koleo_weight=0.1,
     row_chunk=4096,
 )
 data = dict(
@@ -45,8 +50,6 @@ data = dict(
     clip=dict(steps=6, frame_stride=15, pose_coordinates="chunk"),
     workers=1,
 )
-optim = dict(
-    lr=2e-3, final_lr=2e-5, weight_decay_end=0.04, momentum=0.99, momentum_end=0.99, freeze_prototypes_steps=None
-)
+optim = dict(lr=2e-3, final_lr=2e-5, weight_decay_end=0.04, momentum=0.99, momentum_end=0.99, freeze_prototypes_steps=None)
 train = dict(steps=450, image_batch=48, accumulation=1, checkpoint_every=200)
 monitor = dict(health_every=20)

@@ -25,9 +25,7 @@ def system_module(system: str, part: str) -> ModuleType:
         if error.name is None or not f"{package}.{part}".startswith(error.name):
             raise  # something else that the system needs
     near = nearest_key(system, _known())
-    raise ConfigError(
-        f"system {system!r} is unknown: there is no {package}.{part}" + (f"; did you mean {near}?" if near else "")
-    )
+    raise ConfigError(f"system {system!r} is unknown: there is no {package}.{part}" + (f"; did you mean {near}?" if near else ""))
 
 
 def config_class(system: str) -> type[Config]:

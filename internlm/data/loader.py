@@ -93,9 +93,7 @@ class TrainingBatches:
     Raises DataError when too many files are broken, or when a worker dies, stalls or cannot hand over a batch.
     """
 
-    def __init__(
-        self, dataset: _StepDataset, steps: range, counts: BrokenCounts, workers: int, timeout: float, pin_memory: bool
-    ):
+    def __init__(self, dataset: _StepDataset, steps: range, counts: BrokenCounts, workers: int, timeout: float, pin_memory: bool):
         self.counts = counts
         self.sources = dataset.sources
         self._workers = workers = min(workers, len(steps))

@@ -108,8 +108,8 @@ def make_world(out: Path, size: DemoSize, *, seed: int, jobs: int) -> Path:
     """The take store of this size and seed; takes that exist already are kept."""
     from rich.progress import track
 
-    from internlm.data.egoworld.simulate import generate_store
     from internlm.data.store import StoreWriter
+    from internlm.egoworld.simulate import generate_store
 
     takes = dict(zip(("train", "val", "test"), size.takes, strict=True))
     shape = {"takes": takes, "seconds": size.seconds, "size": size.side, "image_stride": size.image_stride, "seed": seed}
@@ -192,7 +192,7 @@ def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict
 
 def _digest(shape: dict[str, Any]) -> str:
     """Short name of a world: its shape and the code that makes it, so that a new version never reuses an old one's takes."""
-    from internlm.data import egoworld
+    from internlm import egoworld
 
     folder = Path(egoworld.__file__).parent
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())

@@ -43,9 +43,7 @@ def describe(config, batch: int | None = None) -> dict[str, Any]:
     counts = {name: batch or stream.size // config.train.accumulation for name, stream in system.streams().items() if stream.size}
     # Each engine divides states alike; how DeepSpeed's others lie in memory is its own.
     torch_engine = {"engine": "torch", "zero": max(config.parallel.zero, 2)}
-    measured = estimate(
-        config.model_copy(update={"parallel": config.parallel.model_copy(update=torch_engine)}), counts=counts
-    )
+    measured = estimate(config.model_copy(update={"parallel": config.parallel.model_copy(update=torch_engine)}), counts=counts)
     figures = cost.figures() or {
         "parameters": {name: sum(p.numel() for p in part.module.parameters()) for name, part in parts.items()},
         "tokens": dict(cost.tokens),

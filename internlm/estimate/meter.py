@@ -25,8 +25,8 @@ _FLOPS = flop_registry | {
     aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_val, **__: sdpa_flop_count(
         q.shape, k.shape, v.shape
     ),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, out_val, **__: (
-        sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, out_val, **__: sdpa_backward_flop_count(
+        grad.shape, q.shape, k.shape, v.shape
     ),
 }
 

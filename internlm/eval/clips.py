@@ -77,9 +77,7 @@ def read_feature(agent: EgoAgent, hidden: ClipOutputs, feature: str, *, batch: i
     def read(network: EgoNetwork, states: Tensor) -> Tensor:
         return torch.cat([_read(network, part.to(device), feature).float().cpu() for part in states.split(batch)])
 
-    return replace(
-        hidden, prediction=read(agent.predictor, hidden.prediction), observed=read(agent.observer, hidden.observed)
-    )
+    return replace(hidden, prediction=read(agent.predictor, hidden.prediction), observed=read(agent.observer, hidden.observed))
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class FrameFeatures:
 
 
 def read_labelled(path: str | Path) -> dict[str, Features]:
-    """"train" and "test" features of a file. Raises EvalError naming the file and what is wrong in it."""
+    """ "train" and "test" features of a file. Raises EvalError naming the file and what is wrong in it."""
     arrays, classes = _read(Path(path))
     labels = {part: _labels(_need(arrays, f"{part}_labels", path), path, part) for part in ("train", "test")}
     if any(isinstance(found, list) for found in labels.values()):

@@ -147,7 +147,7 @@ def teardown(options: JobOptions) -> list[str]:
         'case "$code" in',
         f"  {final}) ;;",
         f"  {EXIT_STOPPED}) again=yes ;;",
-        f"  *) touch {log}; if [ \"$(wc -l < {log})\" -lt {options.max_restarts} ]; then",
+        f'  *) touch {log}; if [ "$(wc -l < {log})" -lt {options.max_restarts} ]; then',
         f'       echo "exit code $code: starting again" | tee -a {log}; again=yes',
         "     fi ;;",
         "esac",

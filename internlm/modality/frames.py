@@ -56,9 +56,7 @@ class DinoHead(nn.Module):
 
     called = ("bottleneck", "similarity")
     roles = {"prototypes": PROTOTYPES}
-    division = Division(
-        columns={"layers.0": 1, "prototypes": 1}, rows=("layers.2",), enter="layers.0", methods=("similarity",)
-    )
+    division = Division(columns={"layers.0": 1, "prototypes": 1}, rows=("layers.2",), enter="layers.0", methods=("similarity",))
 
     def __init__(self, hidden: int, inner: int, bottleneck: int, prototypes: int):
         super().__init__()

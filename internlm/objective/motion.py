@@ -9,9 +9,7 @@ from torch import Tensor
 from internlm.core.collectives import ALONE, Group
 
 
-def pose_l1(
-    predicted: Tensor, target: Tensor, visible: Tensor, count: Tensor | None = None, data: Group = ALONE
-) -> Tensor:
+def pose_l1(predicted: Tensor, target: Tensor, visible: Tensor, count: Tensor | None = None, data: Group = ALONE) -> Tensor:
     """Mean absolute error in metres over the coordinates of visible joints, ``[..., J, 3]`` with ``[..., J]`` -> scalar.
 
     Normalised by the mean visible count over the ``data`` group, so that the mean of the ranks' losses is the loss of all: a rank

@@ -91,8 +91,14 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float, voca
 
 
 def head_cross_entropy(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, rows: Tensor, *,
-    temperature: float, chunk: int, vocab: Group = ALONE,
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    targets: Tensor,
+    rows: Tensor,
+    *,
+    temperature: float,
+    chunk: int,
+    vocab: Group = ALONE,
 ) -> Tensor:
     """Cross-entropy of each hidden row against its target row, head and loss in chunks, ``[N, h] -> [N]``.
 

@@ -47,9 +47,7 @@ class BadSteps:
             reason = self.spikes.update(kind, dict(zip(("loss", "grad_norm"), values)))
         return reason, int(heard)
 
-    def record(
-        self, reason: str, losses: dict[str, Tensor], grad_norm: Tensor, batches: Mapping[str, Any]
-    ) -> None:
+    def record(self, reason: str, losses: dict[str, Tensor], grad_norm: Tensor, batches: Mapping[str, Any]) -> None:
         """Write a skipped step's figures and samples to ``bad_steps.jsonl``. BadStepsError when it is one too many in a row."""
         counters, limit = self.state.counters, self.config.train.max_bad_steps
         record = {

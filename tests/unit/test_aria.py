@@ -13,8 +13,8 @@ from dataset_preprocess.aria.remap import picture_map, rays_of_pinhole
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import parse_json
 from internlm.data.camera import pinhole_camera, project, scale_camera, turn_clockwise
-from internlm.data.egoworld.camera import default_camera
-from internlm.data.egoworld.raw import device_calibration
+from internlm.egoworld.camera import default_camera
+from internlm.egoworld.raw import device_calibration
 
 RECORDINGS = ("adt/video", "aea/recording", "unit_test/aria_unit_test_timecode_sequence_calib")
 

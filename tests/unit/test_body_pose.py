@@ -11,9 +11,9 @@ from dataset_preprocess.body_pose.camera_pose import read_camera_poses
 from dataset_preprocess.body_pose.filters import Filters, apply_filters
 from dataset_preprocess.body_pose.upstream_json import slices
 from dataset_preprocess.errors import RecordingError
-from internlm.data.egoworld.raw import arbitrary_world, device_camera, generate_raw
-from internlm.data.egoworld.simulate import plan_takes, simulate_take
 from internlm.data.store import COCO_JOINTS, TakeStore
+from internlm.egoworld.raw import arbitrary_world, device_camera, generate_raw
+from internlm.egoworld.simulate import plan_takes, simulate_take
 
 SIZE, SECONDS, TAKES = 32, 4.0, {"train": 1, "val": 1, "test": 0}
 

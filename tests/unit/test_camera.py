@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from internlm.data.camera import project, rays, unproject
-from internlm.data.egoworld.camera import default_camera
 from internlm.data.store import Camera
+from internlm.egoworld.camera import default_camera
 
 # A real Project Aria RGB calibration, scaled to 1408 pixels: f, cx, cy, k0..k5, p0, p1, s0..s3.
 ARIA = (

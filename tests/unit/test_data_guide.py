@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from dataset_preprocess import command
-from internlm.data.egoworld import command as world_command
+from internlm.egoworld import command as world_command
 
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from internlm.data import egoworld
+from internlm import egoworld
 from internlm.demo import command as demo
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from internlm.config.schema import ClipConfig
 from internlm.data.clips import ClipDataset
-from internlm.data.egoworld.raw import arbitrary_world, device_camera, generate_raw
-from internlm.data.egoworld.simulate import plan_takes, simulate_take
 from internlm.data.store import StoreWriter, TakeInfo, TakeStore
+from internlm.egoworld.raw import arbitrary_world, device_camera, generate_raw
+from internlm.egoworld.simulate import plan_takes, simulate_take
 
 SIZE, SECONDS, TAKES = 96, 2.0, {"train": 1, "val": 0, "test": 0}
 

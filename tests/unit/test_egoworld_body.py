@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internlm.data.egoworld.body import BodyState, capsules, draw_proportions, solve, two_bone, yaw_pitch
 from internlm.data.skeleton import BONES
+from internlm.egoworld.body import BodyState, capsules, draw_proportions, solve, two_bone, yaw_pitch
 
 
 def random_state(rng: np.random.Generator, frames: int) -> BodyState:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from internlm.data.egoworld.body import draw_proportions
-from internlm.data.egoworld.programs import Wearer, choose, interaction
-from internlm.data.egoworld.rooms import PLACES, make_room
-from internlm.data.egoworld.sight import FieldOfView, Paths, Sighting, first_hit, inside_solid
-from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE, Timeline, cruise, minimum_jerk
+from internlm.egoworld.body import draw_proportions
+from internlm.egoworld.programs import Wearer, choose, interaction
+from internlm.egoworld.rooms import PLACES, make_room
+from internlm.egoworld.sight import FieldOfView, Paths, Sighting, first_hit, inside_solid
+from internlm.egoworld.timeline import ACTIONS, FRAME_RATE, Timeline, cruise, minimum_jerk
 
 VIEW = FieldOfView(1.09, 1.09)
 FRAMES = 600

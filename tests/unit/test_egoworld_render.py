@@ -3,11 +3,11 @@ import pytest
 from egoworld_reference import capsule_gap, look, naive_depth, world_rays
 
 from internlm.data.camera import project
-from internlm.data.egoworld.camera import default_camera
-from internlm.data.egoworld.render import Renderer
-from internlm.data.egoworld.rooms import PLACES, make_room
-from internlm.data.egoworld.textures import LEVELS, PATTERNS, SIZE, TEXELS, atlas, bake
 from internlm.data.store import Camera
+from internlm.egoworld.camera import default_camera
+from internlm.egoworld.render import Renderer
+from internlm.egoworld.rooms import PLACES, make_room
+from internlm.egoworld.textures import LEVELS, PATTERNS, SIZE, TEXELS, atlas, bake
 
 
 def _views(room, count, seed=0):

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from internlm.data.egoworld.furniture import HANGINGS, chair
-from internlm.data.egoworld.pieces.bedroom import bed
-from internlm.data.egoworld.pieces.gym import treadmill
-from internlm.data.egoworld.pieces.kitchen import stove
-from internlm.data.egoworld.pieces.library import bookshelf
-from internlm.data.egoworld.rooms import CELL, MIN_OBJECTS, PLACES, REACH, WALK_RADIUS, _Layout, make_room
-from internlm.data.egoworld.textures import TEXTURE_ID
+from internlm.egoworld.furniture import HANGINGS, chair
+from internlm.egoworld.pieces.bedroom import bed
+from internlm.egoworld.pieces.gym import treadmill
+from internlm.egoworld.pieces.kitchen import stove
+from internlm.egoworld.pieces.library import bookshelf
+from internlm.egoworld.rooms import CELL, MIN_OBJECTS, PLACES, REACH, WALK_RADIUS, _Layout, make_room
+from internlm.egoworld.textures import TEXTURE_ID
 
 
 @pytest.fixture(scope="module")

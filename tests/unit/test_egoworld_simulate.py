@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from internlm.data.camera import project, unproject
-from internlm.data.egoworld.body import LEFT_WRIST, RIGHT_WRIST
-from internlm.data.egoworld.camera import default_camera
-from internlm.data.egoworld.render import Renderer
-from internlm.data.egoworld.rooms import PLACES
-from internlm.data.egoworld.simulate import gaps, generate_store, plan_takes, simulate_take
 from internlm.data.store import StoreError, TakeStore
+from internlm.egoworld.body import LEFT_WRIST, RIGHT_WRIST
+from internlm.egoworld.camera import default_camera
+from internlm.egoworld.render import Renderer
+from internlm.egoworld.rooms import PLACES
+from internlm.egoworld.simulate import gaps, generate_store, plan_takes, simulate_take
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_depth_is_that_of_the_point_each_pixel_shows(tmp_path, kind):
 
 def test_raw_layout_carries_the_same_world(tmp_path):
     av = pytest.importorskip("av")
-    from internlm.data.egoworld.raw import device_camera, generate_raw
+    from internlm.egoworld.raw import device_camera, generate_raw
 
     generate_raw(tmp_path, {"train": 1}, seed=2, size=64, seconds=2)
     entry = json.loads((tmp_path / "takes.json").read_text())[0]
@@ -161,8 +161,8 @@ def test_raw_layout_carries_the_same_world(tmp_path):
 
 def test_sensor_calibration_maps_to_the_video_by_crop_and_halve():
     """A ray through the 2880 landscape calibration, cropped by 32, halved, turned and scaled, meets the video's pixel."""
-    from internlm.data.egoworld.raw import device_calibration, device_camera
     from internlm.data.store import Camera
+    from internlm.egoworld.raw import device_calibration, device_camera
 
     camera = device_camera(np.random.default_rng(3), 448)
     rgb = device_calibration(camera, "x")["CameraCalibrations"][0]

@@ -19,9 +19,9 @@ from test_store_writing import FRAMES, STAMPS, tree
 from dataset_preprocess.extract_vrs_frames import Recording
 from dataset_preprocess.manifest import Entry, Manifest
 from dataset_preprocess.pipeline import run_jobs
-from internlm.data.egoworld.raw import generate_raw
-from internlm.data.egoworld.simulate import SettingsError, generate_store
 from internlm.data.store import COCO_JOINTS, StoreError, StoreWriter, TakeConflict, TakeInfo, TakeStore
+from internlm.egoworld.raw import generate_raw
+from internlm.egoworld.simulate import SettingsError, generate_store
 
 SECONDS = 2
 

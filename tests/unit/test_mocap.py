@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from internlm.data.egoworld.place_motion import PlacementError, fit, label_actions, longest_run
-from internlm.data.egoworld.rooms import make_room
-from internlm.data.egoworld.sight import inside_solid
-from internlm.data.egoworld.simulate import generate_store
 from internlm.data.mocap import MocapError, read_motions
 from internlm.data.mocap.archive import BVH_JOINTS
 from internlm.data.mocap.asf_amc import forward_kinematics, parse_amc, read_asf
 from internlm.data.mocap.motion import resample
 from internlm.data.skeleton import BONES
 from internlm.data.store import TakeStore
+from internlm.egoworld.place_motion import PlacementError, fit, label_actions, longest_run
+from internlm.egoworld.rooms import make_room
+from internlm.egoworld.sight import inside_solid
+from internlm.egoworld.simulate import generate_store
 
 LIMBS = BONES[:8]
 

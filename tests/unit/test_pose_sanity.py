@@ -7,9 +7,9 @@ import pytest
 from data_samples import data_command_here as data_command
 
 from dataset_preprocess.pose_sanity import measure
-from internlm.data.egoworld.body import head_camera, place_head, yaw_pitch
 from internlm.data.mocap import motion_take, read_motions
 from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
+from internlm.egoworld.body import head_camera, place_head, yaw_pitch
 
 FRAMES = 120
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from dataset_preprocess import show_take as strip
 from dataset_preprocess.show_take import show_take
-from internlm.data.egoworld.camera import default_camera
 from internlm.data.skeleton import BONES
 from internlm.data.store import Camera, PoseTrack, StoreError, StoreWriter, TakeInfo
+from internlm.egoworld.camera import default_camera
 from internlm.eval.report import figures
 
 SIZE = 112

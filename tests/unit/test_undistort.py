@@ -13,10 +13,10 @@ from video_samples import write_video as write_timed
 from dataset_preprocess.egoexo import read_splits, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.undistort_egovideos import FrameSettings, find_videos
-from internlm.data.egoworld.camera import default_camera
-from internlm.data.egoworld.raw import device_calibration
 from internlm.data.frames import decode
 from internlm.data.store import TakeStore
+from internlm.egoworld.camera import default_camera
+from internlm.egoworld.raw import device_calibration
 
 av = pytest.importorskip("av")
 SIZE = 64

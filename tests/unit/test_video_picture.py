@@ -173,8 +173,8 @@ def test_an_older_library_is_refused_for_its_colours(tmp_path, monkeypatch):
 def test_the_built_in_worlds_videos_keep_their_colours(tmp_path, size):
     from types import SimpleNamespace
 
-    from internlm.data.egoworld.camera import default_camera
-    from internlm.data.egoworld.raw import write_video as write_raw
+    from internlm.egoworld.camera import default_camera
+    from internlm.egoworld.raw import write_video as write_raw
 
     image = np.repeat(np.array(COLOURS, np.uint8), size // 4, 0)[None].repeat(size, 0)
     write_raw(tmp_path / "v.mp4", SimpleNamespace(camera=default_camera("fisheye624", size), images=lambda: [(0, image, None)]))

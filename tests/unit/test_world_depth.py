@@ -15,8 +15,8 @@ from test_columns import version
 from test_store_writing import tree
 
 from internlm import cli
-from internlm.data.egoworld.simulate import generate_store
 from internlm.data.store import StoreError, StoreWriter, TakeStore
+from internlm.egoworld.simulate import generate_store
 
 SMALL = ("--takes", "1", "--val-takes", "0", "--test-takes", "0", "--seconds", "0.2", "--size", "16", "--jobs", "1")
 

@@ -1,11 +1,11 @@
 """Motion in npz archives that give joint positions: many named sequences in one file, or one sequence.
 
-    joint_names [J]                   CMU's BVH names or COCO's, or any names with a joint map
-    pos_m or joints [sum, J, 3]       positions; metres unless ``unit_m`` (metres a unit) says otherwise
-    fps                               frames a second
-    names [S], lengths [S]            of many sequences; "train/..." and "test/..." mark their split; absent = one sequence
-    visible [sum, J]                  optional bool; positions that are not visible may hold anything
-    up                                the axis that points up: "y" (the default), "z", "-y", ...
+joint_names [J]                   CMU's BVH names or COCO's, or any names with a joint map
+pos_m or joints [sum, J, 3]       positions; metres unless ``unit_m`` (metres a unit) says otherwise
+fps                               frames a second
+names [S], lengths [S]            of many sequences; "train/..." and "test/..." mark their split; absent = one sequence
+visible [sum, J]                  optional bool; positions that are not visible may hold anything
+up                                the axis that points up: "y" (the default), "z", "-y", ...
 """
 
 from collections.abc import Iterable

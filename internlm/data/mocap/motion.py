@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from internlm.data.egoworld.body import (
+from internlm.egoworld.body import (
     LEFT_ANKLE,
     LEFT_EYE,
     LEFT_HIP,

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 
-from internlm.data.egoworld.body import head_camera
 from internlm.data.mocap.motion import RATE, Motion
 from internlm.data.store import PoseTrack, TakeInfo
+from internlm.egoworld.body import head_camera
 
 CAMERA_PITCH = np.radians(8.0)  # glasses look a little down, as in EgoWorld
 

@@ -162,9 +162,7 @@ def _train(
     return grid
 
 
-def _augmented(
-    train: ImageSource, own: Any, size: int, how: Extraction, seed: int
-) -> Callable[[int], dict[str, Tensor]]:
+def _augmented(train: ImageSource, own: Any, size: int, how: Extraction, seed: int) -> Callable[[int], dict[str, Tensor]]:
     """Features of an epoch's random views; the view of an image is a function of seed, epoch and row."""
 
     def epoch_features(epoch: int) -> dict[str, Tensor]:

@@ -83,9 +83,7 @@ def _judged(
     return rollout_report(rolled, dataset, observed=observed, baselines=baselines)
 
 
-def _baselines(
-    args: argparse.Namespace, config: "Config", dataset: "ClipDataset", observed: int
-) -> tuple["Forecaster", ...]:
+def _baselines(args: argparse.Namespace, config: "Config", dataset: "ClipDataset", observed: int) -> tuple["Forecaster", ...]:
     """Baselines trained on the run's own training takes, on windows of the rolled-out clips' length and rate."""
     if not args.baselines:
         return ()

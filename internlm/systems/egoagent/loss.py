@@ -72,8 +72,14 @@ class JointLoss(nn.Module):
         return LossParts(total, logged, teacher.flatten(0, 1), features.flatten(0, 1))
 
     def clip_loss(
-        self, predictor: nn.Module, observer: nn.Module, images: Tensor, next_images: Tensor, actions: tuple[Tensor, ...],
-        teacher_temp: float, visible_count: Tensor | None = None,
+        self,
+        predictor: nn.Module,
+        observer: nn.Module,
+        images: Tensor,
+        next_images: Tensor,
+        actions: tuple[Tensor, ...],
+        teacher_temp: float,
+        visible_count: Tensor | None = None,
     ) -> LossParts:
         """L_pred and L_act on clips.
 

@@ -54,9 +54,7 @@ class Continuation(nn.Module):
     def __init__(self, hidden: int, layers: int):
         super().__init__()
         self.embed, self.read = nn.Linear(1, hidden), nn.Linear(hidden, 1)
-        self.trunk = Backbone(
-            hidden=hidden, layers=layers, heads=2, inner=2 * hidden, eps=1e-6, rope_base=100.0, init_std=0.1
-        )
+        self.trunk = Backbone(hidden=hidden, layers=layers, heads=2, inner=2 * hidden, eps=1e-6, rope_base=100.0, init_std=0.1)
 
     def forward(self, wave: Tensor) -> Tensor:
         layout = interleave([(Tokens("wave", wave.shape[1]),)], "causal")

@@ -18,17 +18,17 @@ import cv2
 import numpy as np
 
 from internlm.data.camera import rays
-from internlm.data.egoworld.body import BodyTrack, capsules, draw_proportions, draw_tints, head_camera
-from internlm.data.egoworld.camera import default_camera
-from internlm.data.egoworld.place_motion import PlacementError, fit, label_actions
-from internlm.data.egoworld.programs import Wearer
-from internlm.data.egoworld.render import Renderer
-from internlm.data.egoworld.rooms import PLACES, Room, make_room
-from internlm.data.egoworld.sight import FieldOfView
-from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE
 from internlm.data.store import SPLITS, Camera, PackedColumn, PoseTrack, StoreError, StoreWriter, TakeInfo
 from internlm.data.store.column_files import read_column
 from internlm.data.store.reader import read_track
+from internlm.egoworld.body import BodyTrack, capsules, draw_proportions, draw_tints, head_camera
+from internlm.egoworld.camera import default_camera
+from internlm.egoworld.place_motion import PlacementError, fit, label_actions
+from internlm.egoworld.programs import Wearer
+from internlm.egoworld.render import Renderer
+from internlm.egoworld.rooms import PLACES, Room, make_room
+from internlm.egoworld.sight import FieldOfView
+from internlm.egoworld.timeline import ACTIONS, FRAME_RATE
 
 if TYPE_CHECKING:
     from internlm.data.mocap import Motion

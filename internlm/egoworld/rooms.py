@@ -11,9 +11,9 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from internlm.data.egoworld.furniture import DISTRACTORS, FINISH, FINISHES, HANGINGS, PALETTE, Builder, Furnishing, Part, Piece
-from internlm.data.egoworld.pieces import FURNISHINGS
-from internlm.data.egoworld.textures import REPEAT_M, TEXTURE_ID
+from internlm.egoworld.furniture import DISTRACTORS, FINISH, FINISHES, HANGINGS, PALETTE, Builder, Furnishing, Part, Piece
+from internlm.egoworld.pieces import FURNISHINGS
+from internlm.egoworld.textures import REPEAT_M, TEXTURE_ID
 
 PLACES: tuple[str, ...] = ("kitchen", "bedroom", "bathroom", "office", "library", "living_room", "workshop", "gym")
 WALK_RADIUS = 0.25  # metres, of a walking body
@@ -248,9 +248,7 @@ def _turned(part: Part, turn: int) -> Part:
     return Part(low, high, textures, part.colours, part.thing)
 
 
-def _assemble(
-    rng: np.random.Generator, place: str, size: np.ndarray, parts: list[Part], typical: tuple[str, str]
-) -> Room | None:
+def _assemble(rng: np.random.Generator, place: str, size: np.ndarray, parts: list[Part], typical: tuple[str, str]) -> Room | None:
     boxes = np.stack([np.stack([part.low, part.high]) for part in parts]).astype(np.float32)
     if len(boxes) > MAX_BOXES:
         return None

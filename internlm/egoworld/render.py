@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from internlm.data.egoworld.rooms import Room
-from internlm.data.egoworld.textures import GLOW, LEVEL_OFFSETS, LEVELS, SIZE, TEXELS, bake
-from internlm.data.egoworld.tiles import Tiles, View
+from internlm.egoworld.rooms import Room
+from internlm.egoworld.textures import GLOW, LEVEL_OFFSETS, LEVELS, SIZE, TEXELS, bake
+from internlm.egoworld.tiles import Tiles, View
 
 if TYPE_CHECKING:
     from internlm.data.store import Camera

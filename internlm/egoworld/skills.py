@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internlm.data.egoworld.body import BodyTrack, Proportions, solve
-from internlm.data.egoworld.rooms import Room
-from internlm.data.egoworld.sight import inside_solid
-from internlm.data.egoworld.timeline import FRAME_RATE, Timeline
+from internlm.egoworld.body import BodyTrack, Proportions, solve
+from internlm.egoworld.rooms import Room
+from internlm.egoworld.sight import inside_solid
+from internlm.egoworld.timeline import FRAME_RATE, Timeline
 
 NECK_LIMIT = np.radians(70.0)
 MARGIN = 0.07  # metres the camera keeps from every solid

@@ -8,12 +8,12 @@ Each program calls the body's ``skills`` and returns the frame at which the next
 
 import numpy as np
 
-from internlm.data.egoworld.body import BodyTrack, Proportions
-from internlm.data.egoworld.carry import Carriage, carried_paths, free_spot
-from internlm.data.egoworld.rooms import Room
-from internlm.data.egoworld.sight import FieldOfView, Paths, Sighting, sightings
-from internlm.data.egoworld.skills import Skills, bearing, draw_pace, wrap
-from internlm.data.egoworld.timeline import FRAME_RATE, Timeline
+from internlm.egoworld.body import BodyTrack, Proportions
+from internlm.egoworld.carry import Carriage, carried_paths, free_spot
+from internlm.egoworld.rooms import Room
+from internlm.egoworld.sight import FieldOfView, Paths, Sighting, sightings
+from internlm.egoworld.skills import Skills, bearing, draw_pace, wrap
+from internlm.egoworld.timeline import FRAME_RATE, Timeline
 
 REMEMBERED = 3  # targets just visited that are not chosen again
 SAME_SPOT = 0.9  # metres between standing points

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internlm.data.egoworld.body import LEFT_ELBOW, LEFT_WRIST, RIGHT_ELBOW, RIGHT_WRIST, BodyTrack
-from internlm.data.egoworld.timeline import minimum_jerk
+from internlm.egoworld.body import LEFT_ELBOW, LEFT_WRIST, RIGHT_ELBOW, RIGHT_WRIST, BodyTrack
+from internlm.egoworld.timeline import minimum_jerk
 
 REACH = 0.95  # metres on the floor from the wearer to a spot
 SUPPORT = 0.02  # metres by which a surface may be off the height asked for

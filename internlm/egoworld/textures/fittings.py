@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from internlm.data.egoworld.textures.canvas import Canvas
+from internlm.egoworld.textures.canvas import Canvas
 
 
 def oven(rng: np.random.Generator) -> Canvas:

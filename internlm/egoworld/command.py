@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the world. Raises SettingsError, MocapError, PlacementError or StoreError, which name what to change."""
-    from internlm.data.egoworld.rooms import PLACES
-    from internlm.data.egoworld.simulate import SettingsError, generate_store
+    from internlm.egoworld.rooms import PLACES
+    from internlm.egoworld.simulate import SettingsError, generate_store
 
     if unknown := [place for place in args.places if place not in PLACES]:
         raise SettingsError(f"--places {unknown[0]}: unknown; known are {', '.join(PLACES)}")
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     options = dict(seed=args.seed, size=args.size, seconds=args.seconds, places=args.places, motions=motions, jobs=args.jobs)
     with _progress(sum(takes.values())) as advance:
         if args.raw:
-            from internlm.data.egoworld.raw import generate_raw
+            from internlm.egoworld.raw import generate_raw
 
             generate_raw(args.out, takes, **options, on_take=advance)
         else:
@@ -88,7 +88,7 @@ def _counts(args: argparse.Namespace, motions: list) -> dict[str, int]:
     given = {"train": args.takes, "val": args.val_takes, "test": args.test_takes}
     takes = {split: defaults[split] if count is None else count for split, count in given.items()}
     if min(takes.values()) < 0 or not any(takes.values()):
-        from internlm.data.egoworld.simulate import SettingsError
+        from internlm.egoworld.simulate import SettingsError
 
         raise SettingsError(f"--takes, --val-takes, --test-takes {takes}: none may be negative and one must be positive")
     return takes

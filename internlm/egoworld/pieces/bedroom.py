@@ -1,7 +1,7 @@
 """What makes a bedroom: its pieces along the walls and free in the room."""
 
-from internlm.data.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
-from internlm.data.egoworld.pieces.living_room import armchair
+from internlm.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
+from internlm.egoworld.pieces.living_room import armchair
 
 
 def bed(rng: Rng) -> Piece:

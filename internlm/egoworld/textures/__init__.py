@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
-from internlm.data.egoworld.textures import decor, fittings, storage, surfaces
-from internlm.data.egoworld.textures.canvas import SIZE, Pattern
+from internlm.egoworld.textures import decor, fittings, storage, surfaces
+from internlm.egoworld.textures.canvas import SIZE, Pattern
 
 LEVELS = 6  # mip levels: 64, 32, ... 2 texels wide
 LEVEL_OFFSETS = tuple(int(sum((SIZE >> i) ** 2 for i in range(level))) for level in range(LEVELS))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from internlm.data.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
+from internlm.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
 
 
 def counter(rng: Rng) -> Piece:

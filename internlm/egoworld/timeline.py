@@ -6,7 +6,7 @@ sum of smooth moves is smooth: no program ends in a jerk, and the next one may s
 
 import numpy as np
 
-from internlm.data.egoworld.body import BodyState, Proportions
+from internlm.egoworld.body import BodyState, Proportions
 
 FRAME_RATE = 30.0
 CHANNELS = (

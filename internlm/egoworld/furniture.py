@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from internlm.data.egoworld.textures import SURFACES, TEXTURE_ID
+from internlm.egoworld.textures import SURFACES, TEXTURE_ID
 
 PALETTE = 10  # colours of one room
 FINISHES = tuple(SURFACES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internlm.data.egoworld.rooms import CELL, WALK_RADIUS, Room
+from internlm.egoworld.rooms import CELL, WALK_RADIUS, Room
 
 CLEARANCE = WALK_RADIUS - 0.01  # standing points touch the limit exactly; a rounded position must still count as free
 

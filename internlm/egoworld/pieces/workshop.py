@@ -1,6 +1,6 @@
 """What makes a workshop: its pieces along the walls and free in the room."""
 
-from internlm.data.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
+from internlm.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
 
 
 def workbench(rng: Rng) -> Piece:

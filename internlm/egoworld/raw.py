@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internlm.data.camera import ARIA_SIZE
-from internlm.data.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL
-from internlm.data.egoworld.simulate import SettingsError, SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
-from internlm.data.egoworld.timeline import FRAME_RATE
 from internlm.data.store import COCO_JOINTS, Camera, TakeStore
+from internlm.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL
+from internlm.egoworld.simulate import SettingsError, SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
+from internlm.egoworld.timeline import FRAME_RATE
 
 if TYPE_CHECKING:
     from internlm.data.mocap import Motion

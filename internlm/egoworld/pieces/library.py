@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from internlm.data.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
-from internlm.data.egoworld.pieces.kitchen import _seated_table
+from internlm.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
+from internlm.egoworld.pieces.kitchen import _seated_table
 
 
 def bookshelf(rng: Rng) -> Piece:

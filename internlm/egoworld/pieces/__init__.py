@@ -1,7 +1,7 @@
 """The pieces that make a place what it is, a file for each class of rooms."""
 
-from internlm.data.egoworld.furniture import Furnishing
-from internlm.data.egoworld.pieces import bathroom, bedroom, gym, kitchen, library, living_room, office, workshop
+from internlm.egoworld.furniture import Furnishing
+from internlm.egoworld.pieces import bathroom, bedroom, gym, kitchen, library, living_room, office, workshop
 
 FURNISHINGS: dict[str, Furnishing] = {
     "kitchen": kitchen.FURNISHING,

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from internlm.data.egoworld.body import LEFT_HIP, RIGHT_HIP, head_camera
-from internlm.data.egoworld.rooms import Room
-from internlm.data.egoworld.sight import inside_solid
-from internlm.data.egoworld.timeline import ACTIONS, FRAME_RATE
 from internlm.data.mocap import Motion
+from internlm.egoworld.body import LEFT_HIP, RIGHT_HIP, head_camera
+from internlm.egoworld.rooms import Room
+from internlm.egoworld.sight import inside_solid
+from internlm.egoworld.timeline import ACTIONS, FRAME_RATE
 
 BODY_RADIUS = 0.2  # metres around the hips that stay clear of furniture
 HEAD_MARGIN = 0.06

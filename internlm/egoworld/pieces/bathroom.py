@@ -1,7 +1,7 @@
 """What makes a bathroom: its pieces along the walls and free in the room."""
 
-from internlm.data.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
-from internlm.data.egoworld.pieces.bedroom import bench
+from internlm.egoworld.furniture import Furnishing, Piece, Rng, wall_hanging
+from internlm.egoworld.pieces.bedroom import bench
 
 
 def tub(rng: Rng) -> Piece:
