@@ -1,9 +1,9 @@
 """What the rest of the package knows of anything that can be trained: its parts, what it reads, its loss terms."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from internlm.config.schema import Config
 from internlm.core.collectives import ALONE, Group
 from internlm.core.mesh import Mesh
+from internlm.data.batch import ClipBatch
+from internlm.data.clips import ClipDataset
 from internlm.data.order import Stream
 
 Schedule = Callable[[int], float]  # a pure function of the optimizer step, from 0
@@ -98,6 +100,60 @@ class System(Protocol):
         """The config of the same work with so many trunk blocks and kernels that every machine has."""
 
 
+@runtime_checkable
+class Embeds(Protocol):
+    """embeds images
+
+    A branch is a network whose ``config`` and weights decide its features.
+    """
+
+    image_size: int  # pixels of an image's side
+    branches: tuple[str, ...]  # the usual one first
+    features: tuple[str, ...]  # likewise
+
+    def branch(self, name: str) -> nn.Module:
+        """A branch as it was trained."""
+
+    def fresh_branch(self) -> nn.Module:
+        """A branch with random weights: the floor of all that was trained."""
+
+    def embed(self, network: nn.Module, images: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
+        """Normalised images float ``[N, 3, S, S]`` through a branch -> ``[N, D]`` by feature."""
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What B clips of T steps say when the true motion is given up to each step (teacher forcing)."""
+
+    prediction: dict[str, Tensor]  # by feature [B, T, D]: of the state predicted for the next frame
+    observed: dict[str, Tensor]  # by feature [B, T+1, D]: of each frame, as it is seen
+    motion: Tensor  # [B, T, P, J, 3], metres: the chunk predicted at each frame
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """predicts the next frame's state and the next motion from the frames and motion before
+
+    All methods in evaluation mode, without gradients, on a batch that lies where the system does.
+    """
+
+    states: tuple[str, ...]  # features in which predicted and observed states are compared, the usual one first
+
+    def clips(self, paths: Sequence[str], split: str) -> ClipDataset:
+        """The clips of stores as this system reads them, without augmentation."""
+
+    def foresee(self, batch: ClipBatch, features: Sequence[str]) -> Foreseen:
+        """Predicted and observed states, and the predicted motion."""
+
+    def roll_out(self, batch: ClipBatch, first: int, *, frames: int, moves: Tensor | None) -> Tensor:
+        """Chunks first..T-1 ``[B, T-first, P, J, 3]``, each from the true ones before ``first`` and the predicted ones since.
+
+        ``frames``: how many of the clip's images are known. ``moves`` ``[B, T-1, 4, 4]``: from the camera of each image to the
+        next one's; None where a chunk needs no change of coordinates to be the past of the next.
+        """
+
+
+@runtime_checkable
 class Predicts(Protocol):
     """The capability of a system that tells columns of a recording from columns that are given."""
 

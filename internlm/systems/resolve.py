@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 
 from internlm.checkpoint.manager import find_checkpoint
+from internlm.checkpoint.run_config import settled_values
 from internlm.config.resolve import parse_config, system_module
 from internlm.config.schema import Config
+from internlm.core.boxes import Share
 
 from .base import System
 
@@ -22,9 +24,19 @@ def build_system_on_meta(config: Config) -> System:
         return build_system(config)
 
 
-def load_system(path: str | Path) -> tuple[System, int]:
-    """The system of a run folder or checkpoint folder, with its weights, and its step. CheckpointError where none is intact."""
-    checkpoint = find_checkpoint(path, ())
-    system = build_system(parse_config(checkpoint.meta["config"]))
-    system.init_from(checkpoint.path)
+def load_system(path: str | Path, device: torch.device | str = "cpu") -> tuple[System, int]:
+    """The system of a run folder or checkpoint folder with its weights, in evaluation mode on a device, and its step.
+
+    Raises CheckpointError where there is no intact checkpoint, or one of another system.
+    """
+    system = build_system(parse_config(settled_values(find_checkpoint(path, ()))))
+    parts = system.parts()
+    checkpoint = find_checkpoint(path, parts)
+    for name, part in parts.items():
+        own, stored = part.module.state_dict(), checkpoint.index[name]
+        kept = part.trained or part.follows  # of what only training needs, an imported checkpoint may lack some
+        checkpoint.fill(
+            name, {key: Share.whole(tensor) for key, tensor in own.items() if kept or key in stored}, exact=bool(kept)
+        )
+        part.module.to(device).eval()
     return system, checkpoint.step

@@ -1,37 +1,42 @@
 """EgoAgent as the trainer sees it: predictor, observer and losses, two streams, and what a step's terms are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from internlm.core.collectives import ALONE, Group
 from internlm.core.init import autocast
 from internlm.core.mesh import Mesh
 from internlm.data.batch import ClipBatch, ImageBatch, split
+from internlm.data.clips import ClipDataset
 from internlm.data.order import Stream
 from internlm.monitor.health import HealthReading, read_health
 from internlm.solver.schedule import cosine, optimizer_schedules, teacher_temperature
 from internlm.trunk.kernels import use_attention
 
-from ..base import Cost, Part, Schedule, Terms
+from ..base import Cost, Foreseen, Part, Schedule, Terms
+from .clips import STATES, foresee, roll_out
 from .config import EgoAgentConfig
 from .cost import cost
 from .inputs import clip_inputs, example, image_views, upload
 from .loss import JointLoss, LossParts
-from .network import EgoAgent
-from .streams import CLIPS, IMAGES, streams
+from .network import EgoAgent, EgoNetwork
+from .streams import CLIPS, IMAGES, open_clips, streams
 from .weights import init_from
 
 
 class EgoAgentSystem:
-    """A ``System``: stage ``pretrain`` trains on images alone, ``joint`` on images and clips (spec §5)."""
+    """A ``System`` that ``Embeds`` images: stage ``pretrain`` trains on images alone, ``joint`` on images and clips (spec §5)."""
+
+    branches = ("observer", "predictor")
+    features = ("state", "patch", "bottleneck")
 
     def __init__(self, config: EgoAgentConfig) -> None:
-        self.config = config
+        self.config, self.image_size = config, config.model.image_size
         self.agent = EgoAgent(config.model)
         self.loss = JointLoss(config.loss, config.model.prototypes)
         self.depth = config.model.num_layers
@@ -119,5 +124,40 @@ class EgoAgentSystem:
         model = self.config.model.model_copy(update={"num_layers": blocks, "attention": "sdpa"})
         return self.config.model_copy(update={"model": model})
 
+    def branch(self, name: str) -> EgoNetwork:
+        return getattr(self.agent, name)
 
-build = EgoAgentSystem
+    def fresh_branch(self) -> EgoNetwork:
+        return EgoNetwork(self.config.model, actions=False)
+
+    def embed(self, network: nn.Module, images: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
+        """``state``: hidden at the state query; ``patch``: mean hidden of the patches; ``bottleneck``: the head's unit vector."""
+        patches, state = network.tokens(images)
+        readers = {
+            "state": lambda: state,
+            "patch": lambda: patches.mean(1),
+            "bottleneck": lambda: network.head.bottleneck(state),
+        }
+        return {name: readers[name]() for name in features}
+
+
+class JointSystem(EgoAgentSystem):
+    """Stage ``joint``, which also ``Foresees``."""
+
+    states = STATES
+
+    def clips(self, paths: Sequence[str], split: str) -> ClipDataset:
+        plain = self.config.data.clip.model_copy(update={"crop_scale": (1.0, 1.0), "color_jitter": 0.0})
+        data = self.config.data.model_copy(update={"clips": tuple(paths), "split": split, "clip": plain})
+        return open_clips(self.config.model_copy(update={"data": data}))
+
+    def foresee(self, batch: ClipBatch, features: Sequence[str]) -> Foreseen:
+        return foresee(self.agent, batch, features)
+
+    def roll_out(self, batch: ClipBatch, first: int, *, frames: int, moves: Tensor | None) -> Tensor:
+        return roll_out(self.agent.predictor, batch, first, frames, moves)
+
+
+def build(config: EgoAgentConfig) -> EgoAgentSystem:
+    """The system of a config's stage."""
+    return (JointSystem if config.stage == "joint" else EgoAgentSystem)(config)
