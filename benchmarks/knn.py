@@ -12,7 +12,8 @@ import time
 import torch
 from torch.nn import functional as F
 
-from internlm.eval.images import knn, search
+from internlm.eval.tasks.knn import search
+from internlm.eval.tasks.knn import vote as knn
 
 
 def main() -> None:

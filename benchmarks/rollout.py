@@ -17,11 +17,11 @@ from torch import Tensor
 
 from internlm.config.load import load_config
 from internlm.data.batch import ClipBatch
-from internlm.eval.motion import pose_agent
-from internlm.eval.motion.rollout import _fed_back
+from internlm.systems.egoagent.clips import normalise_clip, roll_out
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoNetwork
 from internlm.systems.egoagent.sequence import clip_layout
+from internlm.systems.forecaster import pose_agent
 from internlm.trunk.cache import KVCache
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -46,14 +46,14 @@ def with_images(config: Config, kind: str, args: argparse.Namespace) -> dict[str
     observed = steps // 2
     rolled = compared(
         lambda: anew(network, clip, images, observed),
-        lambda: torch.from_numpy(_fed_back(network, clip, stem(network, images), observed, None)),
+        lambda: roll_out(network, clip, observed, steps, None).double(),
         args.repeats,
     )
     return {f"roll-out of {steps - observed} of {steps} steps": rolled, **live(network, clip, images, args)}
 
 
 def forecast(config: Config, kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    network = fresh(config, kind)
+    network = fresh(config, kind, pose_agent.PoseNetwork)
     known = torch.randn(256, 3, network.config.poses_per_step, network.config.num_joints, 3)
     rolled = compared(
         lambda: pose_agent._through_whole_sequences(network, known, 3),
@@ -63,9 +63,9 @@ def forecast(config: Config, kind: str, args: argparse.Namespace) -> dict[str, A
     return {"pose-only forecast, 3 chunks after 3": rolled}
 
 
-def fresh(config: Config, kind: str) -> EgoNetwork:
+def fresh(config: Config, kind: str, build: Callable = EgoNetwork) -> Any:
     torch.manual_seed(0)
-    network = EgoNetwork(config.model.model_copy(update={"sequence": kind})).eval().requires_grad_(False)
+    network = build(config.model.model_copy(update={"sequence": kind})).eval().requires_grad_(False)
     network.pose_head.layers[-1].weight.normal_(std=0.02)
     return network
 
@@ -74,9 +74,9 @@ def random_clip(config: Config, clips: int) -> tuple[ClipBatch, Tensor]:
     model, steps = config.model, config.data.clip.steps
     shape = (clips, steps, model.poses_per_step, model.num_joints)
     seen, nothing = torch.ones(shape, dtype=torch.bool), torch.zeros(clips, steps)
-    images = torch.randn(clips, steps, 3, model.image_size, model.image_size)
+    images = torch.randint(256, (clips, steps, 3, model.image_size, model.image_size), dtype=torch.uint8)
     poses, past = torch.randn(*shape, 3), torch.randn(*shape, 3)
-    return ClipBatch(images, nothing, poses, seen, past, seen, nothing, nothing, nothing), images
+    return ClipBatch(images, nothing, poses, seen, past, seen, nothing, nothing, nothing), normalise_clip(images)
 
 
 def stem(network: EgoNetwork, images: Tensor) -> Tensor:

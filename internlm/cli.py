@@ -22,11 +22,11 @@ COMMANDS = {
     "launch": ("internlm.launch.command", "train on several GPUs of this machine, or as a job of a Slurm cluster"),
     "describe": ("internlm.estimate.describe", "parameters, tokens, FLOPs and memory of a config"),
     "estimate": ("internlm.estimate.command", "memory, bytes sent and step time of a config by mesh, before GPUs are asked for"),
-    "eval": ("internlm.eval.command", "evaluate a checkpoint or stored features: knn, linear, retrieval or motion"),
+    "eval": ("internlm.commands.eval", "evaluate a checkpoint or stored features: knn, linear, retrieval or motion"),
     "ckpt": ("internlm.launch.ckpt", "inspect, verify or convert checkpoints"),
     "export": ("internlm.launch.export", "a Hugging Face folder, torch.export program or ONNX graph of a checkpoint"),
     "import": ("internlm.launch.import_upstream", "a checkpoint in the published project's layout becomes one of ours"),
-    "bench": ("internlm.eval.motion.bench_command", "train and compare forecasters of recorded body motion"),
+    "bench": ("internlm.eval.tasks.motion.bench_command", "train and compare forecasters of recorded body motion"),
     "world": ("internlm.egoworld.command", "generate EgoWorld takes"),
     "data": ("dataset_preprocess.command", "turn recordings into a take store"),
 }

@@ -8,18 +8,21 @@ from internlm.config.schema import ParallelConfig
 from internlm.data.clips import ClipDataset
 from internlm.data.evaluation import evaluation_clips
 from internlm.data.frames import ImageSource, open_images
-from internlm.eval.clips import ClipOutputs, open_clips, read_feature, run_clips
+from internlm.eval.clips import ClipOutputs, run_clips
 from internlm.eval.features import Features
-from internlm.eval.protocols import knn_report, motion_report, retrieval_report
-from internlm.eval.report import summary
 from internlm.eval.report.page import Figure
-from internlm.eval.retrieval.ranking import Gallery
-from internlm.eval.sensitivity import ACTIONS, prediction_kl
+from internlm.eval.tasks.knn import report as knn_task
+from internlm.eval.tasks.knn.options import KnnOptions
+from internlm.eval.tasks.motion import report as motion_task
+from internlm.eval.tasks.retrieval import report as retrieval_task
+from internlm.eval.tasks.retrieval.ranking import Gallery
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.weights import init_from
 from internlm.train.loop import TrainResult
 from internlm.train.state import build_state
 
+from .sensitivity import ACTIONS, prediction_kl
+from .sensitivity import figures as sensitivity_figures
 from .size import DemoSize
 
 CLIP_BATCH = 16
@@ -47,18 +50,18 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
 
     Retrieval compares the bottleneck, as the command does by default; its report's ``hidden`` is the same by the hidden state.
     """
-    agent, loss = result.state.system.agent.eval(), result.state.system.loss.eval()
+    system = result.state.system
+    agent, loss = system.agent.eval(), system.loss.eval()
     device = next(agent.parameters()).device
     parts = {"train": "train", "test": split}
     images = {name: open_images([world], part, size.knn_frame_stride, "place") for name, part in parts.items()}
-    knn, features = knn_report(agent, config, images["train"], images["test"], device=device)
-    dataset = open_clips(config, [str(world)], split)
+    knn, features = knn_task.knn_report(system, images["train"], images["test"], KnnOptions(device=device.type))
+    dataset = system.clips([str(world)], split)
     batches = list(evaluation_clips(dataset, CLIP_BATCH, limit=size.clips, mixed=True))
-    hidden = run_clips(agent, batches, feature="hidden", device=device)
-    outputs = read_feature(agent, hidden, "bottleneck", batch=CLIP_BATCH)
-    retrieval, gallery = retrieval_report(outputs, dataset)
-    retrieval["hidden"], _ = retrieval_report(hidden, dataset, feature="hidden")
-    motion = motion_report(outputs, dataset)
+    outputs = run_clips(system, batches, features=("bottleneck", "hidden"), device=device)
+    retrieval, gallery = retrieval_task.retrieval_report(outputs, dataset)
+    retrieval["hidden"], _ = retrieval_task.retrieval_report(outputs, dataset, feature="hidden")
+    motion = motion_task.motion_report(outputs, dataset)
     actions = prediction_kl(agent, loss, batches, actions=ACTIONS, device=device)
     start = build_state(config.model_copy(update={"parallel": ParallelConfig()}), device)  # of one process, whatever trained it
     init_from(start.system.agent, start.system.loss, config.train.init_from)
@@ -66,11 +69,11 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     kl = {"first": first["true"], "last": actions["true"], "unit": "nats", "uniform_entropy": actions["uniform_entropy"]}
     kl |= {name: {"first": first[name], "last": actions[name]} for name in ("constant", "teacher_entropy")}
     figures = [
-        *summary.knn_figures(knn),
-        *summary.retrieval_figures(retrieval),
-        *summary.retrieval_figures(retrieval["hidden"]),
-        *summary.motion_figures(motion),
-        *summary.sensitivity_figures(actions),
+        *knn_task.figures(knn),
+        *retrieval_task.figures(retrieval),
+        *retrieval_task.figures(retrieval["hidden"]),
+        *motion_task.figures(motion),
+        *sensitivity_figures(actions),
         Figure(
             "Prediction KL after stage 2", kl["last"], "nats", {"before stage 2": kl["first"]}, higher_is_better=False,
             meaning=f"targets: entropy {actions['teacher_entropy']:.2f} of at most {actions['uniform_entropy']:.2f} nats",

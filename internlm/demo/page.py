@@ -8,11 +8,13 @@ import torch
 
 from internlm.data.camera import project
 from internlm.data.frames import decode
-from internlm.eval.motion import chunks as motion
-from internlm.eval.protocols import motion_chunks
-from internlm.eval.report import figures, pictures
+from internlm.eval.report import figures
 from internlm.eval.report.page import Section, curves, facts, table_of_figures
 from internlm.eval.report.page import write_page as write_html
+from internlm.eval.tasks.knn import pictures as neighbours
+from internlm.eval.tasks.motion import chunks as motion
+from internlm.eval.tasks.motion.report import motion_chunks
+from internlm.eval.tasks.retrieval import pictures as retrieved
 from internlm.monitor.health import UNIFORM_SHARE
 from internlm.monitor.metrics import read_metrics
 
@@ -41,8 +43,8 @@ def write_page(path: Path, report: dict[str, Any], done: Evaluated, runs: dict[s
         Section("Results beside their floors", table_of_figures(done.figures), f"Measured on the {report['split']} takes."),
         Section("What was run", facts(_facts(report, done))),
         Section("Training curves", _curves(runs), _CURVES),
-        Section("Nearest neighbours", _neighbours(done), pictures.NEIGHBOURS),
-        Section("Retrieved next frames", _retrieved(done), pictures.RETRIEVED),
+        Section("Nearest neighbours", _neighbours(done), neighbours.NEIGHBOURS),
+        Section("Retrieved next frames", _retrieved(done), retrieved.RETRIEVED),
         Section("Predicted motion", _motion(done), _MOTION),
     ]
     return write_html(path, title="EgoAgent demo", summary=summary(report), sections=sections)
@@ -94,11 +96,11 @@ def _curves(runs: dict[str, Path]) -> str:
 
 
 def _neighbours(done: Evaluated) -> str:
-    return pictures.neighbour_strips(done.features, done.images["train"], done.images["test"], EXAMPLES + 2)
+    return neighbours.neighbour_strips(done.features, done.images["train"], done.images["test"], EXAMPLES + 2)
 
 
 def _retrieved(done: Evaluated) -> str:
-    return pictures.retrieved_strips(done.outputs, done.gallery, pictures.take_reader(done.dataset), EXAMPLES)
+    return retrieved.retrieved_strips(done.outputs, "bottleneck", done.gallery, retrieved.take_reader(done.dataset), EXAMPLES)
 
 
 def _motion(done: Evaluated) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,14 +14,15 @@ from internlm.core.init import autocast
 from internlm.data.evaluation import View, evaluation_images
 from internlm.data.frames import DataError, ImageSource
 from internlm.data.view import normalise
-from internlm.systems.egoagent.network import EgoNetwork
+from internlm.systems.base import Embeds
 
 from .encoders import Encoder
 from .errors import EvalError
 from .feature_cache import FeatureCache, Stored
+from .options import Extraction
 from .ranks import from_first, gathered, own_share
 
-KINDS = ("state", "patch", "bottleneck")
+PLAIN = Extraction()
 PIXEL_SIDE = 32
 CALIBRATION_IMAGES = 1024
 
@@ -38,39 +38,33 @@ class Features:
     unreadable: int  # images that were left out
 
 
-def encoder(
-    network: EgoNetwork,
-    kinds: str | Mapping[str, str] = "state",
-    *,
-    identity: str | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Encoder:
-    """A branch in eval mode as a function of uint8 images; ``kinds`` = a kind, or kinds by name, all from one pass.
+def branch(system: Embeds, name: str) -> nn.Module:
+    """A trained branch. EvalError for one that the system has not."""
+    if name not in system.branches:
+        raise EvalError(f"branch {name!r} is unknown; choose one of {', '.join(system.branches)}")
+    return system.branch(name)
 
-    ``state`` = hidden at the state query (kNN protocol), ``patch`` = mean of the patches' hidden, ``bottleneck`` = the
-    head's unit vector. ``identity`` names the weights for the cache.
+
+def encoder(system: Embeds, network: nn.Module, kinds: str | Mapping[str, str], how: Extraction) -> Encoder:
+    """A branch of a system, in eval mode, as a function of uint8 images; ``kinds`` = a feature, or features by name.
+
+    All come from one pass. A cache knows them by the weights and the config of the branch.
     """
     kinds = {"model": kinds} if isinstance(kinds, str) else dict(kinds)
     for kind in kinds.values():
-        if kind not in KINDS:
-            raise EvalError(f"feature {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    device = torch.device(device)
-    network = network.to(device).eval()
+        if kind not in system.features:
+            raise EvalError(f"feature {kind!r} is unknown; choose one of {', '.join(system.features)}")
+    network = network.to(how.place).eval()
+    wanted = tuple(dict.fromkeys(kinds.values()))
 
     @torch.no_grad()
     def run(images: Tensor) -> dict[str, Tensor]:
-        with autocast(device, dtype):
-            patches, state = network.tokens(normalise(images.to(device, non_blocking=True)))
-            readers = {
-                "state": lambda: state,
-                "patch": lambda: patches.mean(1),
-                "bottleneck": lambda: network.head.bottleneck(state),
-            }
-            return {name: readers[kind]().float() for name, kind in kinds.items()}
+        with autocast(how.place, how.precision):
+            found = system.embed(network, normalise(images.to(how.place, non_blocking=True)), wanted)
+        return {name: found[kind].float() for name, kind in kinds.items()}
 
-    described = None if identity is None else json.dumps([identity, kinds, str(dtype), device.type])
-    return Encoder(run, tuple(kinds), described)
+    decides = [network_identity(network), kinds, str(how.precision), how.place.type] if how.cache else None
+    return Encoder(run, tuple(kinds), decides and json.dumps(decides))
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -93,15 +87,8 @@ DIGEST = Encoder(lambda images: {"digest": digest(images)}, ("digest",), "BLAKE2
 PIXELS = Encoder(lambda images: {"pixels": pixels(images)}, ("pixels",), f"area {PIXEL_SIDE}, centred")
 
 
-def calibrate(
-    network: EgoNetwork,
-    source: ImageSource,
-    image_size: int,
-    *,
-    device: torch.device | str = "cpu",
-    max_broken_share: float = 0.01,
-) -> int:
-    """Give an untrained network the BatchNorm statistics of its data, in place; returns how many images were used.
+def calibrate(system: Embeds, network: nn.Module, source: ImageSource, how: Extraction) -> int:
+    """Give an untrained branch the BatchNorm statistics of its data, in place; returns how many images were used.
 
     Running statistics start at mean 0 and variance 1, which no data has: without this an untrained network is judged with
     its stem switched half off. At most 1,024 images, spread evenly; 0 for a network without BatchNorm.
@@ -109,49 +96,40 @@ def calibrate(
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return 0
-    network.to(device).train()
+    network.to(how.place).train()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # plain mean over the batches
     used, rows = 0, sample_rows(source, CALIBRATION_IMAGES)
     with torch.no_grad():
-        for batch in evaluation_images(source, image_size, 128, rows=rows, max_broken_share=max_broken_share):
-            network.stem(normalise(batch.images.to(device)))
+        for batch in evaluation_images(source, system.image_size, 128, rows=rows, max_broken_share=how.max_broken_share):
+            system.embed(network, normalise(batch.images.to(how.place)), system.features[:1])
             used += len(batch.rows)
     network.eval()
     return used
 
 
 def extract(
-    source: ImageSource,
-    encoders: list[Encoder],
-    image_size: int,
-    *,
-    batch_size: int = 128,
-    limit: int | None = None,
-    cache: FeatureCache | None = None,
-    view: View | None = None,
-    workers: int = 0,
-    max_broken_share: float = 0.01,
+    source: ImageSource, encoders: list[Encoder], image_size: int, how: Extraction = PLAIN, *, view: View | None = None
 ) -> Features:
-    """Features of a source's images (at most ``limit``, spread evenly), each decoded once, by every encoder.
+    """Features of a source's images (at most ``how.limit``, spread evenly), each decoded once, by every encoder.
 
     Under torchrun the batches are shared out and process 0 gets all features. Images that cannot be read are left out and
-    counted. What a ``cache`` holds is not computed again; ``view`` replaces the evaluation view and is never cached.
+    counted. What ``how.cache`` holds is not computed again; ``view`` replaces the evaluation view and is never cached.
     Raises DataError when none or too few can be read, EvalError when a feature is not finite, naming the image.
     """
-    wanted = sample_rows(source, limit)
-    cache = cache if view is None else None
-    known = cache.find(source, encoders, wanted, image_size, batch_size) if cache else {}
+    wanted = sample_rows(source, how.limit)
+    cache = FeatureCache(how.cache) if how.cache and view is None else None
+    known = cache.find(source, encoders, wanted, image_size, how.batch) if cache else {}
     missing = [item for item in encoders if item.names[0] not in known]
     if missing:
-        fresh = _run(source, missing, image_size, wanted, batch_size, view, workers, max_broken_share)
+        fresh = _run(source, missing, image_size, wanted, how, view)
         if cache:
-            cache.keep(source, missing, wanted, image_size, batch_size, fresh)
+            cache.keep(source, missing, wanted, image_size, how.batch, fresh)
         known |= fresh
     stored = list(known.values())
     if any(not torch.equal(stored[0].rows, other.rows) for other in stored[1:]):
-        raise EvalError(f"cached features of {source.name(0)} and others are of different images; delete {cache.folder}")
+        raise EvalError(f"cached features of {source.name(0)} and others are of different images; delete {how.cache}")
     rows = stored[0].rows
     labels = torch.tensor([-1 if (label := source.label(row)) is None else label for row in rows.tolist()], dtype=torch.int64)
     values = {name: tensor for part in stored for name, tensor in part.values.items()}
@@ -159,33 +137,23 @@ def extract(
 
 
 def _run(
-    source: ImageSource,
-    encoders: list[Encoder],
-    image_size: int,
-    wanted: np.ndarray,
-    batch_size: int,
-    view: View | None,
-    workers: int,
-    max_broken_share: float,
+    source: ImageSource, encoders: list[Encoder], image_size: int, wanted: np.ndarray, how: Extraction, view: View | None
 ) -> dict[str, Stored]:
-    share = own_share(-(-len(wanted) // batch_size))
+    options = {"rows": wanted, "view": view, "workers": how.workers, "max_broken_share": how.max_broken_share}
 
     def work() -> dict[int, dict[str, Tensor]]:
         parts = {}
-        batches = evaluation_images(
-            source, image_size, batch_size, rows=wanted, only=share, view=view, workers=workers,
-            max_broken_share=max_broken_share,
-        )  # fmt: skip
-        for batch in batches:
+        share = own_share(-(-len(wanted) // how.batch))
+        for batch in evaluation_images(source, image_size, how.batch, only=share, **options):
             part = {"rows": batch.rows}
             for item in encoders:
                 for name, values in item.run(batch.images).items():
                     part[f"feature {name}"] = _finite(values.float().cpu(), name, source, batch.rows)
-            parts[int(np.searchsorted(wanted, int(batch.rows[0]))) // batch_size] = part
+            parts[int(np.searchsorted(wanted, int(batch.rows[0]))) // how.batch] = part
         return parts
 
     parts = list(gathered(work).values())
-    read = from_first(lambda: _check_read(sum(len(part["rows"]) for part in parts), source, len(wanted), max_broken_share))
+    read = from_first(lambda: _check_read(sum(len(part["rows"]) for part in parts), source, len(wanted), how.max_broken_share))
     rows = torch.cat([part["rows"] for part in parts]) if parts else torch.empty(0, dtype=torch.int64)
     found = {}
     for item in encoders:
@@ -203,7 +171,7 @@ def sample_rows(source: ImageSource, limit: int | None) -> np.ndarray:
     return np.linspace(0, len(source) - 1, count).round().astype(np.int64)
 
 
-def network_identity(network: EgoNetwork) -> str:
+def network_identity(network: nn.Module) -> str:
     """A name that changes with anything that decides a feature: SHA-256 of the config, and of parameters and buffers by name.
 
     The config counts because equal weights compute something else under another mask, head count, rotary base or epsilon.
@@ -213,11 +181,6 @@ def network_identity(network: EgoNetwork) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def open_cache(folder: str | Path | None) -> FeatureCache | None:
-    """A cache of features in a folder, or none."""
-    return None if folder is None else FeatureCache(Path(folder))
 
 
 def _check_read(read: int, source: ImageSource, wanted: int, max_broken_share: float) -> int:

@@ -1,21 +1,58 @@
-"""Options and steps that the evaluation commands share. Nothing heavy is imported until a command runs."""
+"""Options of evaluations, declared once: fields of a dataclass, which the command line and Python callers share.
+
+Nothing heavy is imported here: help must not load torch.
+"""
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import EvalError
 
 if TYPE_CHECKING:
-    from internlm.data.clips import ClipDataset
-    from internlm.systems.egoagent.config import EgoAgentConfig as Config
-    from internlm.systems.egoagent.network import EgoAgent
+    import torch
 
-    from .clips import ClipOutputs
-    from .report.page import Figure
-
-
+Options = TypeVar("Options")
 MOST = 2**31 - 1  # of anything that is counted
+MODEL = "model"  # the options of which one says what is evaluated
+
+
+def option(default: Any, help: str | None = None, *names: str, one_of: str | None = None, **argument: Any) -> Any:
+    """A field of an options dataclass that the command line shows too.
+
+    ``names``: what it is called on the command line, where that is more than the field's name. ``one_of``: a group of options of
+    which exactly one is given. The rest is as for ``argparse``'s ``add_argument``.
+    """
+    about = {"help": help, "names": names, "one_of": one_of, **argument}
+    return field(**{"default_factory": default} if callable(default) else {"default": default}, metadata=about)
+
+
+def add_options(parser: argparse.ArgumentParser, options: type) -> None:
+    """The fields of an options dataclass as arguments of a command."""
+    groups: dict[str, Any] = {}
+    for found in fields(options):
+        about = dict(found.metadata)
+        names, group, help = about.pop("names"), about.pop("one_of"), about.pop("help")
+        into: Any = parser
+        if group:
+            into = groups[group] = groups.get(group) or parser.add_mutually_exclusive_group(required=True)
+        default = found.default if found.default_factory is MISSING else found.default_factory()
+        if isinstance(default, bool):
+            about["action"] = "store_true"
+        elif default not in (None, (), "") and help and "(default" not in help:
+            help += f" (default {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+        names = names or (f"--{found.name.replace('_', '-')}",)
+        into.add_argument(*names, dest=found.name, default=default, help=help, **about)
+
+
+def read_options(options: type[Options], args: argparse.Namespace) -> Options:
+    """The dataclass from parsed arguments; lists become tuples."""
+    values = {name: getattr(args, name) for name in (found.name for found in fields(options))}
+    return options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def whole(least: int, most: int = MOST) -> Callable[[str], int]:
@@ -53,103 +90,61 @@ def _up_to(most: float, unbounded: float, inner: bool = False) -> str:
     return "" if most == unbounded else f" and {'below' if inner else 'at most'} {most:g}"
 
 
-def add_model(parser: argparse.ArgumentParser) -> Any:
-    """Where the model comes from; returns the group of alternatives, one of which is required."""
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--run", help="run folder; its newest checkpoint is taken")
-    model.add_argument("--checkpoint", help="a checkpoint folder (step_...)")
-    return model
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What every evaluation asks: the model, the data, how much of it, where, and where the result goes."""
+
+    run: str | None = option(None, "run folder; its newest checkpoint is taken", one_of=MODEL)
+    checkpoint: str | None = option(None, "a checkpoint folder (step_...)", one_of=MODEL)
+    data: tuple[str, ...] = option((), "evaluated data (default: the run's)", nargs="+")
+    split: str = option("val", "split of the evaluated takes (take stores only; default val)")
+    limit: int | None = option(None, "at most so many samples, spread evenly", type=whole(1))
+    batch: int = option(16, "samples at a time", type=whole(1))
+    device: str = option("auto", choices=("auto", "cpu", "cuda"))
+    out: Path | None = option(None, "write the result, its protocol and floors as JSON", type=Path)
+
+    @property
+    def source(self) -> str:
+        """What is evaluated, as it was given."""
+        return str(self.run or self.checkpoint)
 
 
-def add_common(parser: argparse.ArgumentParser, *, unit: str, batch: int) -> None:
-    """What is evaluated, how and where the result goes; ``unit`` is what --limit and --batch count."""
-    parser.add_argument("--data", nargs="+", help="evaluated data (default: the run's)")
-    parser.add_argument("--split", default="val", help="split of the evaluated takes (take stores only; default val)")
-    parser.add_argument("--limit", type=whole(1), help=f"at most so many {unit}, spread evenly")
-    parser.add_argument("--batch", type=whole(1), default=batch, help=f"{unit} at a time (default {batch})")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--out", type=Path, help="write the result, its protocol and floors as JSON")
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions(EvalOptions):
+    """And of an evaluation on clips."""
+
+    hop: int | None = option(None, "frame numbers between clips' first frames (default: no shared image)", type=whole(1))
 
 
-def add_clips(parser: argparse.ArgumentParser) -> None:
-    """How clips are taken out of takes."""
-    parser.add_argument("--hop", type=whole(1), help="frame numbers between clips' first frames (default: no shared image)")
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are taken from images."""
 
+    batch: int = option(128, "images at a time", type=whole(1))
+    limit: int | None = option(None, "at most so many images, spread evenly", type=whole(1))
+    device: str = option("auto", choices=("auto", "cpu", "cuda"))
+    dtype: str = option("float32", "precision", choices=("auto", "float32", "bfloat16"))
+    cache: Path | None = option(None, "folder that keeps extracted features, found again by weights and images", type=Path)
+    workers: int = option(0, "threads that read images ahead", "--workers", "--num_workers", type=whole(0))
+    max_broken_share: float = option(0.01, "share of unreadable images that may be left out", type=real(0, 1))
 
-def load(args: argparse.Namespace) -> tuple["EgoAgent", "Config", int, Any]:
-    """Agent, its config, its step and the device."""
-    from internlm.core.init import choose_device
-    from internlm.core.mesh import local_device
-    from internlm.export.reading import load_agent
+    def __post_init__(self) -> None:
+        if self.batch < 1 or (self.limit is not None and self.limit < 1) or self.workers < 0:
+            raise EvalError(f"batch {self.batch} and limit {self.limit} must be at least 1, workers {self.workers} at least 0")
+        if not 0 <= self.max_broken_share <= 1:
+            raise EvalError(f"the share of broken images, {self.max_broken_share}, must be in 0..1")
 
-    device = local_device(choose_device(args.device))
-    return *load_agent(args.run or args.checkpoint, device), device
+    @cached_property
+    def place(self) -> "torch.device":
+        """Where features are computed."""
+        from internlm.core.init import choose_device
+        from internlm.core.mesh import local_device
 
+        return local_device(choose_device(self.device))
 
-def each_once(paths: list[str]) -> list[str]:
-    """Paths without those that lead to a folder named earlier, which is said: nothing is to be measured twice."""
-    import logging
-    import os
+    @cached_property
+    def precision(self) -> "torch.dtype":
+        """In what they are computed."""
+        from internlm.core.init import choose_dtype
 
-    by_real: dict[str, str] = {}
-    for path in paths:
-        real = os.path.realpath(path)
-        if real in by_real:
-            logging.getLogger(__name__).warning("%s is the folder %s given before, and counts once", path, by_real[real])
-        by_real.setdefault(real, path)
-    return list(by_real.values())
-
-
-def clip_outputs(
-    args: argparse.Namespace, agent: "EgoAgent", config: "Config", device: Any, feature: str = "bottleneck"
-) -> tuple["ClipOutputs", "ClipDataset", list[str]]:
-    """The evaluated clips through the agent, their dataset, and the paths they come from."""
-    from internlm.data.evaluation import evaluation_clips
-
-    from .clips import open_clips, run_clips
-    from .errors import EvalError
-    from .ranks import own_share
-
-    if config.stage != "joint":
-        raise EvalError(f"{args.run or args.checkpoint} is a stage-1 model, which predicts nothing; give a run of stage 'joint'")
-    data = each_once(args.data or run_data(args, config.data.clips))
-    dataset = open_clips(config, data, args.split)
-    batches = evaluation_clips(dataset, args.batch, hop=args.hop, limit=args.limit, only=own_share)
-    return run_clips(agent, batches, feature=feature, device=device), dataset, data
-
-
-def run_data(args: argparse.Namespace, paths: Sequence[str]) -> list[str]:
-    """The data that a run was trained on, for a command that names none. EvalError where it is not there."""
-    from internlm.config.places import missing
-
-    from .errors import EvalError
-
-    if gone := missing(paths):
-        raise EvalError(
-            f"{args.run or args.checkpoint} was trained on {gone[0]}, which is not there (relative paths start from the run "
-            "folder's own place, or from where it was trained); give --data"
-        )
-    return list(paths)
-
-
-def finish(args: argparse.Namespace, model: dict[str, Any], report: dict[str, Any], figures: list["Figure"]) -> int:
-    """Write ``--out``, then print the table; returns 0."""
-    from dataclasses import asdict
-
-    from .report.page import write_json
-    from .report.summary import print_table
-
-    # The printed rows go along in one form for all tasks, so that a model card can show them beside their floors.
-    rows = [asdict(figure) for figure in figures]
-    written = args.out and write_json(args.out, {"task": args.task, "model": model, **report, "figures": rows})
-    title = {"step": model["step"], "split": report.get("protocol", {}).get("split")}
-    named = [f"{name} {value}" for name, value in title.items() if value is not None]
-    print_table(", ".join([f"{args.task}: {model['source']}", *named]), figures)
-    if written:
-        print(f"written to {written}")
-    return 0
-
-
-def about(args: argparse.Namespace, config: "Config", step: int) -> dict[str, Any]:
-    """What a result says of its model."""
-    return {"source": str(args.run or args.checkpoint), "step": step, "job": config.job_name}
+        return choose_dtype(self.dtype, self.place)

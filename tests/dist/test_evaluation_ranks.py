@@ -18,17 +18,17 @@ from internlm.data.frames import open_images
 from internlm.data.store import Camera, PoseTrack, StoreWriter, TakeInfo
 from internlm.eval.clips import run_clips
 from internlm.eval.errors import EvalError
-from internlm.eval.feature_cache import FeatureCache
-from internlm.eval.images import linear
-from internlm.eval.images.knn_protocol import Extraction, knn_report
-from internlm.eval.images.linear_protocol import probe_report
-from internlm.eval.motion.protocol import motion_report, rollout_report
-from internlm.eval.motion.rollout import roll_out
 from internlm.eval.ranks import from_first, gathered, joined, own_share
-from internlm.eval.retrieval.protocol import retrieval_report
+from internlm.eval.tasks.knn.options import KnnOptions
+from internlm.eval.tasks.knn.report import knn_report
+from internlm.eval.tasks.linear.options import LinearOptions
+from internlm.eval.tasks.linear.report import probe_report
+from internlm.eval.tasks.motion.report import motion_report, rollout_report
+from internlm.eval.tasks.motion.rollout import roll_out
+from internlm.eval.tasks.retrieval.report import retrieval_report
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.config import ModelConfig
-from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.egoagent.system import JointSystem
 
 MODEL = ModelConfig(
     hidden_size=32, num_layers=1, num_heads=2, mlp_multiple_of=16, image_size=16, local_image_size=16, patch_size=8,
@@ -62,20 +62,26 @@ def configured(folder) -> Config:
     return Config.model_validate({"model": MODEL.model_dump(), "data": data})
 
 
+def trained(config: Config) -> JointSystem:
+    system = JointSystem(config)
+    system.agent.eval()
+    return system
+
+
 def evaluate(folder, workers: int = 0) -> dict:
     """All evaluations that share work between processes; {} on processes other than 0."""
     torch.manual_seed(0)
     config = configured(folder)
-    agent = EgoAgent(MODEL).eval()
+    system = trained(config)
     train, test = (open_images([folder / "world"], split, 1, "place") for split in ("train", "val"))
-    how = Extraction(batch_size=4, workers=workers, max_broken_share=0.1)
-    knn, found = knn_report(agent, config, train, test, ks=(3, 5), how=how)
-    recipe = linear.Recipe(rates=(0.01, 0.1), epochs=3, batch=8)
-    probe = probe_report(agent, config, train, test, recipe=recipe, shots=(2,), shot_seeds=2, augment=True, how=how)
+    how = {"batch": 4, "workers": workers, "max_broken_share": 0.1}
+    knn, found = knn_report(system, train, test, KnnOptions(k=(3, 5), **how))
+    recipe = {"rates": (0.01, 0.1), "epochs": 3, "probe_batch": 8, "shots": (2,), "draws": 2, "augment": True}
+    probe = probe_report(system, train, test, LinearOptions(**recipe, **how))
     clip = ClipConfig(steps=2, frame_stride=2, pose_stride=1)
     dataset = ClipDataset([folder / "world"], "val", clip, 2, 17, 16)
-    outputs = run_clips(agent, evaluation_clips(dataset, 3, hop=2, only=own_share))
-    rolled = roll_out(agent, dataset, evaluation_clips(dataset, 3, hop=2, only=own_share), observed=1)
+    outputs = run_clips(system, evaluation_clips(dataset, 3, hop=2, only=own_share))
+    rolled = roll_out(system, dataset, evaluation_clips(dataset, 3, hop=2, only=own_share), observed=1)
     if rank():
         assert not knn and not probe and not len(outputs.prediction) and rolled is None
         return {}
@@ -135,11 +141,11 @@ def use_the_cache(index: int, world: int, folder) -> None:
     torch.manual_seed(0)
     config = configured(folder)
     train, test = (open_images([folder / "world"], split, 1, "place") for split in ("train", "val"))
-    agent, reports = EgoAgent(MODEL).eval(), []
-    how = Extraction(batch_size=4, cache=FeatureCache(folder / "cache"), max_broken_share=0.1)
+    system, reports = trained(config), []
+    options = KnnOptions(k=(3,), batch=4, cache=folder / "cache", max_broken_share=0.1)
     with joined():
         for _ in range(2):
-            reports.append(knn_report(agent, config, train, test, ks=(3,), how=how)[0])
+            reports.append(knn_report(system, train, test, options)[0])
     assert reports[0] == reports[1]
 
 

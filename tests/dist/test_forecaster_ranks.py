@@ -13,7 +13,7 @@ from processes import start
 
 from internlm.checkpoint.manager import read_checkpoint
 from internlm.data.motion import Recordings
-from internlm.eval.motion.forecasters import make
+from internlm.eval.tasks.motion.forecasters import make
 from internlm.monitor.metrics import read_metrics
 from internlm.systems.forecaster import diffusion
 from internlm.train import loop

@@ -7,8 +7,8 @@ import pytest
 
 from internlm.data.store import PoseTrack, StoreWriter, TakeInfo, TakeStore
 from internlm.eval.actions import frame_actions
-from internlm.eval.motion import protocol as motion_protocol
-from internlm.eval.retrieval import protocol as retrieval_protocol
+from internlm.eval.tasks.motion import report as motion_protocol
+from internlm.eval.tasks.retrieval import report as retrieval_protocol
 
 NAMES = {"actions": ["walk", "turn", "sit"]}
 

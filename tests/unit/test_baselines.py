@@ -16,8 +16,8 @@ from internlm.data import motion as motion_data
 from internlm.data.frames import DataError
 from internlm.data.motion import Recordings, constant_velocity, zero_velocity
 from internlm.eval.errors import EvalError
-from internlm.eval.motion import metrics as pose_metrics
-from internlm.eval.motion.forecasters import CONFIGS, make, predict
+from internlm.eval.tasks.motion import metrics as pose_metrics
+from internlm.eval.tasks.motion.forecasters import CONFIGS, make, predict
 from internlm.objective.motion import Counts, pose_distance
 from internlm.systems.forecaster import diffusion, pose_agent, simlpe
 from internlm.systems.forecaster.config import PoseModelConfig

@@ -11,8 +11,8 @@ from internlm.data import motion as motion_data
 from internlm.data.frames import DataError
 from internlm.data.motion import Recordings, constant_velocity, zero_velocity
 from internlm.eval.errors import EvalError
-from internlm.eval.motion import bench as bench_motion
-from internlm.eval.motion import metrics as pose_metrics
+from internlm.eval.tasks.motion import bench as bench_motion
+from internlm.eval.tasks.motion import metrics as pose_metrics
 
 
 def test_cmu_floors_are_the_published_ones(shared_data):

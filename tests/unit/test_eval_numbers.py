@@ -1,15 +1,18 @@
 """Numbers among the options of ``egoagent eval`` and ``egoagent bench``: what means nothing is refused, with exit code 2."""
 
 import argparse
+from functools import partial
 
 import pytest
 import torch
 
 from internlm import cli
-from internlm.eval import command
+from internlm.eval import task
 from internlm.eval.errors import EvalError
-from internlm.eval.images import knn, knn_protocol, linear
-from internlm.eval.motion import bench_command
+from internlm.eval.options import Extraction, add_options
+from internlm.eval.tasks.knn import vote as knn
+from internlm.eval.tasks.linear.options import LinearOptions
+from internlm.eval.tasks.motion import bench_command
 
 NUMBERS = {
     "knn": {
@@ -71,12 +74,12 @@ def test_every_number_of_these_commands_is_checked():
                 plain.append(action.option_strings)
             elif getattr(action.type, "__module__", "") == "internlm.eval.options":
                 seen += 1
-                for value in action.default if isinstance(action.default, list) else [action.default]:
+                for value in action.default if isinstance(action.default, tuple) else [action.default]:
                     assert value is None or action.type(str(value)) == value, action.option_strings
 
-    for module in (command, bench_command):
+    for add in (bench_command.add_arguments, *(partial(add_options, options=task.find(name).Options) for name in task.names())):
         parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
+        add(parser)
         look(parser)
     assert not plain and seen > 30
 
@@ -96,13 +99,13 @@ def test_the_functions_refuse_them_too():
         {"weight_decay": float("nan")},
     ):
         with pytest.raises(EvalError):
-            linear.Recipe(**change)
+            LinearOptions(**change)
     for change in (
-        {"batch_size": 0},
+        {"batch": 0},
         {"limit": 0},
         {"workers": -1},
         {"max_broken_share": 2.0},
         {"max_broken_share": float("nan")},
     ):
         with pytest.raises(EvalError):
-            knn_protocol.Extraction(**change)
+            Extraction(**change)

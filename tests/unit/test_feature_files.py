@@ -15,7 +15,8 @@ from test_features import stored_arrays
 from internlm import cli
 from internlm.eval.errors import EvalError
 from internlm.eval.feature_files import read_frames, read_labelled
-from internlm.eval.images import knn_protocol
+from internlm.eval.tasks.knn.options import KnnOptions
+from internlm.eval.tasks.knn.report import stored_report
 
 
 @pytest.fixture
@@ -56,16 +57,16 @@ def test_labels_may_be_any_numbers_and_cost_what_their_classes_cost(tmp_path, su
 
 def test_labels_that_training_lacks_are_unseen_classes(tmp_path):
     arrays = stored_arrays() | {"test_labels": np.array([0, 1, 900_001, 1])}
-    report, _ = knn_protocol.stored_report(read_labelled(written(tmp_path / "f.npz", arrays)), None, knn_protocol.Extraction())
+    report, _ = stored_report(read_labelled(written(tmp_path / "f.npz", arrays)), None)
     assert report["protocol"]["test_images_of_unseen_classes"] == 1 and report["chance"] == 50
     for labels, message in ((np.full(4, 7), "training knows none of the 1 test classes"), (np.zeros(4, int), None)):
         arrays["test_labels"] = labels
         found = read_labelled(written(tmp_path / "f.npz", arrays))
         if message:
             with pytest.raises(EvalError, match=message):
-                knn_protocol.stored_report(found, None, knn_protocol.Extraction())
+                stored_report(found, None)
         else:
-            knn_protocol.stored_report(found, None, knn_protocol.Extraction())
+            stored_report(found, None)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_table_of_classes_does_not_hide_that_they_do_not_meet(tmp_path, train,
     arrays = stored_arrays() | {"train_labels": np.array(train), "test_labels": np.array(test)}
     stored = read_labelled(written(tmp_path / "f.npz", arrays, ["ant", "bee", "cow"]))
     with pytest.raises(EvalError, match=message):
-        knn_protocol.stored_report(stored, None, knn_protocol.Extraction())
+        stored_report(stored, None)
 
 
 def test_many_classes_are_quick(tmp_path):
@@ -90,7 +91,7 @@ def test_many_classes_are_quick(tmp_path):
     arrays["test_features"] = arrays["train_features"][:300] + 1e-4
     start = time.perf_counter()
     stored = read_labelled(written(tmp_path / "f.npz", arrays))
-    report, _ = knn_protocol.stored_report(stored, None, knn_protocol.Extraction(), ks=(1,))
+    report, _ = stored_report(stored, None, KnnOptions(k=(1,)))
     assert report["top1"] > 95 and len(report["per_class"]) == 300 and time.perf_counter() - start < 20
 
 

@@ -14,12 +14,16 @@ from internlm.data.decode import MAX_PIXELS, decode
 from internlm.data.frames import DataError, ImageFolder, open_images
 from internlm.data.view import eval_transform
 from internlm.eval import feature_files, features
-from internlm.eval.feature_cache import FeatureCache, fingerprint
-from internlm.eval.images import knn_protocol
+from internlm.eval.feature_cache import fingerprint
+from internlm.eval.images import floors
 from internlm.eval.images.classes import confusions, per_class, read_class_list, restrict
+from internlm.eval.options import Extraction
+from internlm.eval.tasks.knn.options import KnnOptions
+from internlm.eval.tasks.knn.report import knn_report, stored_report
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.config import ModelConfig
-from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
+from internlm.systems.egoagent.network import EgoNetwork
+from internlm.systems.resolve import build_system
 
 MODEL = ModelConfig(
     hidden_size=32, num_layers=1, num_heads=2, mlp_multiple_of=16, image_size=16, local_image_size=16, patch_size=8,
@@ -96,15 +100,15 @@ def test_every_hostile_image_is_a_feature_or_a_counted_skip(tmp_path):
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     source = ImageFolder(tmp_path)
-    found = features.extract(source, [COLOUR], 16, batch_size=2, max_broken_share=0.5)
+    found = features.extract(source, [COLOUR], 16, Extraction(batch=2, max_broken_share=0.5))
     assert found.rows.tolist() == [0, 1, 2, 3, 4, 5] and found.unreadable == 3
     assert torch.isfinite(found.values["colour"]).all()
     with pytest.raises(DataError, match="more than data.max_broken_share"):
-        features.extract(source, [COLOUR], 16, batch_size=2, max_broken_share=0.1)
+        features.extract(source, [COLOUR], 16, Extraction(batch=2, max_broken_share=0.1))
     for path in tmp_path.glob("[a-f]_*"):
         path.unlink()
     with pytest.raises(DataError, match=r"none of the 3 images can be read, the first is .*g_truncated.jpg"):
-        features.extract(ImageFolder(tmp_path), [COLOUR], 16, max_broken_share=1.0)
+        features.extract(ImageFolder(tmp_path), [COLOUR], 16, Extraction(max_broken_share=1.0))
 
 
 def test_a_feature_that_is_not_finite_names_the_image(tmp_path):
@@ -119,7 +123,7 @@ def test_a_feature_that_is_not_finite_names_the_image(tmp_path):
         return {"model": values}
 
     with pytest.raises(ValueError, match=r"feature 'model' of .*cat/3.png is not finite \(1 of 2"):
-        features.extract(source, [features.Encoder(run, ("model",))], 16, batch_size=2)
+        features.extract(source, [features.Encoder(run, ("model",))], 16, Extraction(batch=2))
 
 
 def test_few_images_and_odd_classes_are_measured(tmp_path):
@@ -127,14 +131,14 @@ def test_few_images_and_odd_classes_are_measured(tmp_path):
     train = ImageFolder(class_folder(tmp_path / "train", {"ant": 4, "bee": 1, "cow": 2}), labelled=True)
     test = ImageFolder(class_folder(tmp_path / "val", {"ant": 2, "dog": 1}, seed=500), labelled=True)
     (tmp_path / "train" / "empty").mkdir()
-    report, _ = knn_protocol.knn_report(EgoAgent(MODEL).eval(), configured(), train, test)
+    report, _ = knn_report(build_system(configured()), train, test)
     protocol = report["protocol"]
     assert protocol["classes_of_one_train_image"] == 1 and protocol["test_images_of_unseen_classes"] == 1
     assert [row["class"] for row in report["per_class"]] == ["ant", "dog"]
     assert report["per_class"][1]["train_images"] == 0 and report["per_class"][1]["top1"] == 0
     assert report["top1"] <= 200 / 3 and set(report["floors"]) == {"random_weights", "random_weights_uncalibrated", "pixels"}
     with pytest.raises(ValueError, match="have no labels"):
-        knn_protocol.knn_report(EgoAgent(MODEL), configured(), ImageFolder(tmp_path / "train"), test)
+        knn_report(build_system(configured()), ImageFolder(tmp_path / "train"), test)
 
 
 # cache
@@ -143,7 +147,7 @@ def test_few_images_and_odd_classes_are_measured(tmp_path):
 def test_cache_is_found_again_and_misses_what_changed(tmp_path):
     folder = class_folder(tmp_path / "images", {"cat": 3, "dog": 3})
     source = ImageFolder(folder, labelled=True)
-    cache, calls = FeatureCache(tmp_path / "cache"), []
+    cache, calls = tmp_path / "cache", []
 
     def counting(images):
         calls.append(len(images))
@@ -152,7 +156,7 @@ def test_cache_is_found_again_and_misses_what_changed(tmp_path):
     def extracted(identity="a", size=16, limit=None, source=source):
         encoder = features.Encoder(counting, ("colour",), identity)
         before = len(calls)
-        found = features.extract(source, [encoder, features.PIXELS], size, cache=cache, limit=limit)
+        found = features.extract(source, [encoder, features.PIXELS], size, Extraction(cache=cache, limit=limit))
         return found, len(calls) > before
 
     first, computed = extracted()
@@ -167,7 +171,7 @@ def test_cache_is_found_again_and_misses_what_changed(tmp_path):
     assert extracted()[1], "a damaged file is computed again"
     assert not extracted()[1] and not [p for p in (tmp_path / "cache").iterdir() if p.name.startswith(".")]
     files = len(list((tmp_path / "cache").iterdir()))
-    features.extract(source, [features.Encoder(counting, ("colour",))], 16, cache=cache)
+    features.extract(source, [features.Encoder(counting, ("colour",))], 16, Extraction(cache=cache))
     assert len(list((tmp_path / "cache").iterdir())) == files, "without an identity nothing is kept"
 
 
@@ -185,21 +189,21 @@ def test_fingerprint_of_stores_follows_their_frames(tmp_path):
 @pytest.mark.parametrize(("key", "value"), [("sequence", "block"), ("num_heads", 4), ("rope_base", 20.0), ("norm_eps", 0.1)])
 def test_networks_that_differ_in_config_alone_share_no_features(key, value, tmp_path):
     source = ImageFolder(class_folder(tmp_path / "images", {"a": 2, "b": 2}))
-    how = knn_protocol.Extraction(batch_size=4, cache=FeatureCache(tmp_path / "cache"))
 
     def configured(**changes):  # two layers, so that the mask between patches reaches the state
         return Config.model_validate({"model": MODEL.model_dump() | {"num_layers": 2} | changes})
 
     def floor(config, cache):
-        encoders, _ = knn_protocol.random_encoders(config, source, "state", how)
-        agent = EgoAgent(config.model)
-        agent.observer.load_state_dict(knn_protocol.untrained(configured()).state_dict())
-        encoders.append(knn_protocol.branch_encoder(agent, "observer", "state", how))
-        return features.extract(source, encoders, 16, cache=cache, batch_size=4).values
+        how, system = Extraction(batch=4, cache=cache), build_system(config)
+        encoders, _ = floors.random_encoders(system, source, "state", how)
+        system.agent.observer.load_state_dict(floors.untrained(build_system(configured())).state_dict())
+        encoders.append(features.encoder(system, system.branch("observer"), "state", how))
+        return features.extract(source, encoders, 16, how).values
 
-    floor(configured(), how.cache)
+    kept = tmp_path / "cache"
+    floor(configured(), kept)
     other = configured(**{key: value})
-    cached, fresh = floor(other, how.cache), floor(other, None)
+    cached, fresh = floor(other, kept), floor(other, None)
     assert len(fresh) == 3 and all(torch.equal(cached[name], values) for name, values in fresh.items())
 
 
@@ -216,14 +220,15 @@ def test_weights_decide_the_identity():
 
 def test_calibration_gives_batch_norm_the_statistics_of_the_images(tmp_path):
     source = ImageFolder(class_folder(tmp_path, {"cat": 9}))
-    network = EgoNetwork(MODEL, actions=False).eval()
-    assert features.calibrate(network, source, 16) == 9 and not network.training
+    system = build_system(configured())
+    network = system.fresh_branch().eval()
+    assert features.calibrate(system, network, source, Extraction()) == 9 and not network.training
     first, norm = network.stem.layers[0], network.stem.layers[1]
     images = torch.stack([torch.from_numpy(eval_transform(source.read(i), 16)) for i in range(9)])
     with torch.no_grad():
         seen = first(features.normalise(images))
     torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
-    assert features.calibrate(EgoNetwork(MODEL.model_copy(update={"stem_norm": "layer"})), source, 16) == 0
+    assert features.calibrate(system, EgoNetwork(MODEL.model_copy(update={"stem_norm": "layer"})), source, Extraction()) == 0
 
 
 # class lists and tables
@@ -279,9 +284,9 @@ def test_stored_features_in_both_formats_are_the_same(tmp_path):
     save_file(tensors, tmp_path / "f.safetensors", {"classes": json.dumps(["ant", "bee"])})
     names = {**arrays, "train_labels": np.array(["ant", "bee"] * 4), "test_labels": np.array(["ant", "bee"] * 2)}
     np.savez(tmp_path / "names.npz", **names)
-    how, reports = knn_protocol.Extraction(), []
+    reports = []
     for name in ("f.npz", "f.safetensors", "names.npz"):
-        report, _ = knn_protocol.stored_report(feature_files.read_labelled(tmp_path / name), None, how, ks=(3,))
+        report, _ = stored_report(feature_files.read_labelled(tmp_path / name), None, KnnOptions(k=(3,)))
         assert report["protocol"]["classes"] == ["ant", "bee"] and not report["floors"]
         reports.append(report)
     assert reports[0] == reports[1] == reports[2]
@@ -299,14 +304,14 @@ def test_stored_features_beside_their_images_get_the_pixel_floor(tmp_path):
         for name, value in (("features", scale * np.eye(4, dtype=np.float32)), ("labels", np.array(["ant", "ant", "bee", "bee"])))
     })  # fmt: skip
     stored = feature_files.read_labelled(tmp_path / "f.npz")
-    report, _ = knn_protocol.stored_report(stored, (source, nearly), knn_protocol.Extraction(), ks=(1,))
+    report, _ = stored_report(stored, (source, nearly), KnnOptions(k=(1,)))
     assert report["top1"] == report["floors"]["pixels"] == 100
     assert report["protocol"]["test_features_equal_to_a_training_feature"] == 0
     with pytest.raises(ValueError, match="4 of 4 test images are training images as well"):
-        knn_protocol.stored_report(stored, (source, source), knn_protocol.Extraction())
+        stored_report(stored, (source, source))
     other = ImageFolder(class_folder(tmp_path / "j", {"ant": 1, "bee": 3}), labelled=True)
     with pytest.raises(ValueError, match="feature 1 is of class 'ant', image 1 of 'bee'"):
-        knn_protocol.stored_report(stored, (other, nearly), knn_protocol.Extraction())
+        stored_report(stored, (other, nearly))
 
 
 @pytest.mark.parametrize(

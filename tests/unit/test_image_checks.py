@@ -21,12 +21,15 @@ from internlm.data.motion import Recordings
 from internlm.data.store import TakeStore
 from internlm.eval import features
 from internlm.eval.errors import EvalError
-from internlm.eval.images import knn_protocol, linear_protocol
 from internlm.eval.images.checks import check_images
-from internlm.eval.motion.bench import Protocol, run_benchmark
-from internlm.eval.motion.command import _check_unseen
+from internlm.eval.tasks.knn.options import KnnOptions
+from internlm.eval.tasks.knn.report import knn_report
+from internlm.eval.tasks.linear.report import probe_report
+from internlm.eval.tasks.motion.bench import Protocol, run_benchmark
+from internlm.eval.tasks.motion.task import _check_unseen
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.resolve import build_system
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def test_one_folder_under_two_names_is_refused(tmp_path, evaluate):
         code, said = evaluate("knn", "--train-data", tmp_path / "a", "--data", f"{tmp_path}/{name}")
         assert code == 2 and f"{count} test images are training images as well" in said, name
         with pytest.raises(EvalError, match=count):
-            linear_protocol.probe_report(EgoAgent(MODEL), configured(), folder(tmp_path / "a"), folder(tmp_path / name))
+            probe_report(build_system(configured()), folder(tmp_path / "a"), folder(tmp_path / name))
 
 
 def test_a_store_against_itself_is_refused(tmp_path, evaluate):
@@ -104,15 +107,15 @@ def test_copies_are_counted_and_copies_alone_refused(tmp_path, caplog):
     class_folder(tmp_path / "train", {"ant": 3, "bee": 3})
     class_folder(tmp_path / "val", {"ant": 2, "bee": 2}, seed=100)
     shutil.copy(tmp_path / "train" / "ant" / "1.png", tmp_path / "val" / "ant" / "copy.png")
-    agent, config = EgoAgent(MODEL).eval(), configured()
+    system = build_system(configured())
     with caplog.at_level(logging.WARNING):
-        report, found = knn_protocol.knn_report(agent, config, folder(tmp_path / "train"), folder(tmp_path / "val"), ks=(1,))
+        report, found = knn_report(system, folder(tmp_path / "train"), folder(tmp_path / "val"), KnnOptions(k=(1,)))
     assert report["protocol"]["test_images_equal_to_a_training_image"] == 1 and "digest" not in found["test"].values
     assert "1 of 5 test images are equal to a training one" in caplog.text and set(report["by_k"]) == {"model", *report["floors"]}
     shutil.copytree(tmp_path / "train", tmp_path / "copied")
-    for call in (knn_protocol.knn_report, linear_protocol.probe_report):
+    for call in (knn_report, probe_report):
         with pytest.raises(EvalError, match="every one of the 6 test images has the same pixels"):
-            call(agent, config, folder(tmp_path / "train"), folder(tmp_path / "copied"))
+            call(system, folder(tmp_path / "train"), folder(tmp_path / "copied"))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

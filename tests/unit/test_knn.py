@@ -5,7 +5,8 @@ import pytest
 import torch
 from test_search import BACKENDS, brute_force, galleries
 
-from internlm.eval.images import classes, knn
+from internlm.eval.images import classes
+from internlm.eval.tasks.knn import vote as knn
 
 
 def test_vote_by_hand():

@@ -1,12 +1,15 @@
 """The linear probe against autograd and a separable problem; selection, held-out groups and few-shot draws."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from internlm.eval.features import Features
-from internlm.eval.images import linear
-from internlm.eval.images.linear_protocol import score
+from internlm.eval.tasks.linear import probe as linear
+from internlm.eval.tasks.linear.options import LinearOptions
+from internlm.eval.tasks.linear.report import score
 
 
 def blobs(per_class=40, classes=4, dim=12, noise=1.0, seed=0):
@@ -88,12 +91,12 @@ def features(noise=1.0, shuffle_test=False):
     }
 
 
-RECIPE = linear.Recipe(rates=(1e-7, 0.05), epochs=20, batch=32)
+RECIPE = LinearOptions(rates=(1e-7, 0.05), epochs=20, probe_batch=32)
 
 
 def test_the_probe_learns_and_chooses_the_useful_feature_and_rate():
     found = features()
-    report = score(found, [str(i) for i in range(160)], RECIPE, shots=(1, 5, 99), shot_seeds=3)
+    report = score(found, [str(i) for i in range(160)], replace(RECIPE, shots=(1, 5, 99), draws=3))
     assert report["top1"] > 90 and report["selected"]["feature"] == "model.good" and report["selected"]["rate"] == 0.05
     assert report["floors"]["pixels"] < 50 and len(report["grid"]) == 4 and len(report["per_class"]) == 4
     one, five, all_of_them = report["few_shot"]
@@ -118,6 +121,6 @@ def test_a_constant_feature_and_an_unseen_class_do_no_harm():
 
 def test_impossible_recipes_are_refused():
     with pytest.raises(ValueError, match="above zero"):
-        linear.Recipe(rates=(0.1, 0.0))
+        LinearOptions(rates=(0.1, 0.0))
     with pytest.raises(ValueError, match="held out"):
-        linear.Recipe(held_out=1.0)
+        LinearOptions(held_out=1.0)

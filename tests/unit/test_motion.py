@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from internlm.data.frames import DataError
-from internlm.eval.motion import chunks as motion
+from internlm.eval.tasks.motion import chunks as motion
 
 
 def chunks(target, past, visible=None, past_visible=None, takes=None):

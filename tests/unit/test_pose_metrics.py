@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from internlm.eval.motion import metrics as pm
+from internlm.eval.tasks.motion import metrics as pm
 
 RNG = np.random.default_rng(0)
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from internlm.eval.feature_files import FrameFeatures
-from internlm.eval.retrieval import protocol as retrieval_protocol
-from internlm.eval.retrieval import ranking as retrieval
+from internlm.eval.tasks.retrieval import ranking as retrieval
+from internlm.eval.tasks.retrieval import report as retrieval_protocol
+from internlm.eval.tasks.retrieval.options import RetrievalOptions
 
 
 def pool(clips=6, steps=4, dim=5, seed=0):
@@ -149,12 +150,15 @@ def test_stored_features_are_retrieved_in_clips_of_their_take():
     features = torch.randn(7, 6, generator=generator)
     following = torch.cat([features[1:], features[:1]])
     stored = FrameFeatures(features, takes, numbers, following)
-    report = retrieval_protocol.stored_report(stored, 5)
+    report = retrieval_protocol.stored_report(stored, RetrievalOptions(frame_stride=5))
     assert report["queries"] == 4 and report["gallery_items"] == 6  # frame 20 of take 0 has neither a next nor a previous one
     assert report["top1"] == 100 and report["protocol"]["query"] == "stored prediction"
-    plain = retrieval_protocol.stored_report(FrameFeatures(features, takes, numbers, None), 5, steps=2)
+    plain = retrieval_protocol.stored_report(
+        FrameFeatures(features, takes, numbers, None), RetrievalOptions(frame_stride=5, steps=2)
+    )
     assert plain["queries"] == 4 and plain["top1"] == plain["floors"]["current_frame"]
     with pytest.raises(ValueError, match="check --frame-stride"):
-        retrieval_protocol.stored_report(stored, 7)
+        retrieval_protocol.stored_report(stored, RetrievalOptions(frame_stride=7))
     with pytest.raises(ValueError, match="1 stored frames occur twice"):
-        retrieval_protocol.stored_report(FrameFeatures(features, takes, numbers.where(numbers != 20, torch.tensor(10)), None), 5)
+        twice = FrameFeatures(features, takes, numbers.where(numbers != 20, torch.tensor(10)), None)
+        retrieval_protocol.stored_report(twice, RetrievalOptions(frame_stride=5))

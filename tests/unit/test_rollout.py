@@ -6,12 +6,14 @@ import torch
 from data_samples import body, write_take
 
 from internlm.data.evaluation import evaluation_clips
-from internlm.eval.clips import open_clips, run_clips
+from internlm.eval.clips import run_clips
 from internlm.eval.errors import EvalError
-from internlm.eval.motion import protocol as motion_protocol
-from internlm.eval.motion import rollout
+from internlm.eval.tasks.motion import report as motion_protocol
+from internlm.eval.tasks.motion import rollout
+from internlm.systems.egoagent import clips
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import ClipReadout, EgoAgent
+from internlm.systems.egoagent.system import JointSystem
 
 CONFIG = dict(
     stage="joint",
@@ -30,16 +32,17 @@ def setting(tmp_path, coordinates: str, steps: int = 3, **take):
         write_take(store, "two", **take)
     config = Config(**CONFIG, data=dict(clips=[str(store)], clip=dict(steps=steps, frame_stride=5, pose_coordinates=coordinates)))
     torch.manual_seed(0)
-    agent = EgoAgent(config.model).eval()
-    dataset = open_clips(config, [str(store)], "train")
-    return agent, dataset, list(evaluation_clips(dataset, 2, hop=15))
+    system = JointSystem(config)
+    system.agent.eval()
+    dataset = system.clips([str(store)], "train")
+    return system, dataset, list(evaluation_clips(dataset, 2, hop=15))
 
 
 @pytest.mark.parametrize("coordinates", ["chunk", "camera"])
 def test_a_network_that_stands_still_stands_still_in_the_right_frame(tmp_path, coordinates):
     """A fresh offset head repeats the last pose before: in the camera of I_k (chunk), in each own camera (camera)."""
-    agent, dataset, batches = setting(tmp_path, coordinates)
-    rolled = rollout.roll_out(agent, dataset, batches, observed=1)
+    system, dataset, batches = setting(tmp_path, coordinates)
+    rolled = rollout.roll_out(system, dataset, batches, observed=1)
     report = motion_protocol.rollout_report(rolled, dataset, observed=1)
     for part, model in (("world", "model_with_images"), ("head_camera", "model_without_images")):
         if coordinates == "camera" and part == "world":
@@ -57,7 +60,7 @@ def test_a_network_that_stands_still_stands_still_in_the_right_frame(tmp_path, c
 @pytest.mark.parametrize("coordinates", ["chunk", "camera"])
 def test_predictions_are_fed_back_in_the_coordinates_of_the_next_step(tmp_path, coordinates, monkeypatch):
     """A network that always answers with the truth of its step: the past that it is shown must then be the true past too."""
-    agent, dataset, batches = setting(tmp_path, coordinates)
+    system, dataset, batches = setting(tmp_path, coordinates)
     asked, batch = [], batches[0]
 
     def answer(cache, layout, *, patches=None, past, actions):
@@ -71,8 +74,8 @@ def test_predictions_are_fed_back_in_the_coordinates_of_the_next_step(tmp_path, 
             torch.testing.assert_close(actions[0], batch.poses[:, acted : cache.read[2]], atol=1e-4, rtol=0)
         return ClipReadout(batch.poses[:, now], past[1].float(), past[0])
 
-    monkeypatch.setattr(agent.predictor, "append", answer)
-    rolled = rollout.roll_out(agent, dataset, batches[:1], observed=1)
+    monkeypatch.setattr(system.agent.predictor, "append", answer)
+    rolled = rollout.roll_out(system, dataset, batches[:1], observed=1)
     expected = [(2, 2, 1), (3, 3, 2), (2, 2, 1), (2, 3, 2)]  # images, action queries and actions read so far
     assert asked == expected, "with the images, then with those up to I_k alone"
     mask = rolled.visible
@@ -81,7 +84,7 @@ def test_predictions_are_fed_back_in_the_coordinates_of_the_next_step(tmp_path, 
 
 
 def read_anew(predictor, batch, images, k, moves):
-    """Every chunk from a pass over all before it: what ``_fed_back`` spares."""
+    """Every chunk from a pass over all before it: what the cache spares."""
     poses, visible, past, past_visible = (x.clone() for x in (batch.poses, batch.visible, batch.past_poses, batch.past_visible))
     seen = past_visible[:, k].any(1, keepdim=True).expand_as(visible[:, k])
     for step in range(k, poses.shape[1]):
@@ -89,7 +92,7 @@ def read_anew(predictor, batch, images, k, moves):
         given = (poses[:, upto], visible[:, upto], past[:, upto], past_visible[:, upto])
         poses[:, step], visible[:, step] = predictor.forward_clip(images[:, upto], *given).action[:, -1], seen
         if step + 1 < poses.shape[1]:
-            past[:, step + 1] = poses[:, step] if moves is None else rollout._turned(moves[:, step], poses[:, step])
+            past[:, step + 1] = poses[:, step] if moves is None else clips._turned(moves[:, step], poses[:, step])
             past_visible[:, step + 1] = seen
     return poses[:, k:].double().numpy()
 
@@ -98,29 +101,28 @@ def read_anew(predictor, batch, images, k, moves):
 @pytest.mark.parametrize("target", ["offset", "absolute"])
 @torch.no_grad()
 def test_a_roll_out_is_that_of_whole_passes(tmp_path, sequence, target):
-    agent, dataset, batches = setting(tmp_path, "chunk", steps=5)
+    system, dataset, batches = setting(tmp_path, "chunk", steps=5)
     torch.manual_seed(1)
     model = Config(**CONFIG).model.model_copy(update=dict(sequence=sequence, pose_target=target, num_layers=3))
     predictor = EgoAgent(model).eval().predictor
     predictor.pose_head.layers[-1].weight.normal_(std=0.1)
     batch, anchors, _ = rollout.with_cameras(dataset, batches[0])
     moves = torch.from_numpy(rollout.invert_rigid(anchors[:, 1:]) @ anchors[:, :-1]).float()
-    images = rollout.normalise_clip(batch.images)
-    patches = predictor.stem(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    images = clips.normalise_clip(batch.images)
     for observed in (1, 2, 4):
         for frames, between in ((5, moves), (observed + 1, None)):
-            found = rollout._fed_back(predictor, batch, patches[:, :frames], observed, between)
+            found = clips.roll_out(predictor, batch, observed, frames, between)
             expected = read_anew(predictor, batch, images[:, :frames], observed, between)
             assert found.shape[1] == 5 - observed
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_one_step_is_the_teacher_forced_chunk(tmp_path):
-    agent, dataset, batches = setting(tmp_path, "chunk")
+    system, dataset, batches = setting(tmp_path, "chunk")
     with torch.no_grad():
-        agent.predictor.pose_head.layers[-1].bias.normal_(std=0.1)
-    rolled = rollout.roll_out(agent, dataset, batches, observed=2)
-    outputs = run_clips(agent, batches)
+        system.agent.predictor.pose_head.layers[-1].bias.normal_(std=0.1)
+    rolled = rollout.roll_out(system, dataset, batches, observed=2)
+    outputs = run_clips(system, batches)
     np.testing.assert_allclose(rolled.no_images, outputs.action[:, 2].numpy(), atol=1e-5)
     report = motion_protocol.rollout_report(rolled, dataset, observed=2)
     scores = report["world"]
@@ -130,8 +132,8 @@ def test_one_step_is_the_teacher_forced_chunk(tmp_path):
 
 @pytest.mark.parametrize("coordinates", ["chunk", "camera"])
 def test_teacher_forced_report_has_the_world_beside_the_camera(tmp_path, coordinates):
-    agent, dataset, batches = setting(tmp_path, coordinates)
-    report = motion_protocol.motion_report(run_clips(agent, batches), dataset)
+    system, dataset, batches = setting(tmp_path, coordinates)
+    report = motion_protocol.motion_report(run_clips(system, batches), dataset)
     assert report["detail"]["mpjpe_cm"] == pytest.approx(report["mpjpe_cm"])
     assert report["detail"]["mpjpe_cm_at_ms"].keys() == {"67", "167"} and report["detail"]["mpjpe_cm_interval"]
     # zero velocity in the world: the body walks 2 cm a frame, so poses 1..5 are 2, 4, .. 10 cm away
@@ -141,9 +143,9 @@ def test_teacher_forced_report_has_the_world_beside_the_camera(tmp_path, coordin
 
 
 def test_what_cannot_be_rolled_out_says_why(tmp_path):
-    agent, dataset, batches = setting(tmp_path, "camera")
+    system, dataset, batches = setting(tmp_path, "camera")
     with pytest.raises(EvalError, match="choose 1 to 2"):
-        rollout.roll_out(agent, dataset, batches, observed=3)
+        rollout.roll_out(system, dataset, batches, observed=3)
     dataset.pose_stride = 2
     with pytest.raises(EvalError, match="leave gaps"):
-        rollout.roll_out(agent, dataset, batches, observed=1)
+        rollout.roll_out(system, dataset, batches, observed=1)

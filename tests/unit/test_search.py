@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internlm.eval.images import search
+from internlm.eval.tasks.knn import search
 
 BACKENDS = ["torch", "faiss"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from internlm.data.batch import ClipBatch
-from internlm.eval import sensitivity
-from internlm.eval.clips import normalise_clip
+from internlm.demo import sensitivity
+from internlm.systems.egoagent.clips import normalise_clip
 from internlm.systems.egoagent.config import LossConfig, ModelConfig
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent

@@ -85,18 +85,19 @@ def test_the_result_is_written_whoever_reads_the_table(tmp_path):
 
 
 def test_the_result_is_written_before_it_is_printed(tmp_path, monkeypatch):
-    import argparse
-
-    from internlm.eval import options
+    from internlm.eval import task
     from internlm.eval.report import summary
+    from internlm.eval.tasks.knn import task as knn
+    from internlm.eval.tasks.knn.options import KnnOptions
 
     def fails(*args):
         raise RuntimeError("no terminal")
 
     monkeypatch.setattr(summary, "print_table", fails)
-    args = argparse.Namespace(task="knn", out=tmp_path / "k.json", split="val")
+    found = task.Result({"source": "x", "step": 1}, {"floors": {}, "protocol": {}}, [])
+    monkeypatch.setattr(knn, "evaluate", lambda options: found)
     with pytest.raises(RuntimeError, match="no terminal"):
-        options.finish(args, {"source": "x", "step": 1}, {}, [])
+        task.run("knn", KnnOptions(out=tmp_path / "k.json"))
     assert (tmp_path / "k.json").is_file()
 
 

@@ -11,6 +11,7 @@ from internlm.data.skeleton import BONES
 
 COLOURS = ("#2f5fd0", "#c2571a", "#2b8a57", "#8a4fb0", "#b08900", "#5c6670")
 TRUE, PREDICTED, FLOOR = "#1f9d55", "#d6336c", "#8b95a1"
+PICTURE_SIDE = 160  # pixels of a picture on a page; photographs would make it hundreds of megabytes
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -181,3 +182,14 @@ def _number(value: float) -> str:
 
 def _cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] with its longer side at most PICTURE_SIDE."""
+    import cv2
+
+    scale = PICTURE_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import EvalError
+from ...errors import EvalError
+from .options import SCOPES
 
-SCOPES = ("pool", "take", "clip")
 TILE_ELEMENTS = 2**24
 
 

@@ -10,8 +10,10 @@ from internlm.data.geometry import transform_points
 from internlm.data.motion import MotionData, canonical, constant_velocity, filled, zero_velocity
 from internlm.data.store import COCO_JOINTS
 
-from ..actions import frame_actions
-from ..clips import ClipOutputs
+from ...actions import frame_actions
+from ...clips import ClipOutputs
+from ...report.page import Figure
+from ...report.summary import named
 from . import chunks as motion
 from .forecasters import TITLES, Forecaster
 from .metrics import paired_difference, score
@@ -169,3 +171,39 @@ def _scored(
 def _rows(tensor: Tensor) -> np.ndarray:
     array = tensor.flatten(0, 1).numpy()
     return array if array.dtype == bool else array.astype(np.float64)
+
+
+def figures(report: dict[str, Any]) -> list[Figure]:
+    """The printed rows of a ``motion_report``."""
+    horizon = 1000 * report["protocol"]["horizon_seconds"]
+    rows = []
+    for view, part in (("head camera", report), ("root-relative", report["root_relative"])):
+        if part is None:
+            continue
+        for key, name, unit in (("mpjpe_cm", "MPJPE", "cm"), ("mpjve_cm_s", "MPJVE", "cm/s")):
+            floors = named({floor: values[key] for floor, values in part["floors"].items()})
+            meaning = f"next {horizon:.0f} ms of body motion"
+            rows.append(Figure(f"{name}, {view}", part[key], unit, floors, higher_is_better=False, meaning=meaning))
+    return rows
+
+
+def rollout_figures(report: dict[str, Any]) -> list[Figure]:
+    """Rows of a ``rollout_report``: each model beside the floors and baselines of its frame."""
+    if "skipped" in report:
+        return []
+    rows = []
+    protocol = report["protocol"]
+    seconds = protocol["predicted_poses"] / min(protocol["poses_per_second"])
+    for view in ("world", "head_camera", "root_relative"):
+        part = report[view] or {}
+        if view == "head_camera" and "model_without_images" in report["world"]:
+            continue  # one camera for all poses: the same figures as in the world
+        models = {name: values for name, values in part.items() if name.startswith("model_")}
+        others = {name: values for name, values in part.items() if name not in models}
+        for model, values in models.items():
+            for key, name, unit in (("mpjpe_cm", "MPJPE", "cm"), ("mpjve_cm_s", "MPJVE", "cm/s")):
+                floors = named({other: found[key] for other, found in others.items()})
+                title = f"{name} rolled out, {view.replace('_', ' ')}, {model.removeprefix('model_').replace('_', ' ')}"
+                meaning = f"{seconds:.2g} s of motion"
+                rows.append(Figure(title, values[key], unit, floors, higher_is_better=False, meaning=meaning))
+    return rows

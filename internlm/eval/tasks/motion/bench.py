@@ -13,8 +13,8 @@ from typing import Any
 
 from internlm.data.motion import MotionData, Recordings, Windows, hold_out, windows, zero_velocity
 
-from ..errors import EvalError
-from ..report.page import write_json
+from ...errors import EvalError
+from ...report.page import write_json
 from .forecasters import TITLES, Forecaster, make
 from .metrics import paired_difference, score
 

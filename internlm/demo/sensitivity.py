@@ -13,12 +13,12 @@ from torch import Tensor
 
 from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, to_device
+from internlm.eval.errors import EvalError
+from internlm.eval.report.page import Figure
 from internlm.objective.next_state import next_state_kl
+from internlm.systems.egoagent.clips import normalise_clip
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
-
-from .clips import normalise_clip
-from .errors import EvalError
 
 ACTIONS = ("true", "shuffled", "zero")
 
@@ -110,3 +110,10 @@ def _states(agent: EgoAgent, images: Tensor, batch: ClipBatch, kind: str) -> Ite
         until = [tensor[:, : t + 1] for tensor in past]
         # Step t sees nothing later, so the sequence may end there.
         yield agent.predictor.forward_clip(images[:, : t + 1], poses, visible, *until).state[:, t]
+
+
+def figures(report: dict[str, float]) -> list[Figure]:
+    """Row of a ``prediction_kl`` with all three actions."""
+    others = {"shuffled action": report["shuffled"], "zeroed action": report["zero"], "constant prediction": report["constant"]}
+    meaning = "KL of the predicted next state, at the same frames"
+    return [Figure("Prediction with the true action", report["true"], "nats", others, higher_is_better=False, meaning=meaning)]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
+from ...errors import EvalError
 
 TILE_BYTES = 32 * 2**20
 EQUAL_DIGITS = 12  # float64 similarities that agree to this many digits are one value

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..options import real, whole
+from ...options import real, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

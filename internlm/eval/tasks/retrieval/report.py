@@ -8,29 +8,33 @@ from torch import Tensor
 
 from internlm.data.clips import ClipDataset
 
-from ..actions import frame_actions
-from ..clips import ClipOutputs
-from ..errors import EvalError
-from ..feature_files import FrameFeatures
+from ...actions import frame_actions
+from ...clips import ClipOutputs
+from ...errors import EvalError
+from ...feature_files import FrameFeatures
+from ...report.page import Figure
+from ...report.summary import named
 from . import ranking as retrieval
+from .options import RetrievalOptions
 
 
 def retrieval_report(
-    outputs: ClipOutputs, dataset: ClipDataset, *, scope: str = "pool", feature: str = "bottleneck", horizon: int = 1
+    outputs: ClipOutputs, dataset: ClipDataset, *, feature: str = "bottleneck", scope: str = "pool", horizon: int = 1
 ) -> tuple[dict[str, Any], retrieval.Gallery]:
     """Future-state retrieval in per cent beside its floors (see ``retrieval``), and the gallery for pictures.
 
     ``centred`` holds the same with the mean feature of each side taken away; ``per_action`` the scores by the action at
     the current frame, where the takes have such labels.
     """
-    gallery = retrieval.build_gallery(outputs.observed, outputs.takes, outputs.frame_numbers)
-    result, ranks, floor_ranks = retrieval_scores(outputs.prediction, gallery, scope, horizon)
+    prediction = outputs.prediction[feature]
+    gallery = retrieval.build_gallery(outputs.observed[feature], outputs.takes, outputs.frame_numbers)
+    result, ranks, floor_ranks = retrieval_scores(prediction, gallery, scope, horizon)
     floors = result.pop("floors")
     rate = dataset.takes[0].info.frame_rate
     steps = ranks.shape[1]
     now = outputs.frame_numbers[:, :steps]
     names = frame_actions(dataset, outputs.takes.repeat_interleave(steps).numpy(), now.flatten().numpy())
-    centred, _, _ = retrieval_scores(*retrieval.centred(outputs.prediction, gallery), scope, horizon)
+    centred, _, _ = retrieval_scores(*retrieval.centred(prediction, gallery), scope, horizon)
     report = {
         **result,
         "floors": {name: scores["top1"] for name, scores in floors.items()},
@@ -57,15 +61,14 @@ def retrieval_report(
     return report, gallery
 
 
-def stored_report(
-    stored: FrameFeatures, frame_stride: int, *, steps: int = 1, scope: str = "pool", horizon: int = 1
-) -> dict[str, Any]:
+def stored_report(stored: FrameFeatures, options: RetrievalOptions) -> dict[str, Any]:
     """The same for stored features of any model, in clips of ``steps`` whose frames are ``frame_stride`` numbers apart.
 
     The query is the model's prediction where it has one, else its feature of the current frame (as a model that predicts
     nothing is measured: then the current-frame floor is the model itself). Raises EvalError when no such clip is stored.
     """
-    steps = max(steps, horizon)
+    scope, horizon, stride = options.gallery, options.horizon, options.frame_stride
+    steps = max(options.steps, horizon)
     place = {key: row for row, key in enumerate(zip(stored.takes.tolist(), stored.frame_numbers.tolist(), strict=True))}
     if len(place) < len(stored.takes):
         double = len(stored.takes) - len(place)
@@ -73,13 +76,13 @@ def stored_report(
     taken: set[tuple[int, int]] = set()
     clips = []
     for take, number in sorted(place):
-        keys = [(take, number + k * frame_stride) for k in range(steps + 1)]
+        keys = [(take, number + k * stride) for k in range(steps + 1)]
         # A frame starts one clip at most and, as by default for a model's own clips, no image is in two of them.
         if all(key in place for key in keys) and not taken & set(keys[:-1] if steps == 1 else keys):
             taken |= set(keys[:-1] if steps == 1 else keys)
             clips.append([place[key] for key in keys])
     if not clips:
-        raise EvalError(f"no stored frame has its next {steps} at steps of {frame_stride} frame numbers; check --frame-stride")
+        raise EvalError(f"no stored frame has its next {steps} at steps of {stride} frame numbers; check --frame-stride")
     rows = torch.tensor(clips)
     takes, numbers = stored.takes[rows[:, 0]], stored.frame_numbers[rows]
     gallery = retrieval.build_gallery(stored.features[rows], takes, numbers)
@@ -101,7 +104,7 @@ def stored_report(
             "map": "mean reciprocal rank (one right answer)",
             "ties": "count as ahead of the right answer",
             "horizon_steps": horizon,
-            "frame_stride": frame_stride,
+            "frame_stride": stride,
             "clips": len(rows),
             "takes": int(takes.unique().numel()),
         },
@@ -126,3 +129,20 @@ def by_name(names: np.ndarray, ranks: Tensor, floor_ranks: Tensor) -> list[dict[
         floor = retrieval.scores(floor_ranks[mine])
         rows.append({"action": name, "queries": len(mine), **scores, "floors": {"current_frame": floor["top1"]}})
     return rows
+
+
+def figures(report: dict[str, Any]) -> list[Figure]:
+    """The printed rows of a report; a feature other than the default is in their names."""
+    feature = report["protocol"].get("feature", "bottleneck")  # stored features have none
+    by = "" if feature == "bottleneck" else f", {feature}"
+    where = f"finding the true next frame among {report['competing_items']:.0f}"
+    by_map = named({name: scores["map"] for name, scores in report["floors_in_full"].items()})
+    centred = report["centred"]
+    by_centred = named({name: scores["top1"] for name, scores in centred["floors"].items()})
+    return [
+        Figure(f"Next-state retrieval top-1{by}", report["top1"], "%", named(report["floors"]), meaning=where),
+        Figure(
+            f"Next-state retrieval top-1{by}, centred", centred["top1"], "%", by_centred, meaning="each branch's mean taken away"
+        ),
+        Figure(f"Next-state retrieval mAP{by}", report["map"], "%", by_map, meaning="mean reciprocal rank"),
+    ]

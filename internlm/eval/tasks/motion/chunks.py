@@ -11,7 +11,7 @@ import numpy as np
 
 from internlm.data.motion import constant_velocity, zero_velocity
 
-from ..errors import EvalError
+from ...errors import EvalError
 from .metrics import TINY, moving, position_error, velocity_error
 
 HIPS = (11, 12)  # COCO order: left hip, right hip

@@ -16,13 +16,10 @@ from internlm.core.collectives import rank, world_size
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
-from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
-from internlm.systems.egoagent.sequence import clip_layout
-from internlm.trunk.cache import KVCache
+from internlm.systems.base import Foresees
 
-from ..clips import normalise_clip
-from ..errors import EvalError
-from ..ranks import gathered
+from ...errors import EvalError
+from ...ranks import gathered
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ class RollOuts:
 
 @torch.no_grad()
 def roll_out(
-    agent: EgoAgent, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: torch.device | str = "cpu"
+    system: Foresees, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: torch.device | str = "cpu"
 ) -> RollOuts | None:
-    """Roll the predictor over clips cut at step ``observed`` (>= 1). Several processes: as ``clips.run_clips``, None on others.
+    """Roll a system over clips cut at step ``observed`` (>= 1). Several processes: as ``clips.run_clips``, None on others.
 
     Raises EvalError when the clips have no later step, when chunks leave gaps (the past of a chunk must be the chunk before),
     or when no camera pose is stored.
@@ -61,14 +58,13 @@ def roll_out(
             f"chunks of {poses} poses every {dataset.pose_stride} frames leave gaps in steps of {clip.frame_stride} frames: "
             "predictions cannot be fed back"
         )
-    predictor = agent.predictor.to(device).eval()
 
     def share() -> dict[int, dict[str, Tensor]]:
         parts = {}
         for place, batch in enumerate(batches):
             if (found := with_cameras(dataset, batch)) is not None:
                 number = place if world_size() == 1 else int(batch.sample_ids[0])
-                arrays = _cut(predictor, dataset, *found, observed, device)
+                arrays = _cut(system, dataset, *found, observed, device)
                 parts[number] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return parts
 
@@ -100,7 +96,7 @@ def with_cameras(dataset: ClipDataset, batch: ClipBatch) -> tuple[ClipBatch, np.
 
 
 def _cut(
-    predictor: EgoNetwork,
+    system: Foresees,
     dataset: ClipDataset,
     batch: ClipBatch,
     anchors: np.ndarray,
@@ -110,13 +106,11 @@ def _cut(
 ) -> dict[str, np.ndarray]:
     chunked = dataset.clip.pose_coordinates == "chunk"
     moved = to_device(batch, device)
-    images = normalise_clip(moved.images[:, :-1])
     truth = batch.poses.double().numpy()
     world = transform_points(own, truth)
     moves = torch.from_numpy(invert_rigid(anchors[:, 1:]) @ anchors[:, :-1]).float().to(device) if chunked else None
-    patches = predictor.stem(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-    known = _fed_back(predictor, moved, patches, k, moves)
-    alone = _fed_back(predictor, moved, patches[:, : k + 1], k, None)
+    known = system.roll_out(moved, k, frames=dataset.clip.steps, moves=moves).double().cpu().numpy()
+    alone = system.roll_out(moved, k, frames=k + 1, moves=None).double().cpu().numpy()
     here = anchors[:, k : k + 1, None] if chunked else own[:, k:]
     before = batch.past_poses[:, 0].double().numpy()  # the chunk before the clip, in the coordinates of its first step
     before_world = transform_points(anchors[:, :1] if chunked else own[:, 0], before)
@@ -139,35 +133,6 @@ def _cut(
         "takes": batch.takes.numpy(),
         "anchors": batch.frame_numbers[:, k].numpy(),
     }
-
-
-def _fed_back(predictor: EgoNetwork, batch: ClipBatch, patches: Tensor, k: int, moves: Tensor | None) -> np.ndarray:
-    """Chunks k..T-1 ``[C, T-k, P, J, 3]``, each from the true ones before k and the predicted ones since.
-
-    ``moves`` [C, T-1, 4, 4]: from the camera of each image to the next one's; None where a chunk needs no change of
-    coordinates to be the next one's past. ``patches`` [C, F, p, h] of the first steps' images, all or up to I_k.
-    """
-    poses, visible, past, past_visible = batch.poses, batch.visible, batch.past_poses, batch.past_visible
-    steps, frames = poses.shape[1], patches.shape[1]
-    layout, cache = clip_layout(patches.shape[2], steps, predictor.config.sequence, frames), KVCache()
-    # A predicted joint counts as seen where it was seen last: one that is never recorded must not appear.
-    seen = past_visible[:, k].any(1, keepdim=True).expand_as(visible[:, k])[:, None]
-    readout = predictor.append(
-        cache, layout, patches=patches[:, : k + 1], past=(past[:, : k + 1], past_visible[:, : k + 1]),
-        actions=(poses[:, :k], visible[:, :k]),
-    )  # fmt: skip
-    chunks = [readout.action[:, -1:]]
-    for step in range(k + 1, steps):
-        before = chunks[-1] if moves is None else _turned(moves[:, step - 1], chunks[-1][:, 0])[:, None]
-        image = patches[:, step : step + 1] if step < frames else None
-        readout = predictor.append(cache, layout, patches=image, past=(before, seen), actions=(chunks[-1], seen))
-        chunks.append(readout.action)
-    return torch.cat(chunks, dim=1).double().cpu().numpy()
-
-
-def _turned(transform: Tensor, points: Tensor) -> Tensor:
-    """Points [C, P, J, 3] by rigid transforms [C, 4, 4]."""
-    return points @ transform[:, None, :3, :3].transpose(-1, -2) + transform[:, None, None, :3, 3]
 
 
 def _frames(chunks: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Linear probe and few-shot as a user runs them: a model or stored features in, a result with floors and protocol out."""
+"""Linear probe and few-shot: a model or stored features in, a result with floors and protocol out."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,60 +11,56 @@ from torch import Tensor
 from internlm.core.collectives import rank
 from internlm.data.augment import resize_crop
 from internlm.data.frames import ImageSource
-from internlm.systems.egoagent.config import EgoAgentConfig as Config
-from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.base import Embeds
 
-from ..errors import EvalError
-from ..features import PIXELS, Features, extract
-from ..ranks import from_first
-from . import linear
-from .checks import check_images
-from .classes import confusions, match_classes, per_class
-from .knn_protocol import RANDOM, Extraction, both, branch_encoder, random_encoders
+from ...encoders import Encoder
+from ...features import PIXELS, Features, branch, encoder, extract
+from ...images.checks import check_images, check_stored
+from ...images.classes import confusions, match_classes, per_class
+from ...images.floors import RANDOM, both, random_encoders
+from ...ranks import from_first
+from ...report.page import Figure
+from ...report.summary import named_floors
+from . import probe as linear
+from .options import LinearOptions
 
 SEPARATOR = "."
+PLAIN = LinearOptions()
+Epochs = Callable[[int], dict[str, Tensor]]  # the model's features of an epoch, extracted by all processes together
 
 
-def probe_report(
-    agent: EgoAgent,
-    config: Config,
-    train: ImageSource,
-    test: ImageSource,
-    *,
-    which: str = "observer",
-    kinds: tuple[str, ...] = ("state", "patch", "bottleneck"),
-    recipe: linear.Recipe | None = None,
-    shots: tuple[int, ...] = (),
-    shot_seeds: int = 5,
-    augment: bool = False,
-    how: Extraction | None = None,
-) -> dict[str, Any]:
+def probe_report(system: Embeds, train: ImageSource, test: ImageSource, options: LinearOptions = PLAIN) -> dict[str, Any]:
     """Linear probe in per cent beside the same probe on an untrained network's features and on pixels.
 
     ``augment``: every epoch sees each training image in a new random crop (25 to 100 % of the area) and perhaps mirrored, its
-    features extracted anew; the floors keep the plain view. ``shots``: few-shot with so many images a class. Under
-    torchrun process 0 gets the report, the others an empty one.
+    features extracted anew; the floors keep the plain view. Under torchrun process 0 gets the report, the others an empty one.
     """
-    how, recipe = how or Extraction(), recipe or linear.Recipe()
+    which, kinds, size = options.which or system.branches[0], options.feature or system.features, system.image_size
     check_images(train, test)
-    own = branch_encoder(agent, which, {f"model{SEPARATOR}{kind}": kind for kind in kinds}, how)
-    random, calibrated = random_encoders(config, train, kinds[0], how)
-    encoders = [own, random[0], PIXELS]
-    size = config.model.image_size
-    found, copies = both(train, test, encoders, size, how)
-    epochs = _augmented(train, own, size, how, recipe.seed) if augment else None
-    report = score(
-        found, [train.group(row) for row in found["train"].rows.tolist()], recipe, shots, shot_seeds, epochs, how.device
-    )
+    own = encoder(system, branch(system, which), {f"model{SEPARATOR}{kind}": kind for kind in kinds}, options)
+    random, calibrated = random_encoders(system, train, kinds[0], options)
+    found, copies = both(train, test, [own, random[0], PIXELS], size, options)
+    epochs = _augmented(train, own, size, options) if options.augment else None
+    report = score(found, [train.group(row) for row in found["train"].rows.tolist()], options, epochs)
     if report:
         report["protocol"] |= {
             "branch": which,
             "test_images_equal_to_a_training_image": copies,
-            "augmented": "random resized crop (25-100 % of the area) and mirroring, new in each epoch" if augment else "no",
+            "augmented": "random resized crop (25-100 % of the area) and mirroring, new in each epoch" if epochs else "no",
             "random_floor": f"untrained network, feature {kinds[0]}"
             + (f", BatchNorm statistics from {calibrated} training images" if calibrated else ""),
             "pixel_floor": "32x32 pixels, centred per image",
         }
+    return report
+
+
+def stored_report(stored: dict[str, Features], options: LinearOptions = PLAIN) -> dict[str, Any]:
+    """The same for stored features "train" and "test" of any model, each of which is a choice; without floors."""
+    equal = from_first(lambda: check_stored(stored))
+    groups = [str(row) for row in range(len(stored["train"].rows))]
+    report = score({part: as_choices(features) for part, features in stored.items()}, groups, options)
+    if report:
+        report["protocol"]["test_features_equal_to_a_training_feature"] = equal
     return report
 
 
@@ -74,21 +70,12 @@ def as_choices(features: Features) -> Features:
 
 
 def score(
-    found: dict[str, Features],
-    groups: list[str],
-    recipe: linear.Recipe,
-    shots: tuple[int, ...] = (),
-    shot_seeds: int = 5,
-    epochs: Callable[[int], dict[str, Tensor]] | None = None,
-    device: torch.device | str = "cpu",
+    found: dict[str, Features], groups: list[str], recipe: LinearOptions = PLAIN, epochs: Epochs | None = None
 ) -> dict[str, Any]:
     """The report of features that are there: "model" and "model.<choice>" are judged, every other name is a floor.
 
-    ``groups`` names what must not be parted among the training images. ``epochs`` gives the model's features of an epoch,
-    extracted by all processes together.
+    ``groups`` names what must not be parted among the training images.
     """
-    if shots and (min(shots) < 1 or shot_seeds < 1):
-        raise EvalError(f"few-shot with {shots} images a class, drawn {shot_seeds} times: both must be at least 1")
     train, test = found["train"], found["test"]
     truth = match_classes(test.labels, test.classes, train.classes)
     held = from_first(lambda: linear.hold_out(train.labels, groups, recipe.held_out, recipe.seed))
@@ -98,7 +85,7 @@ def score(
     results = {}
     for part, names in parts.items():
         fresh = epochs if part == "model" else None
-        results[part] = _choose_and_test(found, truth, names, held, recipe, fresh, device)
+        results[part] = _choose_and_test(found, truth, names, held, recipe, fresh)
     if rank():
         return {}
     judged = results["model"]
@@ -114,9 +101,9 @@ def score(
         "confusions": confusions(top[:, 0], test.labels, test.classes, train.classes),
         "protocol": _protocol(found, held, recipe, truth),
     }
-    if shots:
+    if recipe.shots:
         choice = judged["selected"]["feature"]
-        report["few_shot"] = [_few_shot(found, truth, held, choice, count, shot_seeds, recipe, device) for count in shots]
+        report["few_shot"] = [_few_shot(found, truth, held, choice, shots, recipe) for shots in recipe.shots]
     return report
 
 
@@ -125,18 +112,17 @@ def _choose_and_test(
     truth: Tensor,
     names: list[str],
     held: Tensor,
-    recipe: linear.Recipe,
-    epochs: Callable[[int], dict[str, Tensor]] | None,
-    device: torch.device | str,
+    recipe: LinearOptions,
+    epochs: Epochs | None,
 ) -> dict[str, Any]:
     """Train the grid on what is not held out, choose on what is, train the choice on everything, test it once."""
     train, test = found["train"], found["test"]
     values = {name: train.values[name] for name in names}
-    grid = _train(values, train.labels, ~held, len(train.classes), recipe, epochs, device)
+    grid = _train(values, train.labels, ~held, len(train.classes), recipe, epochs)
     rows = [] if rank() else grid.held_out({name: value[held] for name, value in values.items()}, train.labels[held])
     best = from_first(lambda: min(rows, key=lambda row: (-row["held_out_top1"], row["held_out_loss"])))
     chosen, rates = {best["feature"]: values[best["feature"]]}, replace(recipe, rates=(best["rate"],))
-    final = _train(chosen, train.labels, torch.ones_like(held), len(train.classes), rates, epochs, device)
+    final = _train(chosen, train.labels, torch.ones_like(held), len(train.classes), rates, epochs)
     if rank():
         return {"top1": float("nan"), "top5": float("nan"), "selected": best, "grid": [], "top": torch.empty(0)}
     top = final.top({name: test.values[name] for name in chosen})[best["feature"]]
@@ -149,12 +135,11 @@ def _train(
     labels: Tensor,
     used: Tensor,
     classes: int,
-    recipe: linear.Recipe,
-    epochs: Callable[[int], dict[str, Tensor]] | None,
-    device: torch.device | str,
+    recipe: LinearOptions,
+    epochs: Epochs | None,
 ) -> linear.Grid | None:
     plain = {name: value[used] for name, value in values.items()} if not rank() else {}
-    grid = None if rank() else linear.Grid(plain, labels[used], classes, recipe, device)
+    grid = None if rank() else linear.Grid(plain, labels[used], classes, recipe, recipe.place)
     for epoch in range(recipe.epochs):
         fresh = epochs(epoch) if epochs else {}
         if grid is not None:
@@ -162,12 +147,12 @@ def _train(
     return grid
 
 
-def _augmented(train: ImageSource, own: Any, size: int, how: Extraction, seed: int) -> Callable[[int], dict[str, Tensor]]:
+def _augmented(train: ImageSource, own: Encoder, size: int, options: LinearOptions) -> Epochs:
     """Features of an epoch's random views; the view of an image is a function of seed, epoch and row."""
 
     def epoch_features(epoch: int) -> dict[str, Tensor]:
         def view(image: np.ndarray, row: int) -> np.ndarray:
-            rng = np.random.default_rng((seed, epoch, row))
+            rng = np.random.default_rng((options.seed, epoch, row))
             height, width = image.shape[:2]
             scale, ratio = rng.uniform(0.25, 1.0), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
             high = min(height, max(1, round((height * width * scale / ratio) ** 0.5)))
@@ -177,8 +162,7 @@ def _augmented(train: ImageSource, own: Any, size: int, how: Extraction, seed: i
             resize_crop(image, box, out, flip=bool(rng.random() < 0.5))
             return out
 
-        options = {name: getattr(how, name) for name in ("batch_size", "limit", "workers", "max_broken_share")}
-        return extract(train, [own], size, view=view, **options).values
+        return extract(train, [own], size, options, view=view).values
 
     return epoch_features
 
@@ -189,9 +173,7 @@ def _few_shot(
     held: Tensor,
     choice: str,
     shots: int,
-    seeds: int,
-    recipe: linear.Recipe,
-    device: torch.device | str,
+    recipe: LinearOptions,
 ) -> dict[str, Any]:
     """A probe on ``shots`` images a class, drawn ``seeds`` times; one learning rate, the best on average on the held-out part."""
     train, test = found["train"], found["test"]
@@ -199,9 +181,9 @@ def _few_shot(
     values, labels, classes = train.values[choice], train.labels, len(train.classes)
     scale = linear.Scale.of(values[pool])
     held_scores, tests, means = [], [], []
-    for seed in range(recipe.seed, recipe.seed + seeds):
+    for seed in range(recipe.seed, recipe.seed + recipe.draws):
         rows = pool[linear.draw_shots(labels[pool], shots, seed)]
-        grid = linear.Grid({choice: values[rows]}, labels[rows], classes, replace(recipe, seed=seed), device)
+        grid = linear.Grid({choice: values[rows]}, labels[rows], classes, replace(recipe, seed=seed), recipe.place)
         grid.scales[choice] = scale  # a few images say too little about the spread
         for _ in range(recipe.epochs):
             grid.epoch({choice: values[rows]})
@@ -215,24 +197,24 @@ def _few_shot(
     counts = torch.bincount(labels[pool], minlength=classes)
     return {
         "shots": shots,
-        "draws": seeds,
+        "draws": recipe.draws,
         "rate": recipe.rates[rate],
         "top1": float(own.mean()),
-        "top1_std": float(own.std()) if seeds > 1 else float("nan"),
+        "top1_std": float(own.std()) if recipe.draws > 1 else float("nan"),
         "top1_by_draw": own.tolist(),
         "nearest_mean_top1": float(mean.mean()),
-        "nearest_mean_top1_std": float(mean.std()) if seeds > 1 else float("nan"),
+        "nearest_mean_top1_std": float(mean.std()) if recipe.draws > 1 else float("nan"),
         "classes_with_fewer_images": int((counts < shots).sum()),
     }
 
 
-def _protocol(found: dict[str, Features], held: Tensor, recipe: linear.Recipe, truth: Tensor) -> dict[str, Any]:
+def _protocol(found: dict[str, Features], held: Tensor, recipe: LinearOptions, truth: Tensor) -> dict[str, Any]:
     train, test = found["train"], found["test"]
     return {
         "unit": "per cent",
         "classifier": "multinomial logistic regression on standardised frozen features, SGD with momentum 0.9, cosine to zero",
         "epochs": recipe.epochs,
-        "batch": recipe.batch,
+        "batch": recipe.probe_batch,
         "weight_decay": recipe.weight_decay,
         "rates": list(recipe.rates),
         "selection": f"feature and learning rate by top-1 (equals by cross-entropy) on {int(held.sum())} held-out training "
@@ -246,3 +228,16 @@ def _protocol(found: dict[str, Features], held: Tensor, recipe: linear.Recipe, t
         "test_images_of_unseen_classes": int((truth < 0).sum()),
         "random_floor_feature": RANDOM if RANDOM in test.values else "none",
     }
+
+
+def figures(report: dict[str, Any]) -> list[Figure]:
+    """The printed rows of a report."""
+    chosen = report["selected"]
+    choice = chosen["feature"].removeprefix("model.")
+    meaning = f"feature {choice}, learning rate {chosen['rate']:g}, chosen on held-out training images"
+    rows = [Figure("Linear probe top-1", report["top1"], "%", named_floors(report), meaning=meaning)]
+    for shot in report.get("few_shot", []):
+        spread = f"± {shot['top1_std']:.2g} over {shot['draws']} draws"
+        others = {"nearest class mean": shot["nearest_mean_top1"], "chance": report["chance"]}
+        rows.append(Figure(f"{shot['shots']}-shot top-1 {spread}", shot["top1"], "%", others, meaning="linear probe"))
+    return rows

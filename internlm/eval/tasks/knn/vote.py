@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
+from ...errors import EvalError
+from .options import KS
 from .search import search
 
-KS = (10, 20, 100, 200)
 HEADLINE_K = 20
 TEMPERATURE = 0.07
 TILE_BYTES = 32 * 2**20

@@ -15,33 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import EvalError
+from ...errors import EvalError
+from .options import Recipe
 
 MOMENTUM = 0.9
 MIN_STD = 1e-6  # of a feature that is constant over the training images; it then says nothing
 TILE_ELEMENTS = 2**23
 
 Device = torch.device | str
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How probes are trained and chosen."""
-
-    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    epochs: int = 100
-    batch: int = 256
-    weight_decay: float = 0.0
-    held_out: float = 0.1  # share of the training images on which feature and learning rate are chosen
-    seed: int = 0
-
-    def __post_init__(self):
-        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
-            raise EvalError(f"learning rates {self.rates}: need at least one, all above zero and finite")
-        if self.epochs < 1 or self.batch < 1 or not 0 < self.held_out < 1:
-            raise EvalError(f"epochs {self.epochs} and batch {self.batch} must be at least 1, held out {self.held_out} in (0, 1)")
-        if not 0 <= self.weight_decay < math.inf:
-            raise EvalError(f"weight decay {self.weight_decay} must be zero or more, and finite")
 
 
 @dataclass(frozen=True)
@@ -111,7 +92,7 @@ class Grid:
         """features by choice [N, D] and labels int64 [N] of the images to train on."""
         self.recipe, self.device, self.labels = recipe, device, labels
         self.scales = {name: Scale.of(values) for name, values in features.items()}
-        self.batch = min(recipe.batch, len(labels))
+        self.batch = min(recipe.probe_batch, len(labels))
         steps = recipe.epochs * -(-len(labels) // self.batch)
         self.probes = {
             name: Probes(values.shape[1], classes, recipe.rates, steps, recipe.weight_decay, device)

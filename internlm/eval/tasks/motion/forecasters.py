@@ -13,7 +13,7 @@ import numpy as np
 from internlm.config.load import load_config
 from internlm.data.motion import SELECTION_STRIDE, MotionData, Recordings, Windows, hold_out, windows, zero_velocity
 
-from ..errors import EvalError
+from ...errors import EvalError
 from .metrics import moving, pooled, position_error, velocity_error
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ TITLES = {
     "diffusion_policy": "diffusion policy (transformer)",
     "egoagent": "EgoAgent, poses only",
 }
-CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "motion"
+CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "motion"
 FILES = {"simlpe": "simlpe.py", "diffusion_policy": "diffusion_policy.py", "egoagent": "cmu.py"}  # of the others: floors.py
 SAMPLES = 8  # draws whose mean is also reported where forecasts are drawn
 POSES = "body_pose"

@@ -1,1 +1,0 @@
-"""Body motion: the next chunk, roll-outs, the motion-capture benchmark and its baselines."""

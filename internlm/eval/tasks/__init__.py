@@ -1,0 +1,1 @@
+"""One folder an evaluation; what each brings says ``eval/task.py``."""

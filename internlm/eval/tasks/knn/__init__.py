@@ -1,0 +1,1 @@
+"""Classes of images by their nearest neighbours."""

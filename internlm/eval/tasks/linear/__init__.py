@@ -1,0 +1,1 @@
+"""Linear probe and few-shot classes on frozen features."""
