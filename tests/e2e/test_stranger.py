@@ -81,6 +81,25 @@ def test_divided_over_two_processes_it_has_the_same_losses(folder, whole, mesh):
         assert divided == pytest.approx(alone, rel=1e-4)
 
 
+def evaluate(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "internlm.cli", "eval", *words]
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE.parent.parent}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_it_is_evaluated_by_a_task_of_its_own(folder, whole):
+    done = evaluate(folder, "e2e.stranger", "--run", "whole", "--waves", "16", "--out", "result.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((folder / "result.json").read_text())
+    assert found["model"]["step"] == 30 and found["protocol"]["waves"] == 16 and "next value" in done.stdout
+    assert found["figures"][0]["value"] == found["error"] and found["floors"]["value before"] == pytest.approx(0.31, abs=0.01)
+    assert found["error"] < 0.8, "a sine of a random network has an error near 1"
+    other = evaluate(folder, "e2e.stranger", "--run", "whole", "--waves", "0")
+    assert other.returncode == 2 and "is not a whole number of 1 or more" in other.stderr
+    lacking = evaluate(folder, "knn", "--run", "whole", "--data", ".")
+    assert lacking.returncode == 2 and "this needs a run of one that embeds images" in lacking.stderr
+
+
 def test_what_it_costs_is_measured(folder):
     command = [sys.executable, "-m", "internlm.cli", "estimate", "run.py", "wave.layers=5", "--gpus=2", "--json"]
     environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE.parent.parent}", "OMP_NUM_THREADS": "1"}

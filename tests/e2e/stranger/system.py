@@ -100,6 +100,12 @@ class Stranger:
     def health(self, kept: list[dict[str, Tensor]]) -> None:
         return None
 
+    draws = False
+
+    @torch.no_grad()
+    def predict(self, given: Mapping[str, Tensor], *, samples: int = 1) -> dict[str, Tensor]:
+        return {"wave": self.network(given["wave"].to(next(self.network.parameters())))}
+
     def cost(self) -> Cost:
         return Cost({"wave": 0}, {"wave": self.config.wave.length}, lambda: {"wave": 0})
 
