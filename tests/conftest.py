@@ -17,6 +17,12 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def samples() -> Path:
+    """The modules that tests share, for child processes; pyproject.toml puts them on pytest's own path."""
+    return ROOT / "tests" / "samples"
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real sample recordings; a test that needs them is skipped where they are absent."""
     folder = Path(os.environ.get("EGOAGENT_SHARED_DATA") or ROOT.parent / "shared" / "data")

@@ -193,10 +193,11 @@ def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict
 def _digest(shape: dict[str, Any]) -> str:
     """Short name of a world: its shape and the code that makes it, so that a new version never reuses an old one's takes."""
     from internlm import egoworld
+    from internlm.data import camera
 
-    folder = Path(egoworld.__file__).parent
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-    for path in (*sorted(folder.rglob("*.py")), folder.with_name("camera.py")):  # with its sub-packages and its camera's rays
+    code = sorted(Path(egoworld.__file__).parent.rglob("*.py"))  # with its sub-packages
+    for path in (*code, Path(camera.__file__)):  # and its camera's rays
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
 from train_samples import both, clip_batch, image_batch, tiny_config
 
@@ -165,10 +163,10 @@ def test_either_engine_continues_the_others_checkpoint(folder, world, stage, way
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_training_loop_runs_twice_in_one_process(tmp_path):
+def test_the_training_loop_runs_twice_in_one_process(tmp_path, samples):
     """Two runs of one process, as the demo has them; the second resumes under the torch engine."""
     script = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent.parent / "unit")!r})
+import sys; sys.path.insert(0, {str(samples)!r})
 from train_samples import batches, tiny_config
 from internlm.train import loop
 for number, parallel in enumerate([dict(engine="deepspeed", zero=1), dict(engine="deepspeed", zero=3), dict()]):

@@ -3,16 +3,13 @@
 The counter sees every call of a collective below autograd and ``fully_shard``: its tensors and its process group.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.utils._python_dispatch import TorchDispatchMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
+from torch.utils._python_dispatch import TorchDispatchMode
 from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.core.mesh import open_mesh

@@ -3,14 +3,11 @@
 Not counted on either side: what kernels and collectives allocate for themselves.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
 from train_samples import both, clip_batch, image_batch, tiny_config
 

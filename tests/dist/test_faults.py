@@ -12,8 +12,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import become, free_port
 from train_samples import both, clip_batch, image_batch, tiny_config
 

@@ -1,13 +1,10 @@
 """Forecasters train on two processes as on one: losses, gradient norms and weights, and either continues the other's run."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from motion_samples import forecaster_config, motion_store
 from processes import start
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -15,8 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # fully_shard needs it: imported once here and not in every forked process
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import become, free_port
 from train_samples import both, clip_batch, image_batch, tiny_config
 

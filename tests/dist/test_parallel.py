@@ -5,23 +5,20 @@ Every process of a world runs all cases in turn, so that processes are started t
 
 import os
 import signal
-import sys
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch._dynamo  # fully_shard needs it: imported once here and not in every forked process
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from mesh_samples import RUNS, TOLERANCE, configured, healthy, inputs, near
 from processes import start
-from train_samples import both, clip_batch, image_batch, tiny_config
+from train_samples import tiny_config
 
 from internlm.checkpoint.manager import CheckpointManager, read_checkpoint
 from internlm.core.collectives import ALONE
 from internlm.core.mesh import MeshError, open_mesh, read_launch
 from internlm.monitor.metrics import read_metrics
-from internlm.parallel.plan import _enter, _enter_tokens, local
+from internlm.parallel.plan import _enter, _enter_tokens
 from internlm.train import loop
 from internlm.train.state import build_state
 from internlm.train.step import TrainStep
@@ -29,18 +26,8 @@ from internlm.train.step import TrainStep
 pytestmark = pytest.mark.timeout(1200)  # of which the first test's fixture takes nearly all
 CPU = torch.device("cpu")
 STEPS, SAVED = 5, 3  # optimizer steps, and how many come before the checkpoint
-GLOBAL = 4  # images and clips of a step over all processes
-TOLERANCE = 1e-5
 PARTS = ("predictor", "observer", "loss", "optimizer")  # what is the same on every mesh
 
-# What is trained: the one process's figures that each mesh must repeat.
-RUNS = {
-    "pretrain": dict(stage="pretrain"),
-    "joint": dict(stage="joint"),
-    "blind": dict(stage="joint"),  # every second clip has no visible pose: the whole batch of one process of two
-    "sinkhorn": dict(stage="joint", loss={"targets": "sinkhorn", "koleo_weight": 0.1, "row_chunk": 3}),
-    "pieces": dict(stage="joint", train={"accumulation": 2}),
-}
 # Continued from one process's checkpoint and from their own.
 RESUMED = {2: ("zero 3", "tp, sequence"), 4: ("dp × tp", "hsdp")}
 FULL = {"activation_checkpointing": "full"}
@@ -74,45 +61,6 @@ CASES = {
         "replicate × tp": ("pieces", dict(dp_replicate=2, tp=2)),
     },
 }
-
-
-def healthy(state) -> None:
-    """Widen the DINO head's narrow initial weights, which at toy widths leave outputs of 1e-4 and gradients of 1e4.
-
-    A factor for all, so that it means the same on every mesh.
-    """
-    for network in (state.system.agent.predictor, state.system.agent.observer):
-        for parameter in network.head.parameters():
-            local(parameter.detach()).mul_(1 / (0.02 * 16**0.5))
-
-
-def configured(run: str, parallel: dict, data: int):
-    sections = {name: value for name, value in RUNS[run].items() if name not in ("stage", "train")}
-    stage = RUNS[run]["stage"]
-    own = GLOBAL // data
-    train = {"image_batch": own, "clip_batch": own if stage == "joint" else 0} | RUNS[run].get("train", {})
-    if train.get("accumulation", 1) > own:
-        pytest.fail("a case has more pieces than samples")
-    # Adam's step is the gradient's sign where eps is far below it, rounding's sign where the gradient is zero.
-    optim = {"lr": 1e-3, "momentum": 0.9, "eps": 1e-5}
-    return tiny_config(stage=stage, model={"init_std": 0.1}, optim=optim, train=train, parallel=parallel, **sections)
-
-
-def share(batch, rank: int, world: int):
-    """What a stream gives a process: every world-th sample of the step's run of positions."""
-    return type(batch)(**{field.name: getattr(batch, field.name)[rank::world] for field in fields(batch)})
-
-
-def inputs(run: str, step: int, rank: int, world: int):
-    images = share(image_batch(step, GLOBAL), rank, world)
-    if RUNS[run]["stage"] == "pretrain":
-        return both(images)
-    clips = clip_batch(step, GLOBAL)
-    if run == "blind":
-        visible = clips.visible.clone()
-        visible[1::2] = False
-        clips = replace(clips, visible=visible, poses=clips.poses * visible[..., None])
-    return both(images, share(clips, rank, world))
 
 
 def train(run: str, parallel: dict, folder: Path, resume_from: str | None = None) -> dict:
@@ -211,13 +159,6 @@ def test_parity_with_one_process(results, world, name):
         assert ours == pytest.approx(theirs, rel=TOLERANCE)
     assert found["norms"] == pytest.approx(expected["norms"], rel=TOLERANCE)
     near(found["tensors"], expected["tensors"])
-
-
-def near(found: dict, expected: dict) -> None:
-    for part, tensors in expected.items():
-        assert found[part].keys() == tensors.keys()
-        for key, tensor in tensors.items():
-            torch.testing.assert_close(found[part][key], tensor, rtol=TOLERANCE, atol=TOLERANCE, msg=f"{part}.{key}")
 
 
 @pytest.mark.parametrize(("world", "name"), [(world, name) for world, names in RESUMED.items() for name in names])

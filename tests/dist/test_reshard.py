@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # fully_shard needs it: imported once here and not in every forked process
+from mesh_samples import GLOBAL, configured, healthy, inputs, near
 from processes import start
-from test_parallel import GLOBAL, configured, healthy, inputs, near
 from train_samples import tiny_config
 
 from internlm.checkpoint import manager as manager_module

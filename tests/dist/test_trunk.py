@@ -1,15 +1,11 @@
 """Two tensor-parallel processes compute what one does: conditions with their gradients, positions of each sample, and a cache."""
 
-import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from processes import start
 from trunk_samples import teacher, tokens, trunk
 

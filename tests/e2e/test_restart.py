@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_resume import folder  # noqa: F401
+from run_samples import working_folder
 
 from internlm.launch.local import torchrun_words
 from internlm.monitor.metrics import read_metrics
@@ -22,7 +22,8 @@ def pid(run_dir: Path, rank: int) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_worker_is_restarted_and_the_run_finishes(folder):  # noqa: F811
+def test_a_killed_worker_is_restarted_and_the_run_finishes(tmp_path):
+    folder = working_folder(tmp_path)
     run_dir = folder / "restarted"
     words = torchrun_words(["train", "run.py", "--run-dir", str(run_dir), *MESH], processes=2, max_restarts=1, grace=30)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -1,24 +1,18 @@
 """Preprocessing as a job array of a real Slurm."""
 
 import os
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
+from pipeline_samples import GOOD, Recording, run
 
-UNIT = Path(__file__).resolve().parent.parent / "unit"
-sys.path.insert(0, str(UNIT))
-
-from test_pipeline import GOOD, Recording, run  # noqa: E402
-
-from dataset_preprocess import slurm  # noqa: E402
+from dataset_preprocess import slurm
 
 
 @pytest.fixture
-def array(cluster, tmp_path, monkeypatch):
+def array(cluster, tmp_path, samples, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", str(cluster))
-    monkeypatch.setenv("PYTHONPATH", str(UNIT), prepend=os.pathsep)  # tasks unpickle what is defined there
+    monkeypatch.setenv("PYTHONPATH", str(samples), prepend=os.pathsep)  # tasks unpickle what is defined there
     monkeypatch.setattr(slurm, "POLL_SECONDS", 1.0)
     return partial(slurm.SlurmOptions, tmp_path / "logs", tasks=2, memory_gb=1, minutes=5)
 

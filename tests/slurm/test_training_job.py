@@ -12,11 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-E2E = Path(__file__).resolve().parent.parent / "e2e"
-sys.path.insert(0, str(E2E))
-
-from test_resume import folder  # noqa: E402, F401 - a fixture: the working folder with a store and run.py
+from run_samples import working_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STAGE1 = "source_slurm_train_stage1_contrastive_w_tokenizer.sh"
@@ -30,8 +26,9 @@ VALUES = (
 
 
 @pytest.fixture(scope="module")
-def work(cluster, folder, root):  # noqa: F811
+def work(cluster, tmp_path_factory, root):
     """The environment that jobs are submitted in is that of this process; Slurm programs find the cluster through it."""
+    folder = working_folder(tmp_path_factory.mktemp("work"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"SLURM_CONF": cluster, "OMP_NUM_THREADS": "1", "PATH": path, "GPUS_PER_NODE": "1"}.items():

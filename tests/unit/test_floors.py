@@ -84,6 +84,11 @@ def test_every_part_has_a_floor(root):
     assert parts - {"__init__"} <= FLOOR.keys()
 
 
+def test_unit_tests_lie_in_folders_named_like_what_they_test(root):
+    folders = {path.relative_to(root / "tests" / "unit").parts[0] for path in (root / "tests" / "unit").rglob("*/test_*.py")}
+    assert folders - FLOOR.keys() == {"dataset_preprocess", "docs"}
+
+
 @pytest.mark.parametrize(
     ("file", "text", "faults"),
     [
