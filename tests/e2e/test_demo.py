@@ -114,7 +114,7 @@ def test_eval_command_reads_the_demo_runs(finished, run_command, tmp_path):
         assert done.returncode == 0, done.stderr
         assert json.loads(file.read_text())[key] == pytest.approx(reported[key], rel=1e-4)
     refused = run_command(["egoagent", "eval", "retrieval", "--run", out / "stage1"])
-    assert refused.returncode == 2 and "stage-1 model" in refused.stderr
+    assert refused.returncode == 2 and "stage 'pretrain'; this needs a run of one that predicts" in refused.stderr
 
 
 def test_two_processes_reach_the_figures_of_one(finished, tmp_path):
