@@ -45,13 +45,13 @@ def load_system(path: str | Path, device: torch.device | str = "cpu") -> tuple[S
 def _of_checkpoint(path: str | Path) -> tuple[System, int]:
     system = build_system(parse_config(settled_values(find_checkpoint(path, ()))))
     parts = system.parts()
-    checkpoint = find_checkpoint(path, parts)
+    kept = [name for name, part in parts.items() if part.trained or part.follows]
+    checkpoint = find_checkpoint(path, kept)
     for name, part in parts.items():
-        own, stored = part.module.state_dict(), checkpoint.index[name]
-        kept = part.trained or part.follows  # of what only training needs, an imported checkpoint may lack some
-        checkpoint.fill(
-            name, {key: Share.whole(tensor) for key, tensor in own.items() if kept or key in stored}, exact=bool(kept)
-        )
+        # Of what only training needs, an imported checkpoint may lack some.
+        own, stored = part.module.state_dict(), checkpoint.index.get(name, {})
+        shares = {key: Share.whole(tensor) for key, tensor in own.items() if name in kept or key in stored}
+        checkpoint.fill(name, shares, exact=name in kept)
     return system, checkpoint.step
 
 
