@@ -24,8 +24,6 @@ class Result:
 
 def find_results(run: Path, step: int) -> tuple[Result, ...]:
     """The results that lie in a run folder (or one folder deeper) and were measured on this step's weights."""
-    if not run.is_dir():
-        return ()
     paths = sorted((*run.glob("*.json"), *run.glob("*/*.json")))
     found = (_read(path) for path in paths if not any(part.startswith((".", "step_", "previous-")) for part in path.parts[-2:]))
     return tuple(result for result in found if result and result.step == step)

@@ -44,7 +44,8 @@ def load_source(path: str | Path, branch: str | None = None, rename: Sequence[tu
         system, step = load_system(path)
         recorded, trained_here = parse_config(meta["config"]), "imported" not in meta
     if not isinstance(system, Exports):
-        raise ExportError(f"{path} is of system {system.config.system!r}, which cannot be exported")
+        needed = Exports.__doc__.splitlines()[0]
+        raise ExportError(f"{path} is of system {system.config.system!r}; this needs a run of one that {needed}")
     branch = branch or system.branches[0]
     if branch not in system.branches:
         raise ExportError(f"{path} has no network {branch!r}; choose from {', '.join(system.branches)}")

@@ -70,7 +70,7 @@ def import_upstream(
         torch.manual_seed(FRESH_SEED)
         predictor = EgoNetwork(student.model).state_dict()
     fresh = tuple(name for name in predictor if name not in student.tensors)
-    observer = {name: tensor for name, tensor in (other or student).tensors.items() if not name.startswith(ACTIONS)}
+    observer = {name: (other or student).tensors[name] for name in predictor if not name.startswith(ACTIONS)}
     values, paths_from = portable((config or model_only_config(student)).model_dump(mode="json"), out)
     meta = {
         "config": values,

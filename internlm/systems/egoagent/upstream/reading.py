@@ -77,13 +77,9 @@ def read_upstream(
     unknown += [upstream for name, (upstream, _) in mapped.items() if name not in expected]
     if missing or unknown:
         raise UpstreamError(_unmatched(folder, missing, unknown))
-    tensors = {}
-    for name, shape in expected.items():
-        if name in mapped:
-            upstream, split = mapped[name]
-            tensors[name] = _merge(folder, upstream, [s[upstream] for s in states if upstream in s], split, shape)
-        else:
-            tensors[name] = torch.zeros(shape, dtype=torch.int64)
+    tensors = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in expected.items() if name not in mapped}
+    for name, (upstream, split) in mapped.items():
+        tensors[name] = _merge(folder, upstream, [s[upstream] for s in states if upstream in s], split, expected[name])
     _check_computed(folder, states, model)
     step = int(folder.name) if folder.name.isdigit() else 0
     return UpstreamNetwork(folder, model, tensors, len(states), step, tuple(sorted(unused)), actions)
@@ -98,9 +94,7 @@ def _step_folder(folder: Path) -> Path:
 
 def _shards(folder: Path) -> dict[tuple[int, int], Path]:
     """(tensor-parallel rank, pipeline rank) -> file."""
-    if not folder.is_dir():
-        return {}
-    found = ((_SHARD.fullmatch(path.name), path) for path in folder.iterdir())
+    found = ((_SHARD.fullmatch(path.name), path) for path in folder.glob("*.pt"))
     return {(int(match[1]), int(match[2])): path for match, path in found if match}
 
 
