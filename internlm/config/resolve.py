@@ -24,7 +24,7 @@ def system_module(system: str, part: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{package}.{part}".startswith(error.name):
             raise  # something else that the system needs
-    near = nearest_key(system, _known())
+    near = nearest_key(system, system_names())
     raise ConfigError(f"system {system!r} is unknown: there is no {package}.{part}" + (f"; did you mean {near}?" if near else ""))
 
 
@@ -38,6 +38,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     return config_class(values.get("system", DEFAULT)).model_validate(values)
 
 
-def _known() -> list[str]:
+def system_names(file: str = "system.py") -> list[str]:
+    """The systems of this package that have a file."""
     folder = Path(__file__).resolve().parent.parent / "systems"
-    return sorted(path.parent.name for path in folder.glob("*/system.py"))
+    return sorted(path.name for path in folder.iterdir() if (path / file).is_file())

@@ -19,15 +19,14 @@ class Result:
     task: str
     protocol: dict[str, Any]
     rows: tuple[dict[str, Any], ...]  # name, value, unit, floors, higher_is_better, meaning
+    step: int | None  # that was measured
 
 
 def find_results(run: Path, step: int) -> tuple[Result, ...]:
     """The results that lie in a run folder (or one folder deeper) and were measured on this step's weights."""
-    if not run.is_dir():
-        return ()
     paths = sorted((*run.glob("*.json"), *run.glob("*/*.json")))
     found = (_read(path) for path in paths if not any(part.startswith((".", "step_", "previous-")) for part in path.parts[-2:]))
-    return tuple(result for result, measured in filter(None, found) if measured == step)
+    return tuple(result for result in found if result and result.step == step)
 
 
 def read_results(paths: Sequence[str | Path], step: int) -> tuple[Result, ...]:
@@ -39,14 +38,14 @@ def read_results(paths: Sequence[str | Path], step: int) -> tuple[Result, ...]:
         found = _read(path)
         if found is None:
             raise ResultError(f"{path} is not a result of egoagent eval --out (task, model, protocol, figures)")
-        if found[1] != step:
-            raise ResultError(f"{path} was measured at step {found[1]}, the exported weights are of step {step}")
-        results.append(found[0])
+        if found.step != step:
+            raise ResultError(f"{path} was measured at step {found.step}, the exported weights are of step {step}")
+        results.append(found)
     return tuple(results)
 
 
-def _read(path: Path) -> tuple[Result, int | None] | None:
-    """A result and the step it was measured at; None for any other file."""
+def _read(path: Path) -> Result | None:
+    """A result; None for any other file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -55,4 +54,4 @@ def _read(path: Path) -> tuple[Result, int | None] | None:
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in shapes.items()):
         return None
     rows = tuple(row for row in content["figures"] if isinstance(row, dict) and "name" in row)
-    return Result(path.name, content["task"], content["protocol"], rows), content["model"].get("step")
+    return Result(path.name, content["task"], content["protocol"], rows, content["model"].get("step"))

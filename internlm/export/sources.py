@@ -5,40 +5,40 @@ What an exported model runs is therefore the text that was trained and tested he
 
 import ast
 import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ENTRIES = ("configuration_egoagent", "modeling_egoagent", "image_processing_egoagent")
-_HF = "internlm.export.hf"
+Replaced = Mapping[str, tuple[str, str, str]]
 _PACKAGE = "internlm"
-# The network reads its shape from attributes; outside the package the Hugging Face configuration has the same ones.
-_REPLACED = {"internlm.systems.egoagent.config": {"ModelConfig": ("configuration_egoagent", "EgoAgentConfig")}}
 
 
 class SourceError(RuntimeError):
     """A module of the package imports something that cannot go with an exported model."""
 
 
-def exported_sources() -> dict[str, str]:
-    """File name -> text of every module that the exported model needs, found by following the imports.
+def exported_sources(entries: Sequence[str], replaced: Replaced) -> dict[str, str]:
+    """File name -> text of every module that an exported model needs, found by following the imports of ``entries``.
+
+    ``replaced``: by module that stays behind the one name that others import from it, and the file and name in its place.
 
     Raises SourceError for an import of the package that is not ``from module import names``, for two modules of one name,
     and for one that has no counterpart outside the package.
     """
     files: dict[str, str] = {}
     origin: dict[str, str] = {}
-    waiting = [f"{_HF}.{name}" for name in ENTRIES]
+    waiting = [*entries]
     while waiting:
         module = waiting.pop()
         name = f"{module.rpartition('.')[2]}.py"
         if origin.setdefault(name, module) != module:
             raise SourceError(f"{module} and {origin[name]} would both become {name} in the exported folder; rename one")
         if name not in files:
-            files[name], needed = _rewrite(module)
+            files[name], needed = _rewrite(module, replaced)
             waiting += needed
     return dict(sorted(files.items()))
 
 
-def _rewrite(module: str) -> tuple[str, list[str]]:
+def _rewrite(module: str, replaced: Replaced) -> tuple[str, list[str]]:
     """Text of a module with its imports of the package made flat and relative, and the modules that these name."""
     text = source_of(module).read_text(encoding="utf-8")
     lines: list[str | None] = list(text.split("\n"))
@@ -50,9 +50,9 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
             continue
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         before, after = lines[first].encode()[: node.col_offset], lines[last].encode()[node.end_col_offset :]
-        lines[first] = before.decode() + _flat(module, node, target) + after.decode()
+        lines[first] = before.decode() + _flat(module, node, target, replaced) + after.decode()
         lines[first + 1 : last + 1] = [None] * (last - first)  # dropped below: the numbers of later lines must hold
-        if target not in _REPLACED:
+        if target not in replaced:
             needed.append(target)
     return "\n".join(line for line in lines if line is not None), needed
 
@@ -64,22 +64,20 @@ def _absolute(module: str, node: ast.ImportFrom) -> str | None:
     return node.module if node.module and node.module.partition(".")[0] == _PACKAGE else None
 
 
-def _flat(module: str, node: ast.ImportFrom, target: str) -> str:
-    if target not in _REPLACED:
+def _flat(module: str, node: ast.ImportFrom, target: str, replaced: Replaced) -> str:
+    if target not in replaced:
         names = ", ".join(alias.name + (f" as {alias.asname}" if alias.asname else "") for alias in node.names)
         return f"from .{target.rpartition('.')[2]} import {names}"
-    known = _REPLACED[target]
-    for alias in node.names:
-        if alias.name not in known or len(node.names) > 1:
-            raise SourceError(f"{module}:{node.lineno}: {target} has no counterpart in an exported folder for {alias.name}")
-    (alias,) = node.names
-    file, name = known[alias.name]
-    return f"from .{file} import {name} as {alias.asname or alias.name}"
+    known, file, name = replaced[target]
+    others = ", ".join(alias.name for alias in node.names if alias.name != known)
+    if others:
+        raise SourceError(f"{module}:{node.lineno}: {target} has no counterpart in an exported folder for {others}")
+    return f"from .{file} import {name} as {node.names[0].asname or known}"
 
 
 def source_of(module: str) -> Path:
-    """The file of a module of this package, without importing it. Raises SourceError for a package folder."""
-    path = Path(__file__).resolve().parents[2].joinpath(*module.split(".")).with_suffix(".py")
-    if not path.is_file():
+    """The file of a module, without importing it. Raises SourceError for a package folder."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or spec.submodule_search_locations is not None:
         raise SourceError(f"{module} is not one file; import from the module that defines the name")
-    return path
+    return Path(spec.origin)

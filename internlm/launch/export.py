@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-# As in ``internlm.export.write``; repeated because help must not import torch.
-FORMATS = ("hf", "torch-export", "onnx")
-BRANCHES = ("observer", "predictor")
+from internlm.export.formats import FORMATS
 
 
 class UsageError(ValueError):
@@ -17,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, nargs="?", metavar="RUN_OR_CHECKPOINT", help="or a folder in upstream's layout")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to write")
     parser.add_argument("--format", nargs="+", choices=(*FORMATS, "all"), default=["hf"], help="one or more (default hf)")
-    parser.add_argument("--network", choices=BRANCHES, help="default: the observer of a run; of an upstream folder, itself")
+    parser.add_argument(
+        "--network", metavar="NAME", help="default: a run's usual one for features; of an upstream folder, itself"
+    )
     parser.add_argument("--results", nargs="+", type=Path, default=[], metavar="JSON", help="results for the model card")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     add_rename(parser)
@@ -54,7 +54,7 @@ def parse_rename(texts: list[str]) -> tuple[tuple[str, str], ...]:
 def run(args: argparse.Namespace) -> int:
     """Export, check, say what was found; returns 0."""
     source, out = _folders(args)
-    formats = FORMATS if "all" in args.format else tuple(dict.fromkeys(args.format))
+    formats = tuple(FORMATS) if "all" in args.format else tuple(dict.fromkeys(args.format))
 
     from internlm.export.write import export_model
 

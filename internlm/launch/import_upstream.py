@@ -18,15 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import and say what became of every tensor; returns 0."""
     from internlm.config.load import load_config
-    from internlm.export.import_upstream import import_upstream
+    from internlm.config.resolve import DEFAULT, system_module
+    from internlm.systems.resolve import foreign_layout
 
     config = load_config(args.config) if args.config else None
-    done = import_upstream(args.folder, args.out, teacher=args.teacher, config=config, rename=parse_rename(args.rename))
-    student = done.student
-    print(f"predictor: {len(student.tensors)} tensors of {student.folder}, joined from {student.ranks} tensor-parallel shards")
-    print(f"observer: {done.teacher.folder if done.teacher else 'a copy of the predictor (no teacher folder was found)'}")
-    for title, names in (("not used", student.unused), ("initialised here, never trained", done.fresh)):
-        if names:
-            print(f"{title} ({len(names)}): {', '.join(names)}")
-    print(f"written to {done.path}")
+    # Where no system knows the folder, the default one says what it lacks.
+    layout = foreign_layout(args.folder) or system_module(DEFAULT, "upstream.importing")
+    rename = parse_rename(args.rename)
+    print(layout.import_upstream(args.folder, args.out, teacher=args.teacher, config=config, rename=rename))
     return 0

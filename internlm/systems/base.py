@@ -122,6 +122,51 @@ class Embeds(Protocol):
 
 
 @dataclass(frozen=True)
+class Hub:
+    """What makes a folder of a branch a Hugging Face model, which holds the branch as ``network``, beside its weights."""
+
+    config: Mapping[str, Any]  # config.json
+    entries: tuple[str, ...]  # modules of this package that go along, with all that they import
+    replaced: Mapping[str, tuple[str, str, str]]  # by module that stays behind its one name, and the file and name in its place
+    processor: str  # file.class of the image processor
+    check: Path  # a program: FOLDER PROBE prints the largest difference of every output as JSON
+    probe: Callable[[], dict[str, Tensor]]  # its inputs and the outputs that the branch gives
+    outputs: Mapping[str, str]  # its outputs' names in a program, where they are others
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a model card says of a branch in its system's words: Markdown, and rows of tables."""
+
+    tags: tuple[str, ...]
+    about: str
+    use: str  # of the Hugging Face folder
+    further: str  # what that can do beside features, or nothing
+    network: Sequence[tuple[str, str]]
+    stage: str  # of training
+    published_images: int  # that the published run was trained on, for comparison
+
+
+@runtime_checkable
+class Exports(Embeds, Protocol):
+    """hands its branches on to other programs
+
+    Its module ``hf.reading`` has ``read_folder(folder, record)``, which makes a system of an exported Hugging Face folder.
+    """
+
+    outputs: tuple[str, ...]  # of a branch's program, float32 ``[N, ...]``: ``embed`` gives these too
+
+    def exported(self, branch: str) -> nn.Module:
+        """A branch without parts that were never trained."""
+
+    def hub(self, network: nn.Module, branch: str) -> Hub:
+        """The Hugging Face side of a branch."""
+
+    def words(self, network: nn.Module, branch: str) -> Words:
+        """The model card's."""
+
+
+@dataclass(frozen=True)
 class Foreseen:
     """What B clips of T steps say when the true motion is given up to each step (teacher forcing)."""
 

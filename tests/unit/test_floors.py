@@ -135,7 +135,7 @@ def test_the_model_knows_no_processes(root):
         assert not [name for _, name in imports(path, root) if name.startswith("torch.distributed")], path
 
 
-@pytest.mark.parametrize("part", ["core", "config", "data", "monitor", "train", "estimate"])
+@pytest.mark.parametrize("part", ["core", "config", "data", "monitor", "train", "export", "estimate"])
 def test_who_works_for_every_system_names_none(root, part):
     seam = ("base", "resolve")
     for path in sources(root, f"internlm/{part}"):

@@ -18,10 +18,12 @@ from internlm.monitor.health import HealthReading, read_health
 from internlm.solver.schedule import cosine, optimizer_schedules, teacher_temperature
 from internlm.trunk.kernels import use_attention
 
-from ..base import Cost, Foreseen, Part, Schedule, Terms
+from ..base import Cost, Foreseen, Part, Schedule, Terms, Words
+from .card import words
 from .clips import STATES, foresee, roll_out
 from .config import EgoAgentConfig
 from .cost import cost
+from .hf.describe import describe
 from .inputs import clip_inputs, example, image_views, upload
 from .loss import JointLoss, LossParts
 from .network import EgoAgent, EgoNetwork
@@ -30,10 +32,15 @@ from .weights import init_from
 
 
 class EgoAgentSystem:
-    """A ``System`` that ``Embeds`` images: stage ``pretrain`` trains on images alone, ``joint`` on images and clips (spec §5)."""
+    """A ``System`` that ``Embeds`` images and ``Exports`` what does so.
+
+    Stage ``pretrain`` trains on images alone, ``joint`` on images and clips (spec §5).
+    """
 
     branches = ("observer", "predictor")
     features = ("state", "patch", "bottleneck")
+    outputs = ("state", "patches", "bottleneck")
+    hub = staticmethod(describe)
 
     def __init__(self, config: EgoAgentConfig) -> None:
         self.config, self.image_size = config, config.model.image_size
@@ -131,20 +138,35 @@ class EgoAgentSystem:
         return EgoNetwork(self.config.model, actions=False)
 
     def embed(self, network: nn.Module, images: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
-        """``state``: hidden at the state query; ``patch``: mean hidden of the patches; ``bottleneck``: the head's unit vector."""
+        """``state``: hidden at the state query; ``patch``: mean hidden of the patches; ``bottleneck``: the head's unit vector.
+
+        ``patches``: hidden of each patch ``[N, p, h]``.
+        """
         patches, state = network.tokens(images)
         readers = {
             "state": lambda: state,
             "patch": lambda: patches.mean(1),
+            "patches": lambda: patches,
             "bottleneck": lambda: network.head.bottleneck(state),
         }
         return {name: readers[name]() for name in features}
+
+    def exported(self, branch: str) -> EgoNetwork:
+        images_only = self.fresh_branch()
+        images_only.load_state_dict(self.branch(branch).state_dict(), strict=False)  # without the action parts
+        return images_only.eval()
+
+    def words(self, network: nn.Module, branch: str) -> Words:
+        return words(self.config, network, branch)
 
 
 class JointSystem(EgoAgentSystem):
     """Stage ``joint``, which also ``Foresees``."""
 
     states = STATES
+
+    def exported(self, branch: str) -> EgoNetwork:
+        return self.branch(branch)
 
     def clips(self, paths: Sequence[str], split: str) -> ClipDataset:
         plain = self.config.data.clip.model_copy(update={"crop_scale": (1.0, 1.0), "color_jitter": 0.0})

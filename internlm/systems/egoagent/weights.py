@@ -1,4 +1,4 @@
-"""From a checkpoint to an agent: trained, for evaluation, or the start of stage 2."""
+"""From a checkpoint to an agent: the start of stage 2."""
 
 import logging
 from collections.abc import Mapping
@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from internlm.checkpoint.index import Stored
 from internlm.checkpoint.manager import CheckpointError, find_checkpoint
-from internlm.checkpoint.run_config import settled_values
 from internlm.core.boxes import Share
 from internlm.core.collectives import ALONE, Group
 
-from .config import EgoAgentConfig
 from .network import EgoAgent
 
 log = logging.getLogger(__name__)
@@ -32,16 +30,6 @@ class InitReport:
         for name, keys in (("fresh", self.missing), ("unused", self.unexpected)):
             text += f"; {len(keys)} {name}" + (f" ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})" if keys else "")
         return text
-
-
-def load_trained(path: str | Path) -> tuple[EgoAgent, EgoAgentConfig, int]:
-    """The agent of a run folder or checkpoint folder, with its run's config and step. CheckpointError where none is intact."""
-    checkpoint = find_checkpoint(path, ("predictor", "observer"))
-    config = EgoAgentConfig.model_validate(settled_values(checkpoint))
-    agent = EgoAgent(config.model)
-    agent.predictor.load_state_dict(checkpoint.parts["predictor"])
-    agent.observer.load_state_dict(checkpoint.parts["observer"])
-    return agent, config, checkpoint.step
 
 
 def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path, group: Group = ALONE) -> InitReport:

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from internlm import cli
 from internlm.checkpoint import index
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager, find_checkpoint, read_checkpoint
-from internlm.export.reading import load_agent
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
 from internlm.systems.egoagent.weights import init_from
+from internlm.systems.resolve import load_system
 
 TINY = {
     "hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_multiple_of": 8, "image_size": 16, "local_image_size": 8,
@@ -287,10 +287,11 @@ def test_the_trained_agent_is_read_from_a_run_folder(tmp_path):
     config = Config.model_validate({"model": TINY, "data": {"clip": {"frame_stride": 1}}})
     agent, loss = EgoAgent(config.model), JointLoss(config.loss, config.model.prototypes)
     CheckpointManager(tmp_path / "checkpoints").save(4, agent_parts(agent, loss), {"config": config.model_dump(mode="json")})
-    read, read_config, step = load_agent(tmp_path)
-    assert (step, read_config.model) == (4, config.model) and not read.training
+    system, step = load_system(tmp_path)
+    assert (step, system.config.model) == (4, config.model)
+    assert not any(part.module.training for part in system.parts().values())
     for name, tensor in agent.state_dict().items():
-        assert torch.equal(read.state_dict()[name], tensor), name
+        assert torch.equal(system.agent.state_dict()[name], tensor), name
 
 
 def test_stage_two_starts_from_stage_one_with_fresh_action_parts(tmp_path, monkeypatch):

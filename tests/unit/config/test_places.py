@@ -15,8 +15,8 @@ from internlm.cli import main
 from internlm.config.errors import ConfigError
 from internlm.config.load import load_config, save_config
 from internlm.config.places import portable, record_of
-from internlm.export.reading import load_agent
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
+from internlm.systems.resolve import load_system
 from internlm.train.loop import train
 
 DATA = {"images": ["demo/world"], "clips": ["demo/world", "more/clips"]}
@@ -259,8 +259,8 @@ def test_training_goes_on_in_the_folder_that_is_given(home, tmp_path, monkeypatc
     assert not (home / "runs/a").exists() and not (tmp_path / "runs").exists()
     assert [path.name for path in (home / "runs/copy/checkpoints").iterdir()] == ["step_000000002"]
     for given in ("home/runs/moved", "home/runs/moved/checkpoints", "home/runs/moved/checkpoints/step_000000003"):
-        _, config, step = load_agent(given)
-        assert step == 3 and {os.path.realpath(path) for path in config.data.clips} == data_of(home)
+        system, step = load_system(given)
+        assert step == 3 and {os.path.realpath(path) for path in system.config.data.clips} == data_of(home)
 
 
 def test_an_evaluation_without_its_data_says_where_it_looked(home, monkeypatch, tmp_path, capsys):

@@ -3,8 +3,10 @@
 import ast
 import io
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,20 +18,22 @@ from PIL import Image
 from safetensors.torch import load_file
 from train_samples import tiny_config
 
-from internlm.checkpoint.manager import CheckpointError
+from internlm.checkpoint.manager import CheckpointError, CheckpointManager
 from internlm.cli import main
+from internlm.config.resolve import parse_config
 from internlm.data.evaluation import evaluation_images
 from internlm.data.frames import open_images
 from internlm.data.store import StoreWriter, TakeInfo, TakeStore
 from internlm.data.view import MEAN, STD, normalise
-from internlm.export import hf_folder
+from internlm.export import hub
 from internlm.export import write as export
-from internlm.export.reading import load_agent
 from internlm.export.results import ResultError
 from internlm.export.sources import exported_sources
-from internlm.export.upstream import UpstreamError
 from internlm.export.write import ExportError, export_model
 from internlm.launch.export import hf_models_folder
+from internlm.systems.egoagent.hf.describe import describe
+from internlm.systems.egoagent.upstream.reading import UpstreamError
+from internlm.systems.resolve import build_system, load_system
 
 pytestmark = pytest.mark.timeout(900)  # three processes import torch and transformers anew, which a busy machine takes long for
 
@@ -104,7 +108,7 @@ def run(tmp_path_factory, store):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Skip the child process that loads the folder; what it says has tests of its own."""
-    monkeypatch.setattr(hf_folder, "check_hf", lambda *_: {"pooler_output": 0.0})
+    monkeypatch.setattr(hub, "check_hf", lambda *_: {"pooler_output": 0.0})
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +149,7 @@ def test_a_stranger_finds_the_packages_features(exported, run, tmp_path):
     encoded = [cv2.imencode(".png", picture(i, *shape))[1].tobytes() for i, shape in enumerate(shapes)]
     frames = write_frames(tmp_path / "frames", encoded, ".png")
     found, facts = stranger(exported, frames, tmp_path)
-    expected = package_features(load_agent(run)[0].predictor, open_images([frames]))
+    expected = package_features(load_system(run)[0].branch("predictor"), open_images([frames]))
     for kind, values in found.items():
         torch.testing.assert_close(values, expected[kind], rtol=0, atol=1e-5)
         assert (expected[kind][0] - expected[kind][1]).abs().max() > 1e-2  # features that differ between images
@@ -165,7 +169,7 @@ def test_the_same_on_real_aria_frames(run, shared_data, tmp_path, unchecked):
     frames = write_frames(tmp_path / "frames", data, ".jpg")
     out = export_model(run, tmp_path / "observer").path
     found, _ = stranger(out, frames, tmp_path)
-    expected = package_features(load_agent(run)[0].observer, source)
+    expected = package_features(load_system(run)[0].branch("observer"), source)
     assert len(data) == 15 and all(len(values) == 15 for values in found.values())
     for kind, values in found.items():
         torch.testing.assert_close(values, expected[kind], rtol=0, atol=1e-5)
@@ -177,13 +181,14 @@ def without_imports(text: str) -> str:
     return ast.unparse(tree)
 
 
-def test_the_exported_code_is_the_packages_own(exported, root):
-    sources = exported_sources()
+def test_the_exported_code_is_the_packages_own(exported, run, root):
+    described = describe(load_system(run)[0].branch("predictor"), "predictor")
+    sources = exported_sources(described.entries, described.replaced)
     assert {f"{name}.py" for name in ("modeling_egoagent", "network", "backbone", "layout", "frames", "view")} <= sources.keys()
     folder = {path.name: path.read_text() for path in exported.glob("*.py")}
     assert folder == sources
     for name, text in sources.items():
-        for part in ("export.hf", "systems.egoagent", "trunk", "modality", "core", "data", "config"):
+        for part in ("systems.egoagent.hf", "systems.egoagent", "trunk", "modality", "core", "data", "config"):
             if (path := root.joinpath("internlm", *part.split("."), name)).is_file():
                 break
         original = path.read_text()
@@ -194,7 +199,7 @@ def test_the_exported_code_is_the_packages_own(exported, root):
 
 
 def test_configuration_and_preprocessing_say_what_the_run_says(exported, run):
-    _, config, _ = load_agent(run)
+    config = load_system(run)[0].config
     written = json.loads((exported / "config.json").read_text())
     assert {name: written[name] for name in type(config.model).model_fields} == config.model.model_dump(mode="json")
     assert (written["network"], written["actions"]) == ("predictor", True)
@@ -221,8 +226,8 @@ def test_the_card_of_data_that_is_gone_says_so(tmp_path, unchecked):
 
 def test_the_card_shows_how_the_next_motion_is_asked_for(exported, run, tmp_path, unchecked):
     """Its example runs as it is, and names what every tensor's axes are."""
-    from internlm.export.hf.configuration_egoagent import EgoAgentConfig
-    from internlm.export.hf.modeling_egoagent import EgoAgentModel
+    from internlm.systems.egoagent.hf.configuration_egoagent import EgoAgentConfig
+    from internlm.systems.egoagent.hf.modeling_egoagent import EgoAgentModel
 
     card = (exported / "README.md").read_text()
     example = next(block for block in card.split("```python\n") if "model.predict" in block).partition("```")[0]
@@ -254,16 +259,29 @@ def test_the_card_is_the_same_from_another_folder(tmp_path, monkeypatch, uncheck
     there = export_model("../home/runs/a", tmp_path / "out2").path
     assert (there / "README.md").read_text() == here and "data `demo/world` | 3 images" in here
     assert str(tmp_path) not in (there / "training_config.yaml").read_text(), "a folder for others names no place of this machine"
-    assert load_agent(there)[1].data.images == ("../home/demo/world",)
+    assert load_system(there)[0].config.data.images == ("../home/demo/world",)
 
 
 def test_an_export_is_a_checkpoint_for_single_images(exported, run):
-    agent, config, step = load_agent(exported)
-    original, _, _ = load_agent(run)
-    assert (step, config.stage, config.job_name) == (8, "pretrain", "tiny")
+    system, step = load_system(exported)
+    original = load_system(run)[0].branch("predictor")
+    assert (step, system.config.stage, system.config.job_name) == (8, "pretrain", "tiny")
     images = torch.randn(2, 3, 16, 16)
-    for network in (agent.observer, agent.predictor):
-        assert torch.equal(network.encode(images), original.predictor.encode(images))
+    for name in system.branches:
+        assert torch.equal(system.branch(name).encode(images), original.encode(images))
+
+
+def test_an_export_names_its_system_and_an_earlier_one_is_egoagents(run, tmp_path, unchecked):
+    out = export_model(run, tmp_path / "out").path
+    record = json.loads((out / "export.json").read_text())
+    assert record.pop("system") == "egoagent"
+    (out / "export.json").write_text(json.dumps(record))
+    query = load_file(out / "model.safetensors")["network.state_query"]
+    assert torch.equal(load_system(out)[0].branch("observer").state_query, query)
+    for damaged in ("{", "[]"):
+        (out / "export.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"export\.json is damaged"):
+            load_system(out)
 
 
 def test_a_stage_one_predictor_leaves_its_untrained_action_parts_behind(tmp_path, unchecked):
@@ -276,7 +294,7 @@ def test_a_stage_one_predictor_leaves_its_untrained_action_parts_behind(tmp_path
 
 @pytest.mark.parametrize("difference", [2e-3, float("nan")])
 def test_a_folder_with_other_outputs_is_not_kept(run, tmp_path, monkeypatch, difference):
-    monkeypatch.setattr(hf_folder, "check_hf", lambda *_: {"pooler_output": 0.0, "bottleneck": difference})
+    monkeypatch.setattr(hub, "check_hf", lambda *_: {"pooler_output": 0.0, "bottleneck": difference})
     with pytest.raises(ExportError, match="format hf differs from the network by .*bottleneck"):
         export_model(run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -317,6 +335,15 @@ def test_what_cannot_be_exported_is_named(run, exported, tmp_path, monkeypatch, 
         export_model(tmp_path / "none", tmp_path / "out")
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         export_model(tmp_path, tmp_path / "out")
+    forecaster = build_system(parse_config({"system": "forecaster", "train": {"clip_batch": 4, "image_batch": 0}}))
+    parts = {name: part.module.state_dict() for name, part in forecaster.parts().items()}
+    poses = tmp_path / "poses"
+    CheckpointManager(poses).save(1, parts, {"config": forecaster.config.model_dump(mode="json")})
+    with pytest.raises(ExportError, match="poses is of system 'forecaster'; this needs a run of one that hands its branches on"):
+        export_model(poses, tmp_path / "out")
+    shutil.rmtree(poses)
+    with pytest.raises(ExportError, match="no network 'teacher'; choose from observer, predictor"):
+        export_model(run, tmp_path / "out", branch="teacher")
     with pytest.raises(ExportError, match="'coreml' is unknown; choose from hf"):
         export_model(run, tmp_path / "out", formats=["coreml"])
     with pytest.raises(ResultError, match="measured at step 3, the exported weights are of step 8"):
@@ -336,19 +363,19 @@ def test_a_damaged_folder_is_named(run, tmp_path, unchecked):
     for damaged, says in ((weights[:-100], "cut short"), (weights[:5], "cut short"), (b"", "cut short")):
         (out / "model.safetensors").write_bytes(damaged)
         with pytest.raises(CheckpointError, match=rf"model\.safetensors is missing, {says}"):
-            load_agent(out)
+            load_system(out)
     (out / "model.safetensors").write_bytes(weights)
     (out / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        load_agent(out)
+        load_system(out)
 
 
-def test_a_folder_that_a_stranger_cannot_load_is_an_error(tmp_path, monkeypatch):
+def test_a_folder_that_a_stranger_cannot_load_is_an_error(run, tmp_path):
     script = tmp_path / "fails.py"
     script.write_text("import sys\nassert sys.flags.isolated\nraise SystemExit('no such layer: ' + sys.argv[1])")
-    monkeypatch.setattr(hf_folder, "source_of", lambda module: script)
+    described = describe(load_system(run)[0].branch("observer"), "observer")
     with pytest.raises(ExportError, match="cannot be loaded without this package:\nno such layer: .*here"):
-        hf_folder.run_check(tmp_path / "here", tmp_path / "probe.safetensors", tmp_path / "modules")
+        hub.check_hf(tmp_path / "here", replace(described, check=script))
 
 
 def test_upstreams_arguments(run, tmp_path, root, unchecked, capsys):
@@ -379,7 +406,7 @@ def test_an_upstream_folder_exports_its_own_weights(tmp_path, unchecked):
     write(tmp_path / "save_ckpt" / "job_teacher" / "9", teacher.state_dict())
     out = export_model(folder, tmp_path / "teacher", branch="observer").path
     assert torch.equal(load_file(out / "model.safetensors")["network.state_query"], teacher.state_query)
-    assert load_agent(out)[1].model == MODEL
+    assert load_system(out)[0].config.model == MODEL
 
 
 def test_pictures_reach_the_network_as_eight_bit_rgb():

@@ -8,10 +8,9 @@ from safetensors.torch import load_file
 from train_samples import SIZE, tiny_config
 
 from internlm.cli import main
-from internlm.export import hf_folder, programs
-from internlm.export.reading import load_agent
+from internlm.export import hub, programs
 from internlm.export.write import ExportError, export_model
-from internlm.systems.egoagent.network import EgoNetwork
+from internlm.systems.resolve import load_system
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def exported(run, tmp_path_factory):
 
 
 def expected(run, pixels) -> list[torch.Tensor]:
-    observer = load_agent(run)[0].observer
+    observer = load_system(run)[0].branch("observer")
     with torch.no_grad():
         patches, state = observer.tokens(pixels)
         return [state, patches, observer.head.bottleneck(state)]
@@ -69,18 +68,18 @@ def test_programs_alone_need_no_code(exported):
 
 
 def test_a_program_of_other_weights_is_refused(run, tmp_path, monkeypatch):
-    config = load_agent(run)[1]
-    other = EgoNetwork(config.model, actions=False).eval()
+    system, _ = load_system(run)
+    other = programs.Encoder(system, system.fresh_branch(), system.outputs)
     trace = programs.trace
-    monkeypatch.setattr(programs, "trace", lambda network, size: trace(other, size))
+    monkeypatch.setattr(programs, "trace", lambda encoder: trace(other))
     with pytest.raises(ExportError, match="format torch-export differs"):
         export_model(run, tmp_path / "out", formats=["torch-export"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_check_sees_a_wrong_shape_and_no_number(run):
-    network = load_agent(run)[0].observer
-    encoder = programs.Encoder(network).eval()
+    system, _ = load_system(run)
+    encoder = programs.Encoder(system, system.branch("observer"), system.outputs)
 
     def halved(pixels):
         return tuple(output[..., :1] for output in encoder(pixels))
@@ -88,15 +87,24 @@ def test_a_check_sees_a_wrong_shape_and_no_number(run):
     def lost(pixels):
         return tuple(output * float("nan") for output in encoder(pixels))
 
-    with torch.no_grad():
-        assert not max(programs._differences(encoder, halved, SIZE).values()) < 1e9
-        assert not max(programs._differences(encoder, lost, SIZE).values()) < 1e9
-        assert max(programs._differences(encoder, encoder, SIZE).values()) == 0
+    assert not max(programs.differences(encoder, halved).values()) < 1e9
+    assert not max(programs.differences(encoder, lost).values()) < 1e9
+    assert max(programs.differences(encoder, encoder).values()) == 0
+
+
+def test_a_program_gives_the_features_that_it_is_asked_for(run):
+    """Of any system that embeds, in any order."""
+    system, _ = load_system(run)
+    encoder = programs.Encoder(system, system.branch("observer"), ("bottleneck", "patch"))
+    program, pixels = programs.trace(encoder).module(), torch.randn(3, 3, SIZE, SIZE)
+    wanted = system.embed(system.branch("observer"), pixels, system.features)
+    for found, name in zip(program(pixels), ("bottleneck", "patch"), strict=True):
+        torch.testing.assert_close(found, wanted[name].detach(), rtol=0, atol=1e-5)
 
 
 def test_all_formats_lie_in_one_folder(run, tmp_path, monkeypatch):
     """--format all; the check of the Hugging Face folder has its own tests."""
-    monkeypatch.setattr(hf_folder, "check_hf", lambda *_: {"pooler_output": 0.0})
+    monkeypatch.setattr(hub, "check_hf", lambda *_: {"pooler_output": 0.0})
     assert main(["export", str(run), str(tmp_path / "out"), "--format", "all"]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(f"| {name} |" in card for name in ("hf", "torch-export", "onnx"))

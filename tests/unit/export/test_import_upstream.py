@@ -14,12 +14,12 @@ from upstream_samples import HEADS, HIDDEN, MODEL, SECTION, network, write
 
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.cli import main
-from internlm.export.import_upstream import import_upstream
-from internlm.export.reading import load_agent
-from internlm.export.upstream import UpstreamError, is_upstream, read_upstream
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent
+from internlm.systems.egoagent.upstream.importing import import_upstream
+from internlm.systems.egoagent.upstream.reading import UpstreamError, is_upstream, read_upstream
 from internlm.systems.egoagent.weights import init_from
+from internlm.systems.resolve import load_system
 from internlm.trunk.rope import RotaryEmbedding, rotate
 
 
@@ -29,10 +29,11 @@ def test_our_weights_come_back_to_the_bit(tmp_path, ranks):
     folder = write(tmp_path / "save_ckpt" / "job" / "120", student, ranks)
     write(tmp_path / "save_ckpt" / "job_teacher" / "120", teacher, ranks)
     done = import_upstream(folder, tmp_path / "out")
-    agent, config, step = load_agent(tmp_path / "out")
+    system, step = load_system(tmp_path / "out")
+    config = system.config
     assert (step, config.stage, config.job_name, config.model) == (120, "joint", "job", MODEL)
     for part, given in (("predictor", student), ("observer", teacher)):
-        read = getattr(agent, part).state_dict()
+        read = system.branch(part).state_dict()
         assert read.keys() == given.keys()
         assert all(torch.equal(read[name], given[name]) and read[name].dtype == given[name].dtype for name in given)
     assert done.teacher.folder.parent.name == "job_teacher" and done.fresh == ()
@@ -71,12 +72,13 @@ def test_the_shards_compute_what_the_joined_block_computes(tmp_path, ranks):
 def test_stage_one_alone_has_fresh_action_parts_and_a_copied_observer(tmp_path):
     given = network().state_dict()
     done = import_upstream(write(tmp_path / "12", given), tmp_path / "out")
-    agent, config, _ = load_agent(tmp_path / "out")
+    system, _ = load_system(tmp_path / "out")
+    agent, config = system.agent, system.config
     assert config.stage == "pretrain" and done.teacher is None
     assert all(name.startswith(("action_query", "pose_")) for name in done.fresh) and done.fresh
     assert all(torch.equal(agent.observer.state_dict()[name], tensor) for name, tensor in given.items())
     again = import_upstream(tmp_path / "12", tmp_path / "again")
-    for name, tensor in load_agent(again.path)[0].state_dict().items():
+    for name, tensor in load_system(again.path)[0].agent.state_dict().items():
         assert torch.equal(tensor, agent.state_dict()[name]), name
     report = init_from(EgoAgent(MODEL), JointLoss(config.loss, MODEL.prototypes), tmp_path / "out")
     assert set(report.missing) >= {f"predictor.{name}" for name in done.fresh}
@@ -139,7 +141,7 @@ def test_missing_and_unknown_tensors_are_listed_and_can_be_renamed(tmp_path, cap
     assert main(["import", str(folder), str(tmp_path / "out"), *rename]) == 0
     said = capsys.readouterr().out
     assert "inv_freq" in said and "vq_model" in said and "never trained" in said and "copy of the predictor" in said
-    assert torch.equal(load_agent(tmp_path / "out")[0].predictor.state_query, given["state_query"])
+    assert torch.equal(load_system(tmp_path / "out")[0].agent.predictor.state_query, given["state_query"])
 
 
 def break_file(folder):
@@ -195,6 +197,6 @@ def test_the_config_can_come_from_a_file(tmp_path):
     folder = write(tmp_path / "3", network().state_dict(), section=None)
     (tmp_path / "run.py").write_text(f"job_name = 'mine'\nmodel = {MODEL.model_dump()!r}\ndata = dict(images=['frames'])\n")
     assert main(["import", str(folder), str(tmp_path / "out"), "--config", str(tmp_path / "run.py")]) == 0
-    _, config, _ = load_agent(tmp_path / "out")
+    config = load_system(tmp_path / "out")[0].config
     assert (config.job_name, config.data.images) == ("mine", ("frames",))
     assert CheckpointManager(tmp_path / "out").load().meta["imported"]["tensor_parallel_ranks"] == 1

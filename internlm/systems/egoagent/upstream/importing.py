@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from internlm.checkpoint.lock import new_folder
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.config.places import PATHS_FROM, portable
-from internlm.systems.egoagent.config import EgoAgentConfig as Config
-from internlm.systems.egoagent.network import EgoNetwork
 
-from .upstream import UpstreamError, UpstreamNetwork, is_upstream, read_upstream
+from ..config import EgoAgentConfig as Config
+from ..network import EgoNetwork
+from ..system import EgoAgentSystem, build
+from .reading import ACTIONS, UpstreamError, UpstreamNetwork, is_upstream, read_upstream
 
 FRESH_SEED = 1024  # of parts that the files do not hold
 
@@ -26,6 +26,16 @@ class Imported:
     student: UpstreamNetwork
     teacher: UpstreamNetwork | None
     fresh: tuple[str, ...]  # of the predictor: initialised here, never trained
+
+    def __str__(self) -> str:
+        student, teacher = self.student, self.teacher
+        lines = [
+            f"predictor: {len(student.tensors)} tensors of {student.folder}, joined from {student.ranks} tensor-parallel shards",
+            f"observer: {teacher.folder if teacher else 'a copy of the predictor (no teacher folder was found)'}",
+        ]
+        for title, names in (("not used", student.unused), ("initialised here, never trained", self.fresh)):
+            lines += [f"{title} ({len(names)}): {', '.join(names)}"] if names else []
+        return "\n".join([*lines, f"written to {self.path}"])
 
 
 def import_upstream(
@@ -56,9 +66,11 @@ def import_upstream(
         raise UpstreamError(f"{folder} is given as both the student and the teacher")
     if config is not None and config.stage == "joint" and not student.actions:
         raise UpstreamError(f"the config is of stage 'joint', but {student.folder} holds no action parts")
-    predictor, fresh = complete(student)
-    observer_names = _own_tensors(student.model, actions=False).keys()
-    observer = (other or student).tensors
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FRESH_SEED)
+        predictor = EgoNetwork(student.model).state_dict()
+    fresh = tuple(name for name in predictor if name not in student.tensors)
+    observer = {name: (other or student).tensors[name] for name in predictor if not name.startswith(ACTIONS)}
     values, paths_from = portable((config or model_only_config(student)).model_dump(mode="json"), out)
     meta = {
         "config": values,
@@ -71,9 +83,31 @@ def import_upstream(
             "fresh": list(fresh),
         },
     }
-    parts = {"predictor": predictor, "observer": {name: observer[name] for name in observer_names}, "loss": {}}
+    parts = {"predictor": predictor | student.tensors, "observer": observer, "loss": {}}
     with new_folder(out):
         return Imported(CheckpointManager(out).save(student.step, parts, meta), student, other, fresh)
+
+
+def open_branch(
+    folder: str | Path, branch: str | None = None, rename: Sequence[tuple[str, str]] = ()
+) -> tuple[Path, EgoAgentSystem, str, int]:
+    """The weights in a folder, as ``observer`` those of the teacher beside it. Raises UpstreamError.
+
+    Returns the step's folder, a system that has the weights in the branch and shapes alone in the other, the branch, the step.
+    """
+    loaded = read_upstream(folder, rename=rename)
+    if branch == "observer":
+        teacher = teacher_of(loaded.folder)
+        if teacher is None:
+            raise UpstreamError(f"{folder} has no teacher beside it; without --network, the weights in it are exported")
+        loaded = read_upstream(teacher, model=loaded.model, rename=rename)
+    network = EgoNetwork(loaded.model, actions=branch != "observer" and loaded.actions)
+    network.load_state_dict({name: loaded.tensors[name] for name in network.state_dict()})
+    with torch.device("meta"):
+        system = build(model_only_config(loaded))
+    branch = branch or "predictor"
+    setattr(system.agent, branch, network.eval())
+    return loaded.folder, system, branch, loaded.step
 
 
 def teacher_of(student: Path) -> Path | None:
@@ -88,22 +122,9 @@ def teacher_of(student: Path) -> Path | None:
     return next((place / student.name for place in places if is_upstream(place / student.name)), None)
 
 
-def complete(network: UpstreamNetwork) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """All tensors of a predictor and the names of those that upstream does not hold: stage 1 has no action parts."""
-    own = _own_tensors(network.model, actions=True)
-    fresh = tuple(name for name in own if name not in network.tensors)
-    return {name: network.tensors.get(name, own[name]) for name in own}, fresh
-
-
 def model_only_config(network: UpstreamNetwork) -> Config:
     """A config with the network's shape and stage; data and training are the defaults, not upstream's."""
     parts = network.folder.resolve().parts
     job = parts[-2] if network.folder.name.isdigit() and len(parts) > 1 else network.folder.name
     stage = {"stage": "joint", "train": {"clip_batch": 1, "image_batch": 1, "accumulation": 1}} if network.actions else {}
     return Config.model_validate({"job_name": job, "model": network.model.model_dump(), **stage})
-
-
-def _own_tensors(model, *, actions: bool) -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(FRESH_SEED)
-        return EgoNetwork(model, actions=actions).state_dict()

@@ -1,6 +1,6 @@
 """Weights in the layout of the published project: one ``model_tp<rank>_pp0.pt`` per tensor-parallel rank, in its names.
 
-``upstream_names`` says which tensor is which and how the ranks share it. Files are read with ``weights_only``: they can
+``names`` says which tensor is which and how the ranks share it. Files are read with ``weights_only``: they can
 hold tensors and plain values, and execute nothing.
 """
 
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from internlm.config.errors import ConfigError
 from internlm.config.legacy import translate_model
-from internlm.systems.egoagent.config import ModelConfig
-from internlm.systems.egoagent.network import EgoNetwork
 
-from .upstream_names import CODEBOOK, GAIN, HEAD_SIZES, NAMES, ROTARY, Split
+from ..config import ModelConfig
+from ..network import EgoNetwork
+from .names import CODEBOOK, GAIN, HEAD_SIZES, NAMES, ROTARY, Split
 
 _SHARD = re.compile(r"model_tp(\d+)_pp(\d+)\.pt")
 _WRAPPERS = ("model.", "module.")
-_ACTIONS = ("action_query", "pose_projector.", "pose_head.", "context_projector.")
+ACTIONS = ("action_query", "pose_projector.", "pose_head.", "context_projector.")
 
 
 class UpstreamError(RuntimeError):
@@ -67,22 +67,19 @@ def read_upstream(
     states = [_renamed(_load_shard(path), rename) for path in _complete_shards(folder)]
     mapped, unused, unknown = _sort_names(states)
     model = model or _read_model(folder, states[0])
-    expected = {name: tensor.shape for name, tensor in _shape_of(model).items()}
-    actions = any(name.startswith(_ACTIONS) for name in mapped)
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in EgoNetwork(model).state_dict().items()}
+    actions = any(name.startswith(ACTIONS) for name in mapped)
     if not actions:
-        expected = {name: shape for name, shape in expected.items() if not name.startswith(_ACTIONS)}
+        expected = {name: shape for name, shape in expected.items() if not name.startswith(ACTIONS)}
     # Upstream's BatchNorm counter is absent from some versions of PyTorch's files and counts for nothing here.
     missing = [name for name in expected if name not in mapped and not name.endswith("num_batches_tracked")]
     unknown += [upstream for name, (upstream, _) in mapped.items() if name not in expected]
     if missing or unknown:
         raise UpstreamError(_unmatched(folder, missing, unknown))
-    tensors = {}
-    for name, shape in expected.items():
-        if name in mapped:
-            upstream, split = mapped[name]
-            tensors[name] = _merge(folder, upstream, [s[upstream] for s in states if upstream in s], split, shape)
-        else:
-            tensors[name] = torch.zeros(shape, dtype=torch.int64)
+    tensors = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in expected.items() if name not in mapped}
+    for name, (upstream, split) in mapped.items():
+        tensors[name] = _merge(folder, upstream, [s[upstream] for s in states if upstream in s], split, expected[name])
     _check_computed(folder, states, model)
     step = int(folder.name) if folder.name.isdigit() else 0
     return UpstreamNetwork(folder, model, tensors, len(states), step, tuple(sorted(unused)), actions)
@@ -97,9 +94,7 @@ def _step_folder(folder: Path) -> Path:
 
 def _shards(folder: Path) -> dict[tuple[int, int], Path]:
     """(tensor-parallel rank, pipeline rank) -> file."""
-    if not folder.is_dir():
-        return {}
-    found = ((_SHARD.fullmatch(path.name), path) for path in folder.iterdir())
+    found = ((_SHARD.fullmatch(path.name), path) for path in folder.glob("*.pt"))
     return {(int(match[1]), int(match[2])): path for match, path in found if match}
 
 
@@ -228,7 +223,7 @@ def _read_model(folder: Path, state: Mapping[str, Tensor]) -> ModelConfig:
     if not isinstance(section, dict):
         raise UpstreamError(f"{path} holds a {type(section).__name__}, not the model section of a config; give --config FILE")
     try:
-        values = translate_model(_plain(section), str(path))
+        values = translate_model(section, str(path))
         for key, pattern in HEAD_SIZES.items():
             sizes = [len(tensor) for name, tensor in state.items() if pattern.fullmatch(name)]
             values |= {key: sizes[0]} if sizes else {}
@@ -236,17 +231,6 @@ def _read_model(folder: Path, state: Mapping[str, Tensor]) -> ModelConfig:
         return ModelConfig.model_validate(values)
     except (ConfigError, ValueError) as error:
         raise UpstreamError(f"{path} cannot become a model config: {error}; give --config FILE") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(below) for key, below in value.items()}
-    return str(value) if isinstance(value, torch.dtype) else value
-
-
-def _shape_of(model: ModelConfig) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        return EgoNetwork(model).state_dict()
 
 
 def _check_computed(folder: Path, states: list[dict[str, Tensor]], model: ModelConfig) -> None:

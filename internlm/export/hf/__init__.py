@@ -1,5 +1,0 @@
-"""The three files that make an exported folder a Hugging Face model.
-
-They are the package's own modules and are copied as they are, beside the modules they import; only the imports between
-them are rewritten (``internlm.export.sources``). Nothing else of the package imports them: they need ``transformers``.
-"""
