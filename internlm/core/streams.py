@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import sys
+from typing import Any
 
 _NAMES = {1: "standard output", 2: "standard error"}
 
@@ -49,7 +50,7 @@ def _lasting(stream: io.TextIOWrapper, number: int) -> io.TextIOWrapper:
 class _Lasting(io.FileIO):
     """A standard stream whose reader may leave: the other end of a pipe, or a terminal."""
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
