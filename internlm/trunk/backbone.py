@@ -28,9 +28,18 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, *, hidden: int, layers: int, heads: int, inner: int, eps: float, rope_base: float, init_std: float,
-        axes: int = 1, adaln: AdaLN | None = None,
-    ):  # fmt: skip
+        self,
+        *,
+        hidden: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        eps: float,
+        rope_base: float,
+        init_std: float,
+        axes: int = 1,
+        adaln: AdaLN | None = None,
+    ):
         super().__init__()
         self.rotary = RotaryEmbedding(hidden // heads, rope_base, axes)
         blocks = [Block(hidden, heads, inner, eps, adaln) for _ in range(layers)]

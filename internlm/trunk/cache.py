@@ -95,9 +95,8 @@ class KVCache:
         if at is None:
             raise ValueError("this mark is not of this cache, or the cache was taken back to before it")
         del self._marks[at + 1 :]
-        self.seen, self._length, self._held, self._passed, self._own = (
-            mark.seen, mark.length, mark.held, mark.passed, mark.own,
-        )  # fmt: skip
+        self.seen, self._length, self._own = mark.seen, mark.length, mark.own
+        self._held, self._passed = mark.held, mark.passed
 
     def branch(self, n: int) -> "KVCache":
         """A cache of n continuations of every sequence: sequence b's are rows b·n to b·n + n-1.
