@@ -114,8 +114,13 @@ def live(network: EgoNetwork, clip: ClipBatch, images: Tensor, args: argparse.Na
 
     tail = clip_layout(patches.shape[2], steps, network.config.sequence, frames=half)
     prefix, known = KVCache(), slice(0, half)
-    network.append(prefix, tail, patches=patches[:, known], past=(past[:, known], visible[:, known]),
-                   actions=(poses[:, : half - 1], visible[:, : half - 1]))  # fmt: skip
+    network.append(
+        prefix,
+        tail,
+        patches=patches[:, known],
+        past=(past[:, known], visible[:, known]),
+        actions=(poses[:, : half - 1], visible[:, : half - 1]),
+    )
     n, generator = args.candidates, torch.Generator().manual_seed(1)
     plans = torch.randn(n, steps - half + 1, *poses.shape[2:], generator=generator)
     ones = torch.ones(plans.shape[:-1], dtype=torch.bool)
@@ -148,9 +153,11 @@ def compared(before: Callable[[], Tensor], after: Callable[[], Tensor], repeats:
             spent.append(time.process_time() - start)
     anew_s, cached_s = map(min, seconds)
     return {
-        "anew ms": round(1000 * anew_s, 1), "cached ms": round(1000 * cached_s, 1),
-        "ratio": round(anew_s / cached_s, 2), "largest difference": gap,
-    }  # fmt: skip
+        "anew ms": round(1000 * anew_s, 1),
+        "cached ms": round(1000 * cached_s, 1),
+        "ratio": round(anew_s / cached_s, 2),
+        "largest difference": gap,
+    }
 
 
 if __name__ == "__main__":

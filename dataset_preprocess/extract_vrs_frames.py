@@ -44,10 +44,8 @@ def convert_recording(job: Recording, *, out: Path, settings: FrameSettings, ane
     calibration = parse_calibration(parse_json(text, dict, f"{job.path}: its calibration"), str(job.path))
     rows = np.flatnonzero(stream.numbers % settings.stride == 0)
     height, width = stream.image(0).shape[:2]
-    pictures = picture_map(
-        calibration, (width, height), orientation="landscape", size=settings.size, lens=settings.lens, focal=settings.focal,
-        name=str(job.path),
-    )  # fmt: skip
+    options = {"size": settings.size, "lens": settings.lens, "focal": settings.focal, "name": str(job.path)}
+    pictures = picture_map(calibration, (width, height), orientation="landscape", **options)
     poses = None
     if job.adt:
         poses = read_adt_poses(find_adt(job.path.parent), stream.numbers, stream.stamps_ns, calibration.device_from_camera)

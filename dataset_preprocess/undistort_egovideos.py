@@ -64,9 +64,14 @@ class WearerVideo:
 
 
 def find_videos(
-    root: Path, *, names: list[str] | None = None, aria: str | None = None, video: str = "any",
-    calibrations: Path | None = None, split: str = "train",
-) -> list[WearerVideo]:  # fmt: skip
+    root: Path,
+    *,
+    names: list[str] | None = None,
+    aria: str | None = None,
+    video: str = "any",
+    calibrations: Path | None = None,
+    split: str = "train",
+) -> list[WearerVideo]:
     """The wearers' videos of a download, by name.
 
     names: takes to look at, by name or uid; None = all. aria: this one only. video: "448", "full" or "any".
@@ -114,10 +119,8 @@ def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings, anew:
         if abs(facts.frame_rate - FRAME_RATE) > 0.05:
             raise RecordingError(f"{job.video}: has {facts.frame_rate:g} frames/s; frame-aligned videos have {FRAME_RATE:g}")
         check_aligned(job.video, video.seconds, video.skipped)
-        pictures = picture_map(
-            calibration, (facts.width, facts.height), orientation="upright", size=settings.size, lens=settings.lens,
-            focal=settings.focal, name=str(job.video),
-        )  # fmt: skip
+        options = {"size": settings.size, "lens": settings.lens, "focal": settings.focal, "name": str(job.video)}
+        pictures = picture_map(calibration, (facts.width, facts.height), orientation="upright", **options)
         info = TakeInfo(
             name=job.name,
             uid=job.uid,

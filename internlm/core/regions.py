@@ -16,12 +16,17 @@ tensor-parallel group computes alike gives every process the gradient of its sha
 Tensors that are cut have a length that is a multiple of the group's size (``padded``).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from .collectives import Group
+
+_Map = Callable[[Tensor, Group, int], Tensor]
 
 
 def copy(x: Tensor, group: Group) -> Tensor:
@@ -69,12 +74,12 @@ class _Linear(torch.autograd.Function):
     """A linear map over processes and its transpose."""
 
     @staticmethod
-    def forward(ctx, x, group, forward, backward, dim):
+    def forward(ctx: Any, x: Tensor, group: Group, forward: _Map, backward: _Map, dim: int) -> Tensor:
         ctx.arguments = (group, forward, backward, dim)
         return forward(x, group, dim)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         group, _, backward, dim = ctx.arguments
         return backward(gradient, group, dim), None, None, None, None
 

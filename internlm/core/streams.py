@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import sys
+from typing import Any
 
 _NAMES = {1: "standard output", 2: "standard error"}
 
@@ -39,17 +40,14 @@ def _number(stream: io.TextIOBase) -> int | None:
 def _lasting(stream: io.TextIOWrapper, number: int) -> io.TextIOWrapper:
     stream.flush()
     raw = _Lasting(number, "wb", closefd=False)
-    return io.TextIOWrapper(
-        raw if stream.write_through else io.BufferedWriter(raw),  # python -u
-        encoding=stream.encoding, errors="backslashreplace", line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
-    )  # fmt: skip
+    buffer = raw if stream.write_through else io.BufferedWriter(raw)  # python -u
+    return io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", None, stream.line_buffering, stream.write_through)
 
 
 class _Lasting(io.FileIO):
     """A standard stream whose reader may leave: the other end of a pipe, or a terminal."""
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:

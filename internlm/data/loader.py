@@ -158,10 +158,10 @@ class TrainingBatches:
         if result.unshared and not self._unshared:
             self._unshared = True
             _log.warning(
-                "data workers cannot use shared memory for batches (%s; /dev/shm has %s): they come through pipes, which takes "
-                "longer. Give it more (docker run --shm-size=8g or --ipc=host), or use fewer data.workers, each of which keeps "
-                "two batches ready", result.unshared, shared_memory(),
-            )  # fmt: skip
+                f"data workers cannot use shared memory for batches ({result.unshared}; /dev/shm has {shared_memory()}): they "
+                "come through pipes, which takes longer. Give it more (docker run --shm-size=8g or --ipc=host), or use fewer "
+                "data.workers, each of which keeps two batches ready"
+            )
         try:
             self.counts.add(result.reads, result.broken)
             if result.failure is not None:
@@ -189,9 +189,9 @@ class TrainingBatches:
             self._said = True
             states = ", ".join(f"{worker.pid} {_state(worker.pid)}" for worker in self._iterator._workers)
             _log.warning(
-                "no batch for %.0f s; data workers: %s. Is the file system stalled? The run ends after %g s without a batch",
-                waited, states, self._timeout,
-            )  # fmt: skip
+                f"no batch for {waited:.0f} s; data workers: {states}. Is the file system stalled? The run ends after "
+                f"{self._timeout:g} s without a batch"
+            )
 
     def close(self) -> None:
         """Stop the workers; further iteration ends at once."""

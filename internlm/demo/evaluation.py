@@ -68,15 +68,14 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     first = prediction_kl(start.system.agent, start.system.loss, batches, actions=("true",), fit_center=True, device=device)
     kl = {"first": first["true"], "last": actions["true"], "unit": "nats", "uniform_entropy": actions["uniform_entropy"]}
     kl |= {name: {"first": first[name], "last": actions[name]} for name in ("constant", "teacher_entropy")}
+    entropies = f"{actions['teacher_entropy']:.2f} of at most {actions['uniform_entropy']:.2f} nats"
+    about = {"higher_is_better": False, "meaning": f"targets: entropy {entropies}"}
     figures = [
         *knn_task.figures(knn),
         *retrieval_task.figures(retrieval),
         *retrieval_task.figures(retrieval["hidden"]),
         *motion_task.figures(motion),
         *sensitivity_figures(actions),
-        Figure(
-            "Prediction KL after stage 2", kl["last"], "nats", {"before stage 2": kl["first"]}, higher_is_better=False,
-            meaning=f"targets: entropy {actions['teacher_entropy']:.2f} of at most {actions['uniform_entropy']:.2f} nats",
-        ),
-    ]  # fmt: skip
+        Figure("Prediction KL after stage 2", kl["last"], "nats", {"before stage 2": kl["first"]}, **about),
+    ]
     return Evaluated(knn, retrieval, motion, actions, kl, figures, images, features, dataset, outputs, gallery)

@@ -17,6 +17,12 @@ LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, LEFT_ANKLE, RIGHT_ANKLE = range(11, 
 # Tints of the wearer's capsules: rows of the colour table that the renderer is given.
 SKIN, SHIRT, TROUSERS, SHOE = range(4)
 
+SHARES = {  # of the body's height, and how far around it wearers vary
+    "thigh": (0.245, 0.03), "shin": (0.246, 0.03), "ankle_height": (0.039, 0.03), "half_hips": (0.058, 0.08),
+    "torso": (0.290, 0.03), "half_shoulders": (0.112, 0.06), "shoulder_drop": (0.012, 0.03), "upper_arm": (0.178, 0.03),
+    "forearm": (0.152, 0.03), "neck": (0.052, 0.03), "eye_forward": (0.050, 0.03), "eye_up": (0.068, 0.03),
+}  # fmt: skip
+
 CAMERA_FROM_HEAD_AXES = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # OpenCV x right, y down, z forward
 
 
@@ -70,15 +76,8 @@ def draw_proportions(rng: np.random.Generator) -> Proportions:
     """A wearer of 1.5 to 1.9 m whose segments vary by a few per cent around the average body."""
     height = float(rng.uniform(1.5, 1.9))
 
-    def share(fraction: float, spread: float = 0.03) -> float:
-        return float(height * fraction * rng.uniform(1 - spread, 1 + spread))
-
-    return Proportions(
-        height=height, thigh=share(0.245), shin=share(0.246), ankle_height=share(0.039), half_hips=share(0.058, 0.08),
-        torso=share(0.290), half_shoulders=share(0.112, 0.06), shoulder_drop=share(0.012), upper_arm=share(0.178),
-        forearm=share(0.152), neck=share(0.052), eye_forward=share(0.050), eye_up=share(0.068),
-        camera_pitch=float(np.radians(rng.uniform(4.0, 14.0))),
-    )  # fmt: skip
+    drawn = {name: float(height * share * rng.uniform(1 - vary, 1 + vary)) for name, (share, vary) in SHARES.items()}
+    return Proportions(height=height, camera_pitch=float(np.radians(rng.uniform(4.0, 14.0))), **drawn)
 
 
 def draw_tints(rng: np.random.Generator) -> np.ndarray:

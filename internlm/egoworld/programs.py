@@ -57,11 +57,9 @@ class Wearer(Skills):
                 break
             start = np.asarray(room.random_free_point(rng), dtype=np.float64)[:2]
         rest = 0.93 * body.arm
-        self.line.set(
-            x=start[0], y=start[1], heading=rng.uniform(-np.pi, np.pi), lean=np.radians(rng.uniform(2, 5)),
-            head_pitch=np.radians(10),
-            left_x=0.1, left_y=0.05, left_z=-rest, right_x=0.1, right_y=-0.05, right_z=-rest,
-        )  # fmt: skip
+        hands = {"left_x": 0.1, "left_y": 0.05, "left_z": -rest, "right_x": 0.1, "right_y": -0.05, "right_z": -rest}
+        heading, lean = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(2, 5))
+        self.line.set(x=start[0], y=start[1], heading=heading, lean=lean, head_pitch=np.radians(10), **hands)
 
     def compose(self) -> Timeline:
         """Run decisions until the take is full."""

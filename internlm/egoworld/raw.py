@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,9 @@ def generate_raw(
         raise SettingsError(f"size {size}: h264 video needs an even number of pixels")
     path = Path(path)
     _check_ours(path)
-    plans = []
-    for plan in plan_takes(
-        path, takes, seed=seed, camera=device_camera(np.random.default_rng(0), size), seconds=seconds, image_stride=1,
-        places=places, dropout=dropout, motions=motions,
-    ):  # fmt: skip
-        camera = device_camera(np.random.default_rng([*plan.seed, 214]), size)
-        plans.append(TakePlan(**{**plan.__dict__, "camera": camera}))
+    options = {"seed": seed, "seconds": seconds, "places": places, "dropout": dropout, "motions": motions}
+    planned = plan_takes(path, takes, camera=device_camera(np.random.default_rng(0), size), image_stride=1, **options)
+    plans = [replace(plan, camera=device_camera(np.random.default_rng([*plan.seed, 214]), size)) for plan in planned]
     (path / "takes").mkdir(parents=True, exist_ok=True)
     _check_recipes(path / "egoworld.json", {plan.name: plan.recipe for plan in plans})
     run_plans([plan for plan in plans if not (path / "takes" / plan.name).is_dir()], write_raw_take, jobs, on_take)

@@ -256,10 +256,9 @@ def _assemble(rng: np.random.Generator, place: str, size: np.ndarray, parts: lis
     colours = np.array([part.colours for part in parts])
     shell = np.stack([np.zeros(3, np.float32), size])[None]
     shell_textures, shell_colours, tints = _decoration(rng, typical)
-    room = Room(
-        place, size, boxes, textures, colours, _repeats(boxes, textures), shell_textures, shell_colours,
-        _repeats(shell, shell_textures[None], SHELL_REPEAT)[0], tints, _light(rng, size), (),
-    )  # fmt: skip
+    inside = (boxes, textures, colours, _repeats(boxes, textures))
+    around = (shell_textures, shell_colours, _repeats(shell, shell_textures[None], SHELL_REPEAT)[0])
+    room = Room(place, size, *inside, *around, tints, _light(rng, size), ())
     kinds = [(i, part.thing) for i, part in enumerate(parts) if part.thing]
     found = (_object_in_reach(room, i, kind) for i, kind in kinds)
     return _with_objects(room, tuple(thing for thing in found if thing is not None))
@@ -308,12 +307,10 @@ def _decoration(rng: np.random.Generator, typical: tuple[str, str]) -> tuple[np.
 def _light(rng: np.random.Generator, size: np.ndarray) -> Light:
     direction = rng.standard_normal(3) * (1, 1, 0.3) + (0, 0, 0.8)
     warmth = rng.uniform(-0.18, 0.18)
-    colour = np.array([1 + warmth, 1 + rng.uniform(-0.05, 0.05), 1 - warmth])
-    lamp = size * rng.uniform((0.2, 0.2, 0.8), (0.8, 0.8, 0.95))
-    return Light(
-        (direction / np.linalg.norm(direction)).astype(np.float32), rng.uniform(0.15, 0.4), rng.uniform(0.5, 0.75),
-        lamp.astype(np.float32), rng.uniform(0.3, 0.7), colour.astype(np.float32),
-    )  # fmt: skip
+    colour = np.array([1 + warmth, 1 + rng.uniform(-0.05, 0.05), 1 - warmth], np.float32)
+    lamp = (size * rng.uniform((0.2, 0.2, 0.8), (0.8, 0.8, 0.95))).astype(np.float32)
+    towards = (direction / np.linalg.norm(direction)).astype(np.float32)
+    return Light(towards, rng.uniform(0.15, 0.4), rng.uniform(0.5, 0.75), lamp, rng.uniform(0.3, 0.7), colour)
 
 
 def _object_in_reach(room: Room, box: int, kind: str) -> Object | None:

@@ -246,14 +246,11 @@ def plan_takes(
 def write_take(plan: TakePlan) -> str:
     """Simulate one planned take and add it to the store at ``plan.path``; returns its name."""
     cv2.setNumThreads(1)  # takes are the unit of parallel work
-    take = simulate_take(
-        plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=plan.image_stride, motion=plan.motion,
-        dropout=plan.dropout,
-    )  # fmt: skip
-    info = TakeInfo(
-        name=plan.name, uid=plan.uid, split=plan.split, frame_rate=FRAME_RATE, camera=plan.camera, pose_space="world",
-        labels={"place": plan.place}, source="egoworld", extra={**take.about, "recipe": plan.recipe, "actions": list(ACTIONS)},
-    )  # fmt: skip
+    options = {"seconds": plan.seconds, "image_stride": plan.image_stride, "motion": plan.motion, "dropout": plan.dropout}
+    take = simulate_take(plan.seed, plan.place, plan.camera, **options)
+    about = {**take.about, "recipe": plan.recipe, "actions": list(ACTIONS)}
+    labels = {"place": plan.place}
+    info = TakeInfo(plan.name, plan.uid, plan.split, FRAME_RATE, plan.camera, "world", labels, source="egoworld", extra=about)
     depths: list[tuple[int, np.ndarray]] = []
     directions, _ = rays(plan.camera)
 
@@ -323,10 +320,9 @@ def generate_store(
     that other settings made: resuming would mix two worlds.
     """
     writer = StoreWriter(path)
-    plans = plan_takes(
-        Path(path), takes, seed=seed, camera=default_camera(camera, size), seconds=seconds, image_stride=image_stride,
-        places=places, dropout=dropout, depth=depth, motions=motions,
-    )  # fmt: skip
+    lens = default_camera(camera, size)
+    options = {"places": places, "dropout": dropout, "depth": depth, "motions": motions}
+    plans = plan_takes(Path(path), takes, seed=seed, camera=lens, seconds=seconds, image_stride=image_stride, **options)
     missing = []
     for plan in plans:
         made = writer.info(plan.name)

@@ -28,10 +28,8 @@ class Pace:
 
 
 def draw_pace(rng: np.random.Generator) -> Pace:
-    return Pace(
-        walk=float(rng.uniform(0.8, 1.2)), turn=float(np.radians(rng.uniform(60, 100))),
-        saccade=float(np.radians(rng.uniform(80, 120))), hand=float(rng.uniform(0.7, 1.1)),
-    )  # fmt: skip
+    walk, turn, saccade, hand = (float(rng.uniform(*limits)) for limits in ((0.8, 1.2), (60, 100), (80, 120), (0.7, 1.1)))
+    return Pace(walk, float(np.radians(turn)), float(np.radians(saccade)), hand)
 
 
 def wrap(angle: float) -> float:

@@ -90,9 +90,8 @@ class Timeline:
         amount = minimum_jerk(np.maximum(speed / 0.5, turning / 1.2))
         stride = velocity * (0.27 / np.maximum(rate, 0.3))[:, None]
         hands = np.stack([np.column_stack([column[f"{s}_{a}"] for a in "xyz"]) for s in ("left", "right")], axis=1)
-        return BodyState(
-            root=np.column_stack([column["x"], column["y"]]), heading=column["heading"], drop=column["drop"],
-            lean=column["lean"], head_yaw=column["head_yaw"], head_pitch=column["head_pitch"], hands=hands,
-            hand_targets=self.hand_targets[frames], hand_weights=np.column_stack([column["left_weight"], column["right_weight"]]),
-            gait_phase=phase[frames], gait_stride=stride[frames], gait_amount=amount[frames],
-        )  # fmt: skip
+        weights = np.column_stack([column["left_weight"], column["right_weight"]])
+        posture = {name: column[name] for name in ("heading", "drop", "lean", "head_yaw", "head_pitch")}
+        reach = {"hands": hands, "hand_targets": self.hand_targets[frames], "hand_weights": weights}
+        gait = {"gait_phase": phase[frames], "gait_stride": stride[frames], "gait_amount": amount[frames]}
+        return BodyState(root=np.column_stack([column["x"], column["y"]]), **posture, **reach, **gait)

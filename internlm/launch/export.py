@@ -58,10 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
     from internlm.export.write import export_model
 
-    done = export_model(
-        source, out, formats=formats, branch=args.network, results=args.results, overwrite=args.overwrite,
-        rename=parse_rename(args.rename),
-    )  # fmt: skip
+    options = {"results": args.results, "overwrite": args.overwrite, "rename": parse_rename(args.rename)}
+    done = export_model(source, out, formats=formats, branch=args.network, **options)
     for name, differences in done.differences.items():
         print(f"{name}: largest difference from the network {max(differences.values()):.1e}")
     print(f"{len(done.results)} results on the model card")

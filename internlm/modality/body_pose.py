@@ -56,10 +56,11 @@ class PoseHead(nn.Module):
     def __init__(self, hidden: int, poses: int, joints: int, target: str):
         super().__init__()
         self.shape, self.offset = (poses, joints), target == "offset"
-        self.layers = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, poses * joints * 4))
+        first, last = nn.Linear(hidden, hidden), nn.Linear(hidden, poses * joints * 4)
+        self.layers = nn.Sequential(first, nn.GELU(), last)
         if self.offset:
-            nn.init.zeros_(self.layers[-1].weight)
-            nn.init.zeros_(self.layers[-1].bias)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, hidden: Tensor, past_poses: Tensor, past_visible: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden [..., h]``, past ``[..., P, J, 3]`` -> poses ``[..., P, J, 3]``, visibility logits ``[..., P, J]``."""

@@ -53,6 +53,7 @@ class Targets(nn.Module):
     """
 
     division = Division(columns={"center": 1})
+    center: Tensor
 
     def __init__(self, prototypes: int, kind: str, momentum: float, iterations: int):
         super().__init__()

@@ -1,11 +1,14 @@
 """The trunk: a stack of blocks with a final norm. It knows tokens and layouts, no modality."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .adaln import AdaLN, Condition, Conditioning
+from .attention import Attend
 from .block import Block
 from .cache import KVCache
 from .layout import Layout
@@ -25,16 +28,26 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, *, hidden: int, layers: int, heads: int, inner: int, eps: float, rope_base: float, init_std: float,
-        axes: int = 1, adaln: AdaLN | None = None,
-    ):  # fmt: skip
+        self,
+        *,
+        hidden: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        eps: float,
+        rope_base: float,
+        init_std: float,
+        axes: int = 1,
+        adaln: AdaLN | None = None,
+    ):
         super().__init__()
         self.rotary = RotaryEmbedding(hidden // heads, rope_base, axes)
-        self.blocks = nn.ModuleList(Block(hidden, heads, inner, eps, adaln) for _ in range(layers))
+        blocks = [Block(hidden, heads, inner, eps, adaln) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(hidden, eps=eps)
         self.conditioning = None if adaln is None else Conditioning(hidden)
-        self.mask_of = Layout.mask  # in the form that the blocks' attention takes
-        for index, block in enumerate(self.blocks):
+        self.mask_of: Callable[[Layout, torch.device], Any] = Layout.mask  # in the form that the blocks' attention takes
+        for index, block in enumerate(blocks):
             block.init_weights(index, init_std)
 
     def forward(
@@ -56,13 +69,14 @@ class Backbone(nn.Module):
             raise ValueError(f"{tokens.shape[1]} tokens do not fit a layout of {len(layout)}")
         if layout.batch not in (None, tokens.shape[0]):
             raise ValueError(f"a batch of {tokens.shape[0]} does not fit a layout of {layout.batch} samples")
-        if condition is not None and self.conditioning is None:
-            raise ValueError("this trunk takes no conditions: it was built without adaln")
         rotary = self._rotary(tokens, positions, 0 if cache is None else cache.seen)
         if condition is not None:
+            if self.conditioning is None:
+                raise ValueError("this trunk takes no conditions: it was built without adaln")
             condition, scale, shift = self.conditioning(condition)
+        attends: list[Attend | None] = [None] * len(self.blocks)
         if cache is None:
-            mask, attends = self.mask_of(layout, tokens.device), [None] * len(self.blocks)
+            mask = self.mask_of(layout, tokens.device)
         else:
             if self.training or torch.is_grad_enabled():
                 raise RuntimeError("a cache keeps no gradients: call eval() on the network and work under torch.no_grad()")

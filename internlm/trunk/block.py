@@ -45,6 +45,7 @@ class Block(nn.Module):
         if condition is None:
             x = x + self.attention(self.attention_norm(x), rotary, mask, attend)
             return x + self.mlp(self.mlp_norm(x))
+        assert self.modulation is not None, "the trunk refuses conditions where it has no adaln"
         scale, shift, gate, mlp_scale, mlp_shift, mlp_gate = self.modulation(condition).unbind(-2)
         x = x + gate * self.attention(self.attention_norm(x) * (1 + scale) + shift, rotary, mask, attend)
         return x + mlp_gate * self.mlp(self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift)

@@ -95,21 +95,20 @@ class KVCache:
         if at is None:
             raise ValueError("this mark is not of this cache, or the cache was taken back to before it")
         del self._marks[at + 1 :]
-        self.seen, self._length, self._held, self._passed, self._own = (
-            mark.seen, mark.length, mark.held, mark.passed, mark.own,
-        )  # fmt: skip
+        self.seen, self._length, self._own = mark.seen, mark.length, mark.own
+        self._held, self._passed = mark.held, mark.passed
 
     def branch(self, n: int) -> "KVCache":
         """A cache of n continuations of every sequence: sequence b's are rows b·n to b·n + n-1.
 
         They share what is kept here without a copy, and what they read is theirs. This cache may go on meanwhile.
         """
-        if self._held is None:
+        if self._held is None or self.batch is None:
             raise ValueError("nothing is kept yet that branches could share")
         other = KVCache()
         other.batch, other.seen = self.batch * n, self.seen
-        own = tuple([b[:, :, : self._length] for b in buffers] for buffers in (self._own.keys, self._own.values))
-        other._shared = (*self._shared, own) if self._length else self._shared
+        keys, values = ([b[:, :, : self._length] for b in buffers] for buffers in (self._own.keys, self._own.values))
+        other._shared = (*self._shared, (keys, values)) if self._length else self._shared
         self._own.lent = max(self._own.lent, self._length)
         other._held = self._held.repeated(n)
         other._passed = None if self._passed is None else self._passed.repeated(n)
@@ -201,7 +200,8 @@ def _attend_segments(q: Tensor, segments: list[tuple[Tensor, Tensor]], mask: Ten
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(-1).to(q.dtype).split([keys.shape[2] for keys, _ in segments], dim=-1)
-    return sum(_by_segment(weight, values) for weight, (_, values) in zip(weights, segments, strict=True))
+    mixed = (_by_segment(weight, values) for weight, (_, values) in zip(weights, segments, strict=True))
+    return sum(mixed, start=q.new_zeros(()))
 
 
 def _by_segment(x: Tensor, shared: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from internlm.config.errors import ConfigError
 
+from .attention import Attend, SelfAttention
 from .backbone import Backbone
 from .layout import Layout
 
@@ -26,12 +27,13 @@ def use_attention(backbone: Backbone, kind: Attention, device: torch.device, dty
     """
     if kind == "sdpa":
         return
-    if problem := missing(kind, backbone.blocks[0].attention.head_size, device, dtype):
+    if problem := missing(kind, backbone.rotary.head_size, device, dtype):
         raise ConfigError(f"model.attention is {kind!r}, {problem}; set model.attention=sdpa")
-    attend = Flex() if kind == "flex" else flash
+    attend: Attend = Flex() if kind == "flex" else flash
     backbone.mask_of = Layout.block_mask if kind == "flex" else _no_mask
-    for block in backbone.blocks:
-        block.attention.attend = attend
+    for module in backbone.modules():
+        if isinstance(module, SelfAttention):
+            module.attend = attend
 
 
 def missing(kind: Attention, head: int, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -39,7 +39,7 @@ class Layout:
     rank: Tensor
     group: Tensor
     readable: Tensor
-    index: dict[str, Tensor] = field(default_factory=dict)
+    index: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         shapes = {tuple(label.shape) for label in self.labels}
@@ -72,7 +72,8 @@ class Layout:
         """The labels of a run of tokens; ``index`` keeps the parts that are whole in it, at their places in the run."""
         start, stop, _ = tokens.indices(len(self))
         whole = {name: at[((at >= start) & (at < stop)).all(-1)] - start for name, at in self.index.items()}
-        return Layout(*(label[..., start:stop] for label in self.labels), {name: at for name, at in whole.items() if len(at)})
+        labels = (label[..., start:stop] for label in self.labels)
+        return Layout(*labels, index={name: at for name, at in whole.items() if len(at)})
 
     def select(self, tokens: Tensor) -> "Layout":
         """The labels of tokens by their places, int64 [n], or by a bool mask [L]; without ``index``."""
@@ -163,7 +164,8 @@ def interleave(steps: Sequence[tuple[Part, ...]], kind: SequenceKind) -> Layout:
     ``causal``: rank is the running index, so every token sees all before it (published).
     ``block``: one rank per part; tokens of a part see each other, and queries are seen by nobody.
     """
-    step, rank, readable = [], [], []
+    step: list[int] = []
+    rank, readable = [], []
     index: dict[str, list[list[int]]] = {part.name: [] for parts in steps for part in parts}
     for t, parts in enumerate(steps):
         for order, part in enumerate(parts):

@@ -15,6 +15,8 @@ class RotaryEmbedding(nn.Module):
     ConfigError where the shares are not even numbers.
     """
 
+    table: Tensor
+
     def __init__(self, head_size: int, base: float = 10_000.0, axes: int = 1):
         super().__init__()
         if axes not in AXES:

@@ -49,8 +49,16 @@ def write_world(path) -> None:
     track = PoseTrack(numbers, joints, np.ones((24, 17), bool), numbers, np.tile(np.eye(4), (24, 1, 1)))
     for take in range(7):
         split = "val" if take > 4 else "train"
-        info = TakeInfo(f"take{take}", str(take), split, 30.0, Camera("pinhole", 20, 20, (20, 20, 9.5, 9.5)), "world",
-                        {"place": "hall" if take % 2 else "yard"}, extra={"actions": ["walk", "turn"]})  # fmt: skip
+        info = TakeInfo(
+            f"take{take}",
+            str(take),
+            split,
+            30.0,
+            Camera("pinhole", 20, 20, (20, 20, 9.5, 9.5)),
+            "world",
+            {"place": "hall" if take % 2 else "yard"},
+            extra={"actions": ["walk", "turn"]},
+        )
         broken = b"\x89PNG\r\n\x1a\nbroken"
         frames = [(int(n), broken if (take, n) == (1, 8) else image_bytes(100 * take + int(n))) for n in numbers[::2]]
         writer = StoreWriter(path)

@@ -317,9 +317,21 @@ def write_amc(path: Path, figure: Figure, dialect: AmcDialect) -> None:
     unit = 0.01 if dialect.unit_is_wrong or dialect.length is None else 0.0254 / dialect.length
     angle = 1.0 if dialect.radians else 180 / np.pi
     turns = {joint: world @ turn @ world.T for joint, turn in figure.turns.items()}
-    asf = ["# made by hand", ":version 1.10", ":name figure", ":units", "  mass 1.0",
-           *([f"  length {dialect.length}"] if dialect.length else []), f"  angle {'rad' if dialect.radians else 'deg'}", ":root",
-           "  order TX TY TZ RX RY RZ", "  axis XYZ", "  position 0 0 0", "  orientation 0 0 0", ":bonedata"]  # fmt: skip
+    asf = [
+        "# made by hand",
+        ":version 1.10",
+        ":name figure",
+        ":units",
+        "  mass 1.0",
+        *([f"  length {dialect.length}"] if dialect.length else []),
+        f"  angle {'rad' if dialect.radians else 'deg'}",
+        ":root",
+        "  order TX TY TZ RX RY RZ",
+        "  axis XYZ",
+        "  position 0 0 0",
+        "  orientation 0 0 0",
+        ":bonedata",
+    ]
     place = figure.positions["Hips"] @ world.T / unit
     root = np.concatenate([place, Rotation.from_matrix(turns["Hips"]).as_euler("xyz") * angle], axis=1)
     rows = [[f"{n}", "root " + " ".join(f"{v:.6f}" for v in values)] for n, values in enumerate(root, dialect.first)]
@@ -329,8 +341,13 @@ def write_amc(path: Path, figure: Figure, dialect: AmcDialect) -> None:
         axis = rng.uniform(-1, 1, 3)
         frame = Rotation.from_euler("xyz", axis).as_matrix()
         numbers = " ".join(f"{v:.8f}" for v in direction / length), " ".join(f"{v:.8f}" for v in axis * angle)
-        asf += ["  begin", f"    name {names[bone]}", f"    direction {numbers[0]}", f"    length {length / unit:.8f}",
-                f"    axis {numbers[1]} XYZ"]  # fmt: skip
+        asf += [
+            "  begin",
+            f"    name {names[bone]}",
+            f"    direction {numbers[0]}",
+            f"    length {length / unit:.8f}",
+            f"    axis {numbers[1]} XYZ",
+        ]
         if joint:
             above = BONES[parent][1] if parent != "root" else "Hips"
             own = turns[above or "Hips"].transpose(0, 2, 1) @ turns[joint]
@@ -353,8 +370,11 @@ def amc_as_bvh(asf: Path, amc: Path, path: Path) -> None:
     for block in re.findall(r"(?s)begin\s+id.*?end", asf.read_text()):
         words = {row.split()[0]: row.split()[1:] for row in block.splitlines() if row.split()}
         direction, axis = np.array(words["direction"], float), np.array(words["axis"][:3], float)
-        bones[words["name"][0]] = {"vector": direction * float(words["length"][0]), "dof": words.get("dof", []),
-                                   "frame": Rotation.from_euler("xyz", axis, degrees=True)}  # fmt: skip
+        bones[words["name"][0]] = {
+            "vector": direction * float(words["length"][0]),
+            "dof": words.get("dof", []),
+            "frame": Rotation.from_euler("xyz", axis, degrees=True),
+        }
     children: dict[str, list[str]] = {}
     for row in asf.read_text().partition(":hierarchy")[2].splitlines():
         if len(row.split()) > 1:
@@ -374,8 +394,14 @@ def amc_as_bvh(asf: Path, amc: Path, path: Path) -> None:
 
     def put(bone: str, offset: np.ndarray) -> None:
         """A bone is the joint that it begins at; where it ends its children begin."""
-        lines.extend([f"JOINT {joints.get(bone, bone)}", "{", "OFFSET " + " ".join(f"{v:.6f}" for v in offset),
-                      "CHANNELS 3 Zrotation Yrotation Xrotation"])  # fmt: skip
+        lines.extend(
+            [
+                f"JOINT {joints.get(bone, bone)}",
+                "{",
+                "OFFSET " + " ".join(f"{v:.6f}" for v in offset),
+                "CHANNELS 3 Zrotation Yrotation Xrotation",
+            ]
+        )
         angles = np.zeros((len(frames), 3))
         for n, axis in enumerate(bones[bone]["dof"]):
             angles[:, "xyz".index(axis[1])] = [frame[bone][n] for frame in frames]

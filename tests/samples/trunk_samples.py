@@ -13,7 +13,7 @@ def trunk(*, layers: int = 3, hidden: int = 32, heads: int = 2, **options) -> Ba
     torch.manual_seed(0)
     return Backbone(
         hidden=hidden, layers=layers, heads=heads, inner=48, eps=1e-6, rope_base=10_000.0, init_std=0.3, **options
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def tokens(batch: int, length: int, hidden: int = 32, seed: int = 0) -> Tensor:

@@ -30,9 +30,20 @@ def number_of(image: np.ndarray) -> int:
 
 
 def write_video(
-    path: Path, frames=60, size=(96, 64), *, times=None, unit=TICK, codec="libx264", pixels="yuv420p", faststart=False,
-    aspect=None, rate=30, pictures=None, **options: str,
-) -> Path:  # fmt: skip
+    path: Path,
+    frames=60,
+    size=(96, 64),
+    *,
+    times=None,
+    unit=TICK,
+    codec="libx264",
+    pixels="yuv420p",
+    faststart=False,
+    aspect=None,
+    rate=30,
+    pictures=None,
+    **options: str,
+) -> Path:
     """h264 with B-frames, unless told otherwise. times: of presentation, in ``unit`` seconds. aspect: of pixels."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
         h264 = {"crf": "20", "preset": "medium"} if codec == "libx264" else {}

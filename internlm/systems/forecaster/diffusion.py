@@ -24,12 +24,11 @@ class DiffusionPolicy(nn.Module):
     Self-attention among the noisy poses is causal, cross-attention sees the past poses and the noise level.
     """
 
-    def __init__(
-        self, size: int, past: int, future: int, *, hidden: int = 128, layers: int = 4, heads: int = 4,
-        noise_steps: int = 100, scale: float = 0.15,
-    ):  # fmt: skip
+    noise_steps, scale = 100, 0.15
+
+    def __init__(self, size: int, past: int, future: int, *, hidden: int = 128, layers: int = 4, heads: int = 4):
         super().__init__()
-        self.past, self.future, self.noise_steps, self.scale = past, future, noise_steps, scale
+        self.past, self.future = past, future
         self.read_past, self.read_noisy = nn.Linear(size, hidden), nn.Linear(size, hidden)
         self.level = nn.Sequential(nn.Linear(hidden, 4 * hidden), nn.Mish(), nn.Linear(4 * hidden, hidden))
         self.past_position = nn.Parameter(torch.randn(past + 1, hidden) * 0.02)
@@ -37,7 +36,7 @@ class DiffusionPolicy(nn.Module):
         layer = nn.TransformerDecoderLayer(hidden, heads, 4 * hidden, 0.1, "gelu", batch_first=True, norm_first=True)
         self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(hidden))
         self.read_out = nn.Linear(hidden, size)
-        self.register_buffer("kept", signal_share(noise_steps), persistent=False)
+        self.register_buffer("kept", signal_share(self.noise_steps), persistent=False)
         self.register_buffer("mask", torch.ones(future, future).triu(1).bool(), persistent=False)
 
     def forward(self, noisy: Tensor, level: Tensor, past: Tensor) -> Tensor:

@@ -76,9 +76,12 @@ def test_training_sees_upright_images_too(tmp_path):
     model = {"image_size": 16, "local_image_size": 16, "patch_size": 8}
     crops = {"global_scale": (0.9, 1.0), "init_scale": None}
     config = Config.model_validate(
-        {"model": model, "data": {"images": [str(tmp_path / "i")], "workers": 0, "crops": crops},
-         "train": {"image_batch": 4, "steps": 1}}
-    )  # fmt: skip
+        {
+            "model": model,
+            "data": {"images": [str(tmp_path / "i")], "workers": 0, "crops": crops},
+            "train": {"image_batch": 4, "steps": 1},
+        }
+    )
     steps = range(config.train.steps)
     images = next(training_batches(streams(config), steps, seed=config.seed, data=config.data))["image"]
     crops = images.global_crops.float().flatten(0, 1)

@@ -74,8 +74,14 @@ def amass(path, frames=40, rate=120.0, width=156, **changes):
     rng = np.random.default_rng(1)
     turns = np.cumsum(rng.normal(size=(frames, width)) * 0.01, 0)
     turns[:, :3] += [np.pi / 2, 0, 0]  # AMASS: z up, so the y-up rest pose is stood upright
-    data = dict(poses=turns, trans=rng.normal(size=(frames, 3)) * 0.01 + [0, 0, 0.9], betas=rng.normal(size=10),
-                gender=np.array("neutral"), mocap_framerate=np.array(rate), labels=np.array([None, {}], object))  # fmt: skip
+    data = dict(
+        poses=turns,
+        trans=rng.normal(size=(frames, 3)) * 0.01 + [0, 0, 0.9],
+        betas=rng.normal(size=10),
+        gender=np.array("neutral"),
+        mocap_framerate=np.array(rate),
+        labels=np.array([None, {}], object),
+    )
     np.savez(path, **{key: value for key, value in {**data, **changes}.items() if value is not None})
     return data
 
@@ -172,8 +178,14 @@ def test_amass_file_becomes_a_full_take(body, tmp_path):
 
 def test_split_parameters_of_smplx_are_the_same_motion(body, tmp_path):
     data = amass(tmp_path / "a.npz", width=66)
-    np.savez(tmp_path / "b.npz", root_orient=data["poses"][:, :3], pose_body=data["poses"][:, 3:], transl=data["trans"],
-             betas=np.tile(data["betas"], (40, 1)), mocap_frame_rate=120.0)  # fmt: skip
+    np.savez(
+        tmp_path / "b.npz",
+        root_orient=data["poses"][:, :3],
+        pose_body=data["poses"][:, 3:],
+        transl=data["trans"],
+        betas=np.tile(data["betas"], (40, 1)),
+        mocap_frame_rate=120.0,
+    )
     a, b = (read_motions(tmp_path / name, body_model=body[0])[0] for name in ("a.npz", "b.npz"))
     np.testing.assert_array_equal(a.joints, b.joints)
 

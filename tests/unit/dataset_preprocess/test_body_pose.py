@@ -25,10 +25,8 @@ def raw(tmp_path_factory):
     path = tmp_path_factory.mktemp("raw")
     generate_raw(path, TAKES, seed=5, size=SIZE, seconds=SECONDS)
     truth = {}
-    plans = plan_takes(
-        path, TAKES, seed=5, camera=device_camera(np.random.default_rng(0), SIZE), seconds=SECONDS, image_stride=1,
-        places=(), dropout=0.03, motions=(),
-    )  # fmt: skip
+    camera = device_camera(np.random.default_rng(0), SIZE)
+    plans = plan_takes(path, TAKES, seed=5, camera=camera, seconds=SECONDS, image_stride=1)
     for plan in plans:
         camera = device_camera(np.random.default_rng([*plan.seed, 214]), SIZE)
         take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1, dropout=plan.dropout)

@@ -221,11 +221,17 @@ def mangled(text: str, rng: random.Random) -> str:
 def asf_text() -> str:
     """A skeleton with the bones that the reader needs, all hanging from the root's hips, spine and neck."""
     chain = {
-        "lowerback": "root", "thorax": "lowerback", "upperneck": "thorax", "head": "upperneck",
+        "lowerback": "root",
+        "thorax": "lowerback",
+        "upperneck": "thorax",
+        "head": "upperneck",
         **{f"{s}{bone}": parent for s in "lr" for bone, parent in (("hipjoint", "root"), ("clavicle", "thorax"))},
-        **{f"{s}{b}": f"{s}{p}" for s in "lr" for b, p in
-           (("femur", "hipjoint"), ("tibia", "femur"), ("humerus", "clavicle"), ("radius", "humerus"))},
-    }  # fmt: skip
+        **{
+            f"{s}{b}": f"{s}{p}"
+            for s in "lr"
+            for b, p in (("femur", "hipjoint"), ("tibia", "femur"), ("humerus", "clavicle"), ("radius", "humerus"))
+        },
+    }
     bones = "".join(
         f"  begin\n     id {n}\n     name {name}\n     direction {[1, -1][name[0] == 'r']} {[-1, 1][parent == 'thorax']} 0.1\n"
         f"     length 4\n     axis 0 10 0 XYZ\n     dof rx ry rz\n  end\n"

@@ -74,8 +74,9 @@ def test_motion_and_its_video_become_one_take_in_either_order(tmp_path, recordin
     assert len(take.frame_numbers) == len(take.poses().frames) == 60
     assert take.info.source == "mocap+video" and take.info.pose_space == "world" and take.info.extra["video_rate"] == 30
     assert {source: of["extra"]["file"] for source, of in take.info.extra["writers"].items()} == {
-        "mocap": "walk.npz", "video": "walk.mp4",
-    }  # fmt: skip
+        "mocap": "walk.npz",
+        "video": "walk.mp4",
+    }
     assert data_command("check", tmp_path / "a") == 0
     before = tree(tmp_path / "a")
     assert motion(tmp_path / "a", poses) == 0 == film(tmp_path / "a", video, "--rate", 30)

@@ -12,12 +12,19 @@ from internlm.egoworld.body import BodyState, capsules, draw_proportions, solve,
 def random_state(rng: np.random.Generator, frames: int) -> BodyState:
     """Any state at all, far beyond what programs do."""
     return BodyState(
-        root=rng.uniform(-3, 3, (frames, 2)), heading=rng.uniform(-4, 4, frames), drop=rng.uniform(0, 0.5, frames),
-        lean=rng.uniform(-0.2, 0.7, frames), head_yaw=rng.uniform(-1.3, 1.3, frames), head_pitch=rng.uniform(-0.6, 1, frames),
-        hands=rng.uniform(-0.7, 0.7, (frames, 2, 3)), hand_targets=rng.uniform(-3, 3, (frames, 2, 3)),
-        hand_weights=rng.uniform(0, 1, (frames, 2)), gait_phase=rng.uniform(0, 9, frames),
-        gait_stride=rng.uniform(-0.4, 0.4, (frames, 2)), gait_amount=rng.uniform(0, 1, frames),
-    )  # fmt: skip
+        root=rng.uniform(-3, 3, (frames, 2)),
+        heading=rng.uniform(-4, 4, frames),
+        drop=rng.uniform(0, 0.5, frames),
+        lean=rng.uniform(-0.2, 0.7, frames),
+        head_yaw=rng.uniform(-1.3, 1.3, frames),
+        head_pitch=rng.uniform(-0.6, 1, frames),
+        hands=rng.uniform(-0.7, 0.7, (frames, 2, 3)),
+        hand_targets=rng.uniform(-3, 3, (frames, 2, 3)),
+        hand_weights=rng.uniform(0, 1, (frames, 2)),
+        gait_phase=rng.uniform(0, 9, frames),
+        gait_stride=rng.uniform(-0.4, 0.4, (frames, 2)),
+        gait_amount=rng.uniform(0, 1, frames),
+    )
 
 
 def standing(frames: int = 1, **changes) -> BodyState:

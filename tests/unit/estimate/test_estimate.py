@@ -173,8 +173,9 @@ def test_all_meshes_are_there_once():
     found = meshes(ParallelConfig(), 8)
     assert all(mesh.dp_replicate * mesh.dp_shard * mesh.tp == 8 for mesh in found)
     assert len({repr(mesh) for mesh in found}) == len(found)
-    assert {(m.dp_replicate, m.dp_shard, m.tp) for m in found} == {(8 // s // t, s, t) for t in (1, 2, 4, 8) for s in
-                                                                   (1, 2, 4, 8) if s * t <= 8}  # fmt: skip
+    assert {(m.dp_replicate, m.dp_shard, m.tp) for m in found} == {
+        (8 // s // t, s, t) for t in (1, 2, 4, 8) for s in (1, 2, 4, 8) if s * t <= 8
+    }
 
 
 def test_ranking_and_reasons(config):

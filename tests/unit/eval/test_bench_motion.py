@@ -74,8 +74,10 @@ def test_validation_takes_are_in_neither_training_nor_test(tmp_path):
         write_take(tmp_path / "s", name, split=split)
     made = motion_data.read([tmp_path / "s"])
     assert {split: made.of(split).recordings for split in ("train", "val", "test")} == {
-        "train": ["a"], "val": ["b", "d"], "test": ["c"]
-    }  # fmt: skip
+        "train": ["a"],
+        "val": ["b", "d"],
+        "test": ["c"],
+    }
 
 
 def test_a_benchmark_without_test_takes_is_refused_and_training_there_is_not(tmp_path):

@@ -36,9 +36,10 @@ NUMBERS = {
         "--baseline-steps": ("0",), "--seed": ("-1",),
     },
 }  # fmt: skip
-BENCH = {
-    name: ("0", "-1", "x") for name in ("--past", "--future", "--stride", "--steps", "--threads", "--cpu-minutes")
-} | {"--seed": ("-1",), "--cpu-minutes": ("0", "nan", "inf")}  # fmt: skip
+BENCH = {name: ("0", "-1", "x") for name in ("--past", "--future", "--stride", "--steps", "--threads", "--cpu-minutes")} | {
+    "--seed": ("-1",),
+    "--cpu-minutes": ("0", "nan", "inf"),
+}
 
 
 @pytest.mark.parametrize(

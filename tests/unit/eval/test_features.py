@@ -265,10 +265,9 @@ def test_stored_features_beside_their_images_get_the_pixel_floor(tmp_path):
         pixels = np.array(Image.open(path))
         pixels[5:9, 5:9] ^= 1
         path.write_bytes(encoded(pixels))
-    np.savez(tmp_path / "f.npz", **{
-        f"{part}_{name}": value for part, scale in (("train", 1), ("test", 2))
-        for name, value in (("features", scale * np.eye(4, dtype=np.float32)), ("labels", np.array(["ant", "ant", "bee", "bee"])))
-    })  # fmt: skip
+    rows, labels = np.eye(4, dtype=np.float32), np.array(["ant", "ant", "bee", "bee"])
+    train = {"train_features": rows, "train_labels": labels}
+    np.savez(tmp_path / "f.npz", **train, test_features=2 * rows, test_labels=labels)
     stored = feature_files.read_labelled(tmp_path / "f.npz")
     report, _ = stored_report(stored, (source, nearly), KnnOptions(k=(1,)))
     assert report["top1"] == report["floors"]["pixels"] == 100

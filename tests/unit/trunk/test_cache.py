@@ -318,9 +318,7 @@ def test_frames_are_made_one_after_the_other_from_noise(frames):
     cache = KVCache()
 
     def read(part: slice, source: Tensor = x) -> Tensor:
-        return network(
-            source[:, part], layout[part], place[:, part], condition=Condition(vectors, rows[part]), cache=cache
-        )  # fmt: skip
+        return network(source[:, part], layout[part], place[:, part], condition=Condition(vectors, rows[part]), cache=cache)
 
     found = [read(slice(0, len(text)))]
     for f in range(frames):
