@@ -7,11 +7,14 @@ counts over the data group, a maximum over the vocabulary) and never ask how man
 - ``regions.py`` has those that do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+MESSAGE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,17 @@ class Group:
     def mean(self, tensor: Tensor) -> Tensor:
         """Element-wise mean; right only where every process contributes the same number of samples."""
         return self._reduced(tensor, "SUM") / self.size if self.size > 1 else tensor
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one dtype by their means over the group, in place, many in one message."""
+        pieces: list[list[Tensor]] = []
+        for tensor in tensors if self.size > 1 else ():
+            if not pieces or sum(piece.nbytes for piece in pieces[-1]) + tensor.nbytes > MESSAGE_BYTES:
+                pieces.append([])
+            pieces[-1].append(tensor)
+        for piece in pieces:
+            means = self.mean(torch.cat([tensor.flatten() for tensor in piece])).split([tensor.numel() for tensor in piece])
+            torch._foreach_copy_(piece, [mean.view_as(tensor) for mean, tensor in zip(means, piece, strict=True)])
 
     def max(self, tensor: Tensor) -> Tensor:
         """Element-wise maximum; shape kept."""

@@ -25,7 +25,9 @@ class Mesh:
     """The processes of a run. ``data``: those that see different samples; ``tp``: those that share each layer; ``world``: all.
 
     ``shards`` is the mesh that ``fully_shard`` takes; None where a process trains alone. ``saves``: all processes, for what
-    travels through main memory while training goes on: a background save must not share a group with it.
+    travels through main memory while training goes on: a background save must not share a group with it. ``whole``: parameters
+    are copies on every process of ``data``, whose gradients are averaged once a step, in place of ``fully_shard``. So it is where
+    nothing is divided and gloo, which takes its time from the cores that compute, could hide nothing behind them.
     """
 
     world: Group = ALONE
@@ -33,6 +35,7 @@ class Mesh:
     tp: Group = ALONE
     shards: DeviceMesh | None = None
     saves: Group = ALONE
+    whole: bool = False
 
     @property
     def alone(self) -> bool:
@@ -138,7 +141,7 @@ def _mesh(shape: tuple[int, int, int], device: torch.device) -> Mesh:
     shards = mesh["dp_replicate", "dp_shard"] if shape[0] > 1 else mesh["dp_shard"]
     world = Group(dist.group.WORLD, dist.get_world_size(), dist.get_rank())
     saves = Group(dist.new_group(backend="fake" if dist.get_backend() == "fake" else "gloo"), world.size, world.rank)
-    return Mesh(world, _group(data), _group(mesh["tp"]), shards, saves)
+    return Mesh(world, _group(data), _group(mesh["tp"]), shards, saves, whole=shape[1] == 1 and dist.get_backend() == "gloo")
 
 
 def _group(axis: DeviceMesh) -> Group:

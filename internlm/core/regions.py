@@ -11,7 +11,6 @@ tensor-parallel group computes alike gives every process the gradient of its sha
 | ``whole`` (gather) | own slice | tokens -> whole sequence that all process alike |
 | ``gather`` | sum, own slice | tokens -> whole sequence that enters a divided layer |
 | ``scatter`` (sum, own slice) | gather | partial results -> this process's tokens |
-| ``pooled`` (sum) | sum | statistics over processes that each have their own loss (data parallel) |
 
 Tensors that are cut have a length that is a multiple of the group's size (``padded``).
 """
@@ -37,11 +36,6 @@ def copy(x: Tensor, group: Group) -> Tensor:
 def total(x: Tensor, group: Group) -> Tensor:
     """Sum over the group; each process gets the gradient as it is."""
     return _Linear.apply(x, group, _sum, _same, 0)
-
-
-def pooled(x: Tensor, group: Group) -> Tensor:
-    """Sum over the group; gradients are summed as well."""
-    return _Linear.apply(x, group, _sum, _sum, 0)
 
 
 def shares(x: Tensor, group: Group, dim: int) -> Tensor:

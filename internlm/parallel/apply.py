@@ -39,7 +39,7 @@ def parallelise(module: nn.Module, config: ParallelConfig, mesh: Mesh, dtype: to
     if config.compile:
         for block in blocks:
             block.compile()
-    if mesh.shards is not None and config.engine == "torch":
+    if mesh.shards is not None and not mesh.whole and config.engine == "torch":
         # Without gradients nothing would free gathered weights, which would go stale.
         _shard(module, mesh.shards, dtype, keep=config.zero == 2 and trained)
 

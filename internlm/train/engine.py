@@ -99,6 +99,8 @@ class TorchEngine:
             # Every parameter steps every time, so that the optimizer's state exists for all of them from the first step on.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.mesh.whole:
+            self.mesh.data.average([parameter.grad for parameter in self.parameters])
         if self.mesh.tp.size > 1 and self.sequence_parallel:
             sum_partial(self._partial, self.mesh.tp)
         return clip_grad_norm(self.parameters, self.max_norm, divided=self._divided, tp=self.mesh.tp)
