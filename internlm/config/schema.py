@@ -64,7 +64,9 @@ class ClipConfig(Section):
     )
     crop_scale: Scale = Field((1.0, 1.0), description="area share of the one crop that all frames of a clip share")
     color_jitter: Share = Field(
-        0.0, description="probability of one photometric change shared by the predictor's frames of a clip"
+        0.0,
+        description="probability of one photometric change shared by the predictor's frames of a clip, in the strengths of "
+        "data.crops (brightness, contrast, saturation, hue)",
     )
 
 
