@@ -64,7 +64,9 @@ class ClipConfig(Section):
     )
     crop_scale: Scale = Field((1.0, 1.0), description="area share of the one crop that all frames of a clip share")
     color_jitter: Share = Field(
-        0.0, description="probability of one photometric change shared by the predictor's frames of a clip"
+        0.0,
+        description="probability of one photometric change shared by the predictor's frames of a clip, in the strengths of "
+        "data.crops (brightness, contrast, saturation, hue)",
     )
 
 
@@ -74,6 +76,7 @@ class DataConfig(Section):
     images: tuple[str, ...] = ()
     clips: tuple[str, ...] = ()
     split: str = "train"
+    validate_split: str = Field("val", description="of which train.validate_every measures the losses")
     crops: CropConfig = CropConfig()
     clip: ClipConfig = ClipConfig()
     frame_stride: Positive = Field(1, description="use every n-th stored frame of a take as an image sample")
@@ -111,6 +114,8 @@ class TrainConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 autocast on CUDA, float32 on CPU")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = torch's choice")
     log_every: Positive = 10
+    validate_every: int = Field(0, ge=0, description="steps between two looks at the held-out losses; 0 = never")
+    validate_batches: Positive = Field(2, description="of each stream and process, always the same, kept in main memory")
     checkpoint_every: Positive = 7_436
     async_save: bool = Field(False, description="periodic saves wait for a copy to main memory only; a thread writes it")
     keep_last: Positive = 2
@@ -199,3 +204,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     monitor: MonitorConfig = MonitorConfig()
     parallel: ParallelConfig = ParallelConfig()
+
+    @model_validator(mode="after")
+    def _held_out(self):
+        if self.train.validate_every and self.data.validate_split == self.data.split:
+            raise ValueError(f"data.validate_split {self.data.split!r} is data.split: what is trained on is not held out")
+        return self

@@ -23,7 +23,6 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 _ATTEMPTS = 10
 # All orders of the four jitter steps; ORDER indexes this table.
 _ORDERS = np.array([[a, b, c, 6 - a - b - c] for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3])
-_CLIP_JITTER = CropConfig()
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,11 @@ def clip_crop(rng: np.random.Generator | None, clip: ClipConfig) -> ClipCrop:
     return ClipCrop(float(np.sqrt(low + area * (high - low))), float(top), float(left))
 
 
-def clip_photometric(rng: np.random.Generator | None, clip: ClipConfig) -> np.ndarray:
-    """Photometric parameters float32 [8] shared by a clip's frames: jitter only, in the strengths of the image recipe."""
+def clip_photometric(rng: np.random.Generator | None, clip: ClipConfig, crops: CropConfig) -> np.ndarray:
+    """Photometric parameters float32 [8] shared by a clip's frames: jitter only, in the strengths of ``crops``."""
     params = identity_photometric(1)
     if rng is not None:
-        _draw_jitter(rng, params, _CLIP_JITTER, clip.color_jitter)
+        _draw_jitter(rng, params, crops, clip.color_jitter)
     return params[0]
 
 

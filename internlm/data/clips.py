@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internlm.config.schema import ClipConfig
+from internlm.config.schema import ClipConfig, CropConfig
 from internlm.data.augment import clip_crop, clip_photometric, resize_crop
 from internlm.data.contents import Contents, described, joined
 from internlm.data.frames import BrokenFile, DataError, decode, frame_name, select_takes
@@ -48,12 +48,13 @@ class ClipDataset:
         poses_per_step: int,
         num_joints: int,
         image_size: int,
+        crops: CropConfig | None = None,
     ):
         if num_joints != len(COCO_JOINTS):
             raise DataError(f"model.num_joints is {num_joints}; take stores hold the {len(COCO_JOINTS)} COCO joints")
         if not paths:
             raise DataError("no clip paths given (data.clips is empty)")
-        self.clip, self.image_size = clip, image_size
+        self.clip, self.crops, self.image_size = clip, crops or CropConfig(), image_size
         self.pose_stride = clip.pose_stride or clip.frame_stride // poses_per_step
         self.image_offsets = np.arange(clip.steps + 1) * clip.frame_stride
         self.pose_offsets = self.image_offsets[:-1, None] + np.arange(poses_per_step) * self.pose_stride
@@ -90,7 +91,7 @@ class ClipDataset:
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
         """One clip as arrays named as in ClipBatch, without the batch axis and sample_ids.
 
-        rng draws the shared crop and photometric change; None = the central square, unchanged.
+        rng draws the shared crop and photometric change (in the strengths of ``crops``); None = the central square, unchanged.
         Raises BrokenFile, whose ``resume_at`` is the first clip that does not use the broken frame.
         """
         row = int(self.take_rows[index])
@@ -101,7 +102,7 @@ class ClipDataset:
         past_poses, past_visible = self._poses(track, numbers[:-1], first + self.past_offsets)
         return {
             "images": self._images(take, numbers, index, rng),
-            "photometric": clip_photometric(rng, self.clip),
+            "photometric": clip_photometric(rng, self.clip, self.crops),
             "poses": poses,
             "visible": visible,
             "past_poses": past_poses,

@@ -50,7 +50,7 @@ def write_page(path: Path, report: dict[str, Any], done: Evaluated, runs: dict[s
     return write_html(path, title="EgoAgent demo", summary=summary(report), sections=sections)
 
 
-_CURVES = "Faint: as logged; strong: running mean. KL = cross-entropy minus the teacher's entropy."
+_CURVES = "Faint: as logged; strong: running mean; held out: on validation takes. KL = cross-entropy minus the teacher's entropy."
 _MOTION = (
     "The wearer's body at the end of the predicted chunk, in the head camera of the frame shown: green = true, pink = predicted, "
     "grey = zero velocity. Beside it the same bodies seen from the wearer's right (forward is to the right). Shown are "

@@ -17,10 +17,14 @@ class DemoSize:
     clips: int | None = 256  # held-out clips at most
 
 
-SMALL = DemoSize(takes=(200, 8, 24))  # many rooms: with 96 the next state was learned by heart
+HELD_OUT = ("train.validate_every=50", "train.validate_batches=1")  # a hundredth of the time
+SMALL = DemoSize(takes=(200, 8, 24), stage1=HELD_OUT, stage2=HELD_OUT)  # many rooms: with 96 the next state was learned by heart
 # Smaller crops teach that a view and the same view a little turned are one, and the next state is a view a little turned.
 # Only a long run gains by larger ones.
 LARGE_CROPS = ("data.crops.global_scale=[0.75, 1.0]", "data.crops.local_scale=[0.3, 0.6]")
 FULL = DemoSize(
-    takes=(800, 24, 48), stage1=("train.steps=1100", *LARGE_CROPS), stage2=("train.steps=5000", *LARGE_CROPS), clips=None
+    takes=(800, 24, 48),
+    stage1=("train.steps=1100", *LARGE_CROPS, *HELD_OUT),
+    stage2=("train.steps=5000", *LARGE_CROPS, *HELD_OUT),
+    clips=None,
 )

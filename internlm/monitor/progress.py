@@ -9,7 +9,8 @@ from typing import TextIO
 from .console import say
 
 SPEEDS = ("images_per_s", "tokens_per_s")  # the first that there is
-SHOWN = ("loss", "rep_kl", "pred_kl", "act", "grad_norm", "mfu")
+LOSSES = ("loss", "rep_kl", "pred_kl", "act")
+SHOWN = (*LOSSES, *(f"val/{name}" for name in LOSSES), "grad_norm", "mfu")
 
 
 class Progress:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from internlm.config.schema import ParallelConfig
@@ -54,6 +54,13 @@ def _shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, keep: boo
         wrap(unit)
         for method in getattr(unit, "called", ()):
             register_fsdp_forward_method(unit, method)
+
+
+def free_gathered(module: nn.Module) -> None:
+    """Free the weights that a forward pass without a backward one has left gathered, and which would go stale."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def _checkpoint_blocks(blocks: list[Block], kind: str) -> None:

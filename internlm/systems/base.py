@@ -72,7 +72,8 @@ class System(Protocol):
         """The pieces of a step's loss, to be called one by one, each backward pass before the next piece.
 
         ``batches`` by stream, in main memory; ``values`` are the schedules'. As many pieces for each batch as
-        ``train.accumulation`` says; their mean is the batch's loss. ``keep`` fills ``Terms.kept``: a collective.
+        ``train.accumulation`` says; their mean is the batch's loss. ``keep`` fills ``Terms.kept``: a collective. In evaluation
+        mode, in which held-out losses are measured, nothing of the parts may change.
         """
 
     def after_step(self, values: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from internlm.checkpoint.manager import CheckpointError
 from internlm.config.load import RESOLVED_NAME, save_config
@@ -18,8 +19,8 @@ from internlm.core.init import choose_device, choose_dtype, set_threads
 from internlm.core.meeting import AbsentProcessError
 from internlm.core.mesh import Mesh, local_device, open_mesh, read_launch
 from internlm.data.contents import difference, recorded
-from internlm.data.loader import dead_worker, training_batches
-from internlm.data.order import Source
+from internlm.data.loader import TrainingBatches, dead_worker, training_batches
+from internlm.data.order import Source, Stream
 from internlm.monitor.clock import Clock
 from internlm.monitor.rank_log import rank_log_path
 from internlm.monitor.watchdog import Watchdog
@@ -30,6 +31,7 @@ from .saving import Saver, held, set_aside
 from .signals import EXIT_STUCK, STOPPING, StopSignals
 from .state import TrainState
 from .step import StepOutcome, TrainStep
+from .validate import held_out_batches, held_out_losses
 
 RUNS = "runs"
 CALLER = "the caller"
@@ -170,6 +172,11 @@ class _Run:
             stack.enter_context(self.saver)
             self._batches = self._batches_from_here()
             stack.callback(lambda: _close(self._batches))
+            if self.config.train.validate_every:
+                self._watchdog.beat("reading what is held out")
+                sources = getattr(self._batches, "sources", {})
+                self._held_out = held_out_batches(self.config, self._read, sources)
+                self._watchdog.beat(f"step {self.state.counters.step + 1}")
             self._closing = stack.pop_all()
         return self
 
@@ -194,7 +201,7 @@ class _Run:
                 self._rewind(error)
                 continue
             self._watchdog.beat(f"step {number}")
-            self.report.step_done(number, outcome)
+            self.report.step_done(number, outcome, self._validate(number, outcome))
             # All processes stop after the same step: the one in which the signal of any was heard.
             signal = signals.received if self.mesh.alone else _WORDS[outcome.heard]
             stopped_by = signal or (CALLER if self._after_step(self.state, outcome) else None)
@@ -207,6 +214,16 @@ class _Run:
                 self._save_and_go_on()
                 due = False
         return stopped_by if self.state.counters.step < train.steps else None
+
+    def _validate(self, number: int, outcome: StepOutcome) -> dict[str, Tensor]:
+        """The held-out losses where they are due."""
+        every = self.config.train.validate_every
+        if not every or number % every:
+            return {}
+        with self.clock.phase("validation"):
+            found = held_out_losses(self.state, self._held_out, outcome.values, self.step.dtype)
+        self._watchdog.beat(f"validated step {number}")
+        return found
 
     def _next_batch(self, signals: StopSignals) -> dict[str, Any] | None:
         """The next batches; None when a process alone is told to stop while they do not come. Others must step together."""
@@ -228,16 +245,19 @@ class _Run:
         return batches
 
     def _open_from_here(self) -> Batches:
-        counters, data = self.state.counters, self.mesh.data
+        counters = self.state.counters
         start, stop = (step + counters.skipped_batches for step in (counters.step, self.config.train.steps))
         if self._open_batches:
             return self._open_batches(start)
+        return self._read(self.state.system.streams(), range(start, stop), pin_memory=self.device.type == "cuda")
+
+    def _read(self, streams: Mapping[str, Stream], steps: range, **options: Any) -> TrainingBatches:
+        config, data = self.config, self.mesh.data
+        limit = PATIENCE_SHARE * 60 * config.parallel.timeout_minutes
+        options |= {"seed": config.seed, "data": config.data, "rank": data.rank, "world": data.size, "timeout": limit}
         # torch's loader draws a seed that no sample uses; the draw must not set a resumed run's generator apart.
         with torch.random.fork_rng(devices=[]):
-            limit = PATIENCE_SHARE * 60 * self.config.parallel.timeout_minutes
-            options = {"rank": data.rank, "world": data.size, "pin_memory": self.device.type == "cuda", "timeout": limit}
-            streams, config = self.state.system.streams(), self.config
-            return training_batches(streams, range(start, stop), seed=config.seed, data=config.data, **options)
+            return training_batches(streams, steps, **options)
 
     def _note_contents(self, sources: Mapping[str, Source]) -> None:
         """Keep for the checkpoints what the order of samples depends on, and say where it is not what the last one had."""

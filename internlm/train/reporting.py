@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from internlm.config.schema import Config
 from internlm.monitor.boards import Boards, tensorboard, weights_and_biases
@@ -76,13 +78,13 @@ class Report:
         self._profiler.step(number)
         return number % self.config.monitor.health_every == 0
 
-    def step_done(self, number: int, outcome: StepOutcome) -> None:
-        """Show a finished step, and log it where it is due."""
+    def step_done(self, number: int, outcome: StepOutcome, held_out: Mapping[str, Tensor]) -> None:
+        """Show a finished step, and log it where it is due or has ``held_out`` losses."""
         if outcome.bad:
             self.note(f"step {number}: {outcome.bad}, skipped ({self.state.counters.bad_steps} so far)", logging.WARNING)
         train, healthy = self.config.train, number % self.config.monitor.health_every == 0
-        if healthy or number == train.steps or number % train.log_every == 0:
-            self._log(number, outcome)
+        if healthy or held_out or number == train.steps or number % train.log_every == 0:
+            self._log(number, outcome, held_out)
         if self.mesh.writes:
             self._progress.advance(number)
 
@@ -104,7 +106,7 @@ class Report:
         counters = self.state.counters
         self._since = (time.monotonic(), counters.step, dict(counters.seen))
 
-    def _log(self, number: int, outcome: StepOutcome) -> None:
+    def _log(self, number: int, outcome: StepOutcome, held_out: Mapping[str, Tensor]) -> None:
         began, step, seen = self._since
         counters, steps = self.state.counters, max(number - step, 1)
         elapsed = max(time.monotonic() - began, 1e-9)
@@ -117,11 +119,12 @@ class Report:
             self.note(message, logging.WARNING)
         if self.mesh.writes:
             record = {name: float(value) for name, value in outcome.losses.items()}
+            record |= {f"val/{name}": float(value) for name, value in held_out.items()}
             record |= {"grad_norm": float(outcome.grad_norm), **outcome.values}
             done = {name: count - seen.get(name, 0) for name, count in counters.seen.items()}
             record |= self._speed.figures(done, elapsed)
             record |= {"seconds_per_step": own["step_seconds"], "data_share": own["data_seconds"] / own["step_seconds"]}
-            record |= {f"time/{name}": seconds.get(name, 0.0) for name in PHASES}
+            record |= {f"time/{name}": value for name, value in (dict.fromkeys(PHASES, 0.0) | seconds).items()}
             if self._profiler.communication is not None:
                 record["time/communication"], self._profiler.communication = self._profiler.communication, None
             record |= {f"memory/{name}": value for name, value in own.items() if name.endswith("_gib")}

@@ -11,6 +11,7 @@ from torch import Tensor
 from internlm.config.schema import Config
 from internlm.core.collectives import Group
 from internlm.monitor.clock import Clock
+from internlm.systems.base import Terms
 
 from .bad_steps import NON_FINITE, BadSteps
 from .state import TrainState
@@ -69,7 +70,7 @@ class TrainStep:
         outcome = self._backward(batches, values, keep_outputs)
         with self.clock.phase("optimizer"):
             outcome.grad_norm = self.state.engine.clipped_norm()
-            outcome.losses = _means(outcome.losses, self.state.mesh.data)
+            outcome.losses = means(outcome.losses, self.state.mesh.data)
             kind = "".join(f"{name}s" for name in batches)
             outcome.bad, outcome.heard = self.bad_steps.judge(outcome.losses["loss"], outcome.grad_norm, kind, word)
             if outcome.bad:
@@ -101,15 +102,20 @@ class TrainStep:
                 parts = piece()
             with self.clock.phase("backward"):
                 engine.backward(parts.total / pieces, last=number == len(terms))
-            for name, value in {"loss": parts.total.detach(), **parts.logged}.items():
-                outcome.losses[name] = outcome.losses.get(name, 0) + value / pieces
+            add_losses(outcome.losses, parts, pieces)
             if parts.kept:
                 outcome.kept.append(parts.kept)
             del parts  # or its graph would be alive while the next is built
         return outcome
 
 
-def _means(losses: dict[str, Tensor], data: Group) -> dict[str, Tensor]:
+def add_losses(losses: dict[str, Tensor], parts: Terms, pieces: int) -> None:
+    """Add what one of so many pieces has to the losses of a step, in place."""
+    for name, value in {"loss": parts.total.detach(), **parts.logged}.items():
+        losses[name] = losses.get(name, 0) + value / pieces
+
+
+def means(losses: dict[str, Tensor], data: Group) -> dict[str, Tensor]:
     """Losses of all processes from those of each."""
     if data.size == 1:
         return losses

@@ -14,7 +14,7 @@ MODEL = (
     "model.hidden_size=32", "model.num_layers=1", "model.num_heads=2", "model.mlp_multiple_of=16", "model.image_size=32",
     "model.local_image_size=16", "model.prototypes=32", "model.head_hidden=32", "model.head_bottleneck=16",
     "data.workers=0", "monitor.progress=false", "monitor.tensorboard=false", "monitor.health_every=2", "train.log_every=1",
-    "train.device=cpu",
+    "train.device=cpu", "train.validate_every=2",
 )  # fmt: skip
 TINY = demo.DemoSize(
     takes=(8, 1, 4),
@@ -66,7 +66,7 @@ def test_page_stands_alone(finished):
     page = (finished[0] / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page
     assert page.count("data:image/png;base64,") > 20 and page.count("<svg") > 6
-    assert "synthetic" in page
+    assert "synthetic" in page and all(f"{name}, held out" in page for name in ("L_rep", "L_pred", "masked L1"))
 
 
 def test_rerun_reuses_and_changed_settings_start_anew(finished, capsys):

@@ -16,7 +16,7 @@ CONFIG = """
 system = "stranger"
 optim = dict(lr=3e-3, warmup_share=0.0)
 data = dict(workers=0)
-train = dict(steps=30, accumulation=2, log_every=1, checkpoint_every=5, threads=1)
+train = dict(steps=30, accumulation=2, log_every=1, checkpoint_every=5, threads=1, validate_every=10)
 monitor = dict(progress=False, tensorboard=False)
 """
 HERE = Path(__file__).resolve().parent
@@ -43,7 +43,8 @@ def finish(process: subprocess.Popen) -> None:
 
 def figures(run: Path) -> list[dict]:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: record[name] for name in ("step", "loss", "squared_error", "grad_norm")} for record in records]
+    names = ("step", "loss", "squared_error", "grad_norm", "val/loss", "val/squared_error")
+    return [{name: record[name] for name in names if name in record} for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,11 @@ def test_it_learns_and_its_parts_are_in_the_checkpoint(whole):
     losses = [record["loss"] for record in figures(whole)]
     assert len(losses) == 30 and losses[-1] < 0.5 * losses[0]
     assert set(find_checkpoint(whole, ("continuation", "optimizer")).parts) == {"continuation", "optimizer"}
+
+
+def test_it_learns_what_it_was_not_shown(whole):
+    held_out = {record["step"]: record["val/loss"] for record in figures(whole) if "val/loss" in record}
+    assert list(held_out) == [10, 20, 30] and held_out[10] > held_out[20] > held_out[30]
 
 
 def test_killed_it_goes_on_bit_for_bit(folder, whole):

@@ -65,9 +65,12 @@ def write_json(path: str | os.PathLike, content: dict[str, Any]) -> Path:
 
 
 def curves(records: list[dict[str, Any]], keys: dict[str, str], *, x: str = "step") -> dict[str, tuple[list, list]]:
-    """Series for ``figures.line_chart``: ``keys`` maps a name in the legend to a key of the records."""
-    series = {}
-    for name, key in keys.items():
+    """Series for ``figures.line_chart``: ``keys`` maps a name in the legend to a key of the records.
+
+    Beside each stands its held-out one (``val/<key>``), where that was logged.
+    """
+    series, held_out = {}, {f"{name}, held out": f"val/{key}" for name, key in keys.items()}
+    for name, key in (keys | held_out).items():
         rows = [(r[x], r[key]) for r in records if isinstance(r.get(key), int | float) and isinstance(r.get(x), int | float)]
         if rows:
             series[name] = ([a for a, _ in rows], [b for _, b in rows])

@@ -1,6 +1,6 @@
 """EgoAgent's own sections of a config: the model's shape and the losses' weights, and what must fit together."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,6 @@ class ModelConfig(Section):
         "causal", description="causal = published; block = patches of a frame see each other"
     )
     observer_attention: Literal["frame", "clip"] = Field("frame", description="frame: each frame its own sequence")
-    use_images: bool = Field(True, description="False: pose-only, no image tokens, no stem, no DINO head")
     num_joints: Positive = 17
     poses_per_step: Positive = 5
     pose_target: Literal["absolute", "offset"] = Field(
@@ -41,6 +40,19 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "flex", "flash"] = Field(
         "sdpa", description="kernel in training: PyTorch's own, FlexAttention (CUDA), or flash-attn (CUDA, causal, bfloat16)"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _always_images(cls, values: Any):
+        """Configs and checkpoints of before say ``use_images``, which can only be True."""
+        if isinstance(values, dict) and "use_images" in values:
+            if values["use_images"] is not True:
+                raise ValueError(
+                    f"use_images {values['use_images']!r}: without images it is system 'forecaster' with forecaster.method "
+                    "'egoagent' (configs/motion/cmu.py)"
+                )
+            return {name: value for name, value in values.items() if name != "use_images"}
+        return values
 
     @model_validator(mode="after")
     def _shapes(self):

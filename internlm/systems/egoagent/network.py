@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from internlm.config.errors import ConfigError
 from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.modality.frames import ConvStem, DinoHead
@@ -27,18 +26,14 @@ class ClipReadout:
 
 
 class EgoNetwork(nn.Module):
-    """One branch: stem, trunk, query tokens and heads. The observer has no action parts (``actions=False``).
-
-    A pose-only network (``config.use_images`` False) has neither stem nor DINO head; it takes clips without images.
-    """
+    """One branch: stem, trunk, query tokens and heads. The observer has no action parts (``actions=False``)."""
 
     roles = {"state_query": NO_DECAY, "action_query": NO_DECAY}
 
     def __init__(self, config: ModelConfig, *, actions: bool = True):
         super().__init__()
         self.config, hidden = config, config.hidden_size
-        if config.use_images:
-            self.stem = ConvStem(hidden, config.patch_size, config.stem_norm)
+        self.stem = ConvStem(hidden, config.patch_size, config.stem_norm)
         self.backbone = Backbone(
             hidden=hidden,
             layers=config.num_layers,
@@ -49,8 +44,7 @@ class EgoNetwork(nn.Module):
             init_std=config.init_std,
         )
         self.state_query = nn.Parameter(torch.randn(hidden) * 0.02)
-        if config.use_images:
-            self.head = DinoHead(hidden, config.head_hidden, config.head_bottleneck, config.prototypes)
+        self.head = DinoHead(hidden, config.head_hidden, config.head_bottleneck, config.prototypes)
         if actions:
             self.action_query = nn.Parameter(torch.randn(hidden) * 0.02)
             self.pose_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)
@@ -167,8 +161,6 @@ class EgoAgent(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        if not config.use_images:
-            raise ConfigError("model.use_images is False: an observer needs images. Pose-only: egoagent bench motion")
         self.config = config
         self.predictor = EgoNetwork(config)
         self.observer = EgoNetwork(config, actions=False).requires_grad_(False)

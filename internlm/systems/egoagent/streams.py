@@ -42,7 +42,7 @@ class ImageViews:
 def open_clips(config: EgoAgentConfig) -> ClipDataset:
     """The clips of a run's data."""
     data, model = config.data, config.model
-    return ClipDataset(data.clips, data.split, data.clip, model.poses_per_step, model.num_joints, model.image_size)
+    return ClipDataset(data.clips, data.split, data.clip, model.poses_per_step, model.num_joints, model.image_size, data.crops)
 
 
 def streams(config: EgoAgentConfig) -> dict[str, Stream]:

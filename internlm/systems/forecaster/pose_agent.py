@@ -123,9 +123,11 @@ def forecast(network: PoseNetwork, past: Tensor, poses: int, samples: int) -> Te
 
 def loss(network: PoseNetwork, batch: WindowBatch, counts: Counts, speed_weight: float) -> Tensor:
     """The rolled-out future, and every next chunk given the true ones (half the weight)."""
-    rolled = roll_out(network, batch.past, batch.future.shape[1])
+    past, future = (chunks(poses, network.config.poses_per_step) for poses in (batch.past, batch.future))
+    # While validating too: a cache is filled by calls other than the module's own, which do not gather divided weights.
+    rolled = _through_whole_sequences(network, past, future.shape[1])[:, past.shape[1] :].flatten(1, 2)
     rolled = pose_distance(rolled, batch.future, batch.visible, counts, speed_weight=speed_weight)
-    whole = chunks(torch.cat((batch.past, batch.future), dim=1), network.config.poses_per_step)
+    whole = torch.cat((past, future), dim=1)
     forced, target = network(whole[:, 1:], whole[:, :-1]).flatten(0, 1), whole[:, 1:].flatten(0, 1)
     everywhere = torch.ones_like(target[..., 0], dtype=torch.bool)
     return rolled + 0.5 * pose_distance(forced, target, everywhere, speed_weight=speed_weight)

@@ -32,19 +32,21 @@ class WaveBatch:
 
 
 class Waves:
+    """Each split has phases of its own."""
+
     files = 0
 
-    def __init__(self, length: int):
-        self.length = length
+    def __init__(self, length: int, split: str):
+        self.length, self.split, self.first = length, split, {"train": 0.0, "val": 0.5}[split]
 
     def __len__(self) -> int:
         return 64
 
     def contents(self) -> dict[str, str]:
-        return {"waves": f"{len(self)} phases"}
+        return {f"{self.split} waves": f"{len(self)} phases"}
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        phase = index + rng.random()
+        phase = self.first + index + rng.random() / 2
         return {"wave": np.sin(phase + 0.5 * np.arange(self.length)).astype(np.float32)}
 
 
@@ -71,8 +73,8 @@ class Stranger:
         return {"continuation": Part(self.network, trained=True)}
 
     def streams(self) -> dict[str, Stream]:
-        wave = self.config.wave
-        return {"wave": Stream(partial(Waves, wave.length), WaveBatch, wave.batch, number=0)}
+        wave, split = self.config.wave, self.config.data.split
+        return {"wave": Stream(partial(Waves, wave.length, split), WaveBatch, wave.batch, number=0)}
 
     def schedules(self) -> dict[str, Schedule]:
         return optimizer_schedules(self.config.optim, self.config.train.steps)

@@ -223,7 +223,22 @@ def test_a_batch_equals_its_samples_one_by_one():
 
 
 def test_clip_change_is_off_by_default_and_on_when_asked():
-    np.testing.assert_array_equal(clip_photometric(np.random.default_rng(0), ClipConfig())[:4], (1, 1, 1, 0))
-    params = clip_photometric(np.random.default_rng(0), ClipConfig(color_jitter=1.0))
+    np.testing.assert_array_equal(clip_photometric(np.random.default_rng(0), ClipConfig(), CropConfig())[:4], (1, 1, 1, 0))
+    params = clip_photometric(np.random.default_rng(0), ClipConfig(color_jitter=1.0), CropConfig())
     assert (params[:3] != 1).all() and (params[[GRAY, BLUR, SOLARIZE]] == 0).all()
-    np.testing.assert_array_equal(clip_photometric(None, ClipConfig(color_jitter=1.0)), identity_photometric(1)[0])
+    np.testing.assert_array_equal(clip_photometric(None, ClipConfig(color_jitter=1.0), CropConfig()), identity_photometric(1)[0])
+
+
+def test_clips_change_in_the_configured_strengths():
+    """Drawn a thousand times, each factor fills the interval of its strength; without strength no pixel changes."""
+    rng, clip, neutral = np.random.default_rng(0), ClipConfig(color_jitter=1.0), np.array([1, 1, 1, 0])
+    strengths = np.array([0.7, 0.3, 0.05, 0.5])
+    crops = CropConfig(**dict(zip(("brightness", "contrast", "saturation", "hue"), strengths.tolist())))
+    drawn = np.stack([clip_photometric(rng, clip, crops)[:4] for _ in range(1000)]) - neutral
+    assert (np.abs(drawn) <= strengths + 1e-6).all()
+    np.testing.assert_allclose(drawn.min(0), -strengths, rtol=0.05)
+    np.testing.assert_allclose(drawn.max(0), strengths, rtol=0.05)
+    still = clip_photometric(rng, clip, CropConfig(brightness=0, contrast=0, saturation=0, hue=0))
+    images = torch.from_numpy(picture(1, 32, 32).transpose(2, 0, 1)[None].copy())
+    unchanged = photometric(images, torch.from_numpy(identity_photometric(1)))
+    assert photometric(images, torch.from_numpy(still[None])).equal(unchanged)

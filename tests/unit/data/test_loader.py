@@ -304,3 +304,14 @@ def test_evaluation_images_in_order_without_broken_ones(tmp_path):
 def _made(path):
     path.mkdir()
     return path
+
+
+def test_a_runs_clips_have_the_strengths_of_its_crops(store):
+    """Hue alone is left, and turns further than the default would."""
+    crops = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0.5}
+    batches = training_batches(
+        config(clips=[store], image_batch=0, clip_batch=8, crops=crops, clip={"steps": 2, "color_jitter": 1})
+    )
+    drawn = next(batches)["clip"].photometric
+    batches.close()
+    assert (drawn[:, :3] == 1).all() and 0.1 < drawn[:, 3].abs().max() <= 0.5

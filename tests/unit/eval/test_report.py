@@ -65,8 +65,9 @@ def test_ticks_enclose_their_range():
 
 
 def test_curves_skip_records_without_the_key():
-    records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0, "word": "x"}]
-    assert report.curves(records, {"all": "loss", "none": "other", "text": "word"}) == {"all": ([1, 3], [2.0, 1.0])}
+    records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0, "word": "x", "val/loss": 1.5}]
+    expected = {"all": ([1, 3], [2.0, 1.0]), "all, held out": ([3], [1.5])}
+    assert report.curves(records, {"all": "loss", "none": "other", "text": "word"}) == expected
 
 
 def test_skeletons_draw_only_what_can_be_drawn():

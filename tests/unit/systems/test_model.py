@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from internlm.config.errors import ConfigError
+from internlm.config.load import load_config
+from internlm.config.resolve import parse_config
 from internlm.modality.body_pose import last_observed, pose_features
 from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
@@ -117,12 +119,13 @@ def test_images_of_the_first_steps_give_what_they_give_in_a_full_clip(sequence):
     assert not torch.allclose(half.state[:, 2], whole.state[:, 2])
 
 
-def test_pose_only_network_has_no_image_parts():
-    network = EgoNetwork(ModelConfig(**TINY, use_images=False))
-    assert not any(name.startswith(("stem.", "head.")) for name, _ in network.named_parameters())
-    assert len(clip_layout(0, 6, "causal", frames=0)) == 3 * 6
-    with pytest.raises(ConfigError, match="use_images"):
-        EgoAgent(network.config)
+def test_configs_of_before_may_say_that_there_are_images(root):
+    file = root / "configs/joint_train/demo.py"
+    assert load_config(file, ["model.use_images=true"]) == load_config(file)
+    before = load_config(file).model_dump(mode="json")
+    assert parse_config(before | {"model": before["model"] | {"use_images": True}}) == load_config(file)
+    with pytest.raises(ConfigError, match="model: use_images False: without images it is system 'forecaster'"):
+        load_config(file, ["model.use_images=false"])
 
 
 @pytest.mark.parametrize(("attention", "independent"), [("frame", True), ("clip", False)])
