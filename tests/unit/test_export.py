@@ -315,8 +315,8 @@ def test_an_interrupted_export_leaves_the_earlier_one(run, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name: path.read_bytes() for path in first.iterdir()} == before
     # Killed between the two renames, with an unfinished folder beside: the earlier one is still known as an export.
-    first.rename(tmp_path / ".out.replaced")
-    (tmp_path / ".out.writing").mkdir()
+    first.rename(tmp_path / ".replaced-out")
+    (tmp_path / ".partial-out").mkdir()
     export_model(run, tmp_path / "out", branch="predictor", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert json.loads((first / "export.json").read_text())["network"] == "predictor"

@@ -105,7 +105,7 @@ def test_the_check_sees_what_it_should(tmp_path, file, text, faults):
 
 ENTRY = "internlm.cli.main"  # the published project's scripts, run by name, hand over to the command line
 # What preprocessing may use of the package: all of it runs without torch.
-SHARED = ("data/store", "data/camera", "data/geometry", "data/skeleton", "data/mocap", "egoworld")
+SHARED = ("core/files", "data/store", "data/camera", "data/geometry", "data/skeleton", "data/mocap", "egoworld")
 
 
 def test_preprocessing_shares_only_the_torch_free_data_parts(root):

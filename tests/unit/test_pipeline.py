@@ -138,7 +138,7 @@ def test_full_disk_ends_the_run(tmp_path, workers):
 
 
 def test_manifest_on_a_full_disk_leaves_the_take_missing(tmp_path, monkeypatch):
-    def full(self, *_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     run(tmp_path, Recording("a"))
