@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from internlm.core.files import write_text
+from internlm.data.store.contract import StoreError
 from internlm.data.store.foreign import is_foreign
 from internlm.data.store.joining import parts_of
 
 Status = Literal["done", "skipped", "failed"]
 STATUSES = ("done", "skipped", "failed")
 REFUSED = "refused"  # among the facts of a failed entry: another command wrote the take, and nothing of it was changed
-
-
-class ManifestError(Exception):
-    """A manifest entry cannot be written or read; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Manifest:
         try:
             text = json.dumps(asdict(entry), indent=1, sort_keys=True)
         except TypeError as error:
-            raise ManifestError(f"{path}: facts and settings must be plain JSON values: {error}") from None
+            raise StoreError(f"{path}: facts and settings must be plain JSON values: {error}") from None
         write_text(path, text + "\n")
 
     def forget(self, name: str) -> None:

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from internlm import __version__
+from internlm.core.errors import UserError
 from internlm.core.streams import keep_going
 
 # word: (module, one line of help)
@@ -33,7 +34,8 @@ COMMANDS = {
 RENAMED = {"plan": "estimate"}
 
 _OWN = ("internlm", "dataset_preprocess")
-_EXPECTED = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, ModuleNotFoundError)
+_FILES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_EXPECTED = (UserError, *_FILES, ModuleNotFoundError)
 
 # A file system that is read-only or full, over its quota, and names that it cannot have.
 _REFUSED = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -94,11 +96,10 @@ def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namesp
 
 
 def _expected(error: Exception) -> bool:
-    """Missing files, missing optional packages, and every error class that this project defines for its users."""
+    """What the user can mend: also missing files and missing optional packages, of which our own modules are none."""
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in _OWN:
         return False
-    own = type(error).__module__.partition(".")[0] in _OWN
-    return own or isinstance(error, _EXPECTED) or (isinstance(error, OSError) and error.errno in _REFUSED)
+    return isinstance(error, _EXPECTED) or (isinstance(error, OSError) and error.errno in _REFUSED)
 
 
 def _usage() -> str:

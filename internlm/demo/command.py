@@ -13,8 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from internlm.core.errors import UserError
+
 from .size import FULL, SMALL, DemoSize
-from .training import DemoError, train_stage
+from .training import train_stage
 
 if TYPE_CHECKING:
     from internlm.systems.egoagent.config import EgoAgentConfig as Config
@@ -92,12 +94,12 @@ def run_demo(
 
 
 def find_configs(folder: Path | None) -> dict[str, Path]:
-    """The two config files, from ``folder`` or from beside the package's source; DemoError when they are not there."""
+    """The two config files, from ``folder`` or from beside the package's source; UserError when they are not there."""
     root = folder or Path(__file__).resolve().parents[2] / "configs"
     files = {stage: root / name for stage, name in STAGES.items()}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
-        raise DemoError(
+        raise UserError(
             f"{missing[0]} does not exist: the demo's configs belong to the source tree, not to an installed package; run "
             "'make demo' in a clone, or name a folder with both files (--configs FOLDER)"
         )

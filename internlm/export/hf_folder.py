@@ -21,15 +21,12 @@ from internlm.data.view import describe_view, eval_transform, normalise
 from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoNetwork
 
+from .errors import ExportError
 from .sources import exported_sources, source_of
 
 WEIGHTS, CONFIG, PREPROCESSING = "model.safetensors", "config.json", "preprocessor_config.json"
 RECORD, RUN_CONFIG = "export.json", "training_config.yaml"
 _CHECK_SECONDS = 1800
-
-
-class ExportError(RuntimeError):
-    """What was asked for cannot be exported, or what was written does not give the network's outputs."""
 
 
 def write_hf(folder: Path, network: EgoNetwork, config: ModelConfig, branch: str) -> None:

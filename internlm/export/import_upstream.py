@@ -13,7 +13,8 @@ from internlm.config.places import PATHS_FROM, portable
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoNetwork
 
-from .upstream import UpstreamError, UpstreamNetwork, is_upstream, read_upstream
+from .errors import ExportError
+from .upstream import UpstreamNetwork, is_upstream, read_upstream
 
 FRESH_SEED = 1024  # of parts that the files do not hold
 
@@ -43,7 +44,7 @@ def import_upstream(
         config: the run's config; None makes one from ``model_config.pt`` that is right about the model alone.
         rename: see ``read_upstream``.
 
-    Raises UpstreamError, FileExistsError when ``out`` is not empty, CheckpointError when the disk refuses.
+    Raises ExportError, FileExistsError when ``out`` is not empty, CheckpointError when the disk refuses.
     """
     folder, out = Path(folder), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -53,9 +54,9 @@ def import_upstream(
     found = Path(teacher) if teacher else teacher_of(student.folder)
     other = read_upstream(found, model=shape or student.model, rename=rename) if found else None
     if other and other.folder.resolve() == student.folder.resolve():
-        raise UpstreamError(f"{folder} is given as both the student and the teacher")
+        raise ExportError(f"{folder} is given as both the student and the teacher")
     if config is not None and config.stage == "joint" and not student.actions:
-        raise UpstreamError(f"the config is of stage 'joint', but {student.folder} holds no action parts")
+        raise ExportError(f"the config is of stage 'joint', but {student.folder} holds no action parts")
     predictor, fresh = complete(student)
     observer_names = _own_tensors(student.model, actions=False).keys()
     observer = (other or student).tensors

@@ -7,6 +7,8 @@ import ast
 import importlib.util
 from pathlib import Path
 
+from .errors import ExportError
+
 ENTRIES = ("configuration_egoagent", "modeling_egoagent", "image_processing_egoagent")
 _HF = "internlm.export.hf"
 _PACKAGE = "internlm"
@@ -14,14 +16,10 @@ _PACKAGE = "internlm"
 _REPLACED = {"internlm.systems.egoagent.config": {"ModelConfig": ("configuration_egoagent", "EgoAgentConfig")}}
 
 
-class SourceError(RuntimeError):
-    """A module of the package imports something that cannot go with an exported model."""
-
-
 def exported_sources() -> dict[str, str]:
     """File name -> text of every module that the exported model needs, found by following the imports.
 
-    Raises SourceError for an import of the package that is not ``from module import names``, for two modules of one name,
+    Raises ExportError for an import of the package that is not ``from module import names``, for two modules of one name,
     and for one that has no counterpart outside the package.
     """
     files: dict[str, str] = {}
@@ -31,7 +29,7 @@ def exported_sources() -> dict[str, str]:
         module = waiting.pop()
         name = f"{module.rpartition('.')[2]}.py"
         if origin.setdefault(name, module) != module:
-            raise SourceError(f"{module} and {origin[name]} would both become {name} in the exported folder; rename one")
+            raise ExportError(f"{module} and {origin[name]} would both become {name} in the exported folder; rename one")
         if name not in files:
             files[name], needed = _rewrite(module)
             waiting += needed
@@ -45,7 +43,7 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
     needed: list[str] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import) and any(alias.name.partition(".")[0] == _PACKAGE for alias in node.names):
-            raise SourceError(f"{module}:{node.lineno}: write 'from module import names', which an export can rewrite")
+            raise ExportError(f"{module}:{node.lineno}: write 'from module import names', which an export can rewrite")
         if not isinstance(node, ast.ImportFrom) or not (target := _absolute(module, node)):
             continue
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
@@ -71,15 +69,15 @@ def _flat(module: str, node: ast.ImportFrom, target: str) -> str:
     known = _REPLACED[target]
     for alias in node.names:
         if alias.name not in known or len(node.names) > 1:
-            raise SourceError(f"{module}:{node.lineno}: {target} has no counterpart in an exported folder for {alias.name}")
+            raise ExportError(f"{module}:{node.lineno}: {target} has no counterpart in an exported folder for {alias.name}")
     (alias,) = node.names
     file, name = known[alias.name]
     return f"from .{file} import {name} as {alias.asname or alias.name}"
 
 
 def source_of(module: str) -> Path:
-    """The file of a module of this package, without importing it. Raises SourceError for a package folder."""
+    """The file of a module of this package, without importing it. Raises ExportError for a package folder."""
     path = Path(__file__).resolve().parents[2].joinpath(*module.split(".")).with_suffix(".py")
     if not path.is_file():
-        raise SourceError(f"{module} is not one file; import from the module that defines the name")
+        raise ExportError(f"{module} is not one file; import from the module that defines the name")
     return path

@@ -20,15 +20,12 @@ from internlm.config.legacy import translate_model
 from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.network import EgoNetwork
 
+from .errors import ExportError
 from .upstream_names import CODEBOOK, GAIN, HEAD_SIZES, NAMES, ROTARY, Split
 
 _SHARD = re.compile(r"model_tp(\d+)_pp(\d+)\.pt")
 _WRAPPERS = ("model.", "module.")
 _ACTIONS = ("action_query", "pose_projector.", "pose_head.", "context_projector.")
-
-
-class UpstreamError(RuntimeError):
-    """A folder in upstream's layout that cannot be read completely; the message names the file or the tensor."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,11 @@ def read_upstream(
         model: shape of the network; None reads ``model_config.pt``.
         rename: regular expressions of whole upstream names and what they are in ``NAMES``; an empty text drops the tensor.
 
-    Raises UpstreamError naming the missing file, the missing or unknown tensors, or the tensor whose shape does not fit.
+    Raises ExportError naming the missing file, the missing or unknown tensors, or the tensor whose shape does not fit.
     """
     folder = _step_folder(Path(folder))
     if not folder.is_dir():
-        raise UpstreamError(f"{folder} is not a folder")
+        raise ExportError(f"{folder} is not a folder")
     states = [_renamed(_load_shard(path), rename) for path in _complete_shards(folder)]
     mapped, unused, unknown = _sort_names(states)
     model = model or _read_model(folder, states[0])
@@ -75,7 +72,7 @@ def read_upstream(
     missing = [name for name in expected if name not in mapped and not name.endswith("num_batches_tracked")]
     unknown += [upstream for name, (upstream, _) in mapped.items() if name not in expected]
     if missing or unknown:
-        raise UpstreamError(_unmatched(folder, missing, unknown))
+        raise ExportError(_unmatched(folder, missing, unknown))
     tensors = {}
     for name, shape in expected.items():
         if name in mapped:
@@ -106,14 +103,14 @@ def _shards(folder: Path) -> dict[tuple[int, int], Path]:
 def _complete_shards(folder: Path) -> list[Path]:
     shards = _shards(folder)
     if not shards:
-        raise UpstreamError(f"{folder} holds no model_tp<rank>_pp<rank>.pt, nor does a numbered sub-folder of it")
+        raise ExportError(f"{folder} holds no model_tp<rank>_pp<rank>.pt, nor does a numbered sub-folder of it")
     stages = 1 + max(pp for _, pp in shards)
     if stages > 1:
-        raise UpstreamError(f"{folder} is split over {stages} pipeline stages; only a single stage, as published, is read")
+        raise ExportError(f"{folder} is split over {stages} pipeline stages; only a single stage, as published, is read")
     ranks = 1 + max(tp for tp, _ in shards)
     missing = [f"model_tp{tp}_pp0.pt" for tp in range(ranks) if (tp, 0) not in shards]
     if missing:
-        raise UpstreamError(f"{folder} has shards up to tensor-parallel rank {ranks - 1} but lacks {', '.join(missing)}")
+        raise ExportError(f"{folder} has shards up to tensor-parallel rank {ranks - 1} but lacks {', '.join(missing)}")
     return [shards[tp, 0] for tp in range(ranks)]
 
 
@@ -128,16 +125,16 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
         reason = found[1] if found else str(error).splitlines()[0]
-        raise UpstreamError(f"{path} holds more than tensors and plain values, or is damaged: {reason}") from error
+        raise ExportError(f"{path} holds more than tensors and plain values, or is damaged: {reason}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UpstreamError(f"{path} cannot be read: {reason}") from error
+        raise ExportError(f"{path} cannot be read: {reason}") from error
 
 
 def _load_shard(path: Path) -> dict[str, Tensor]:
     state = _load(path)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UpstreamError(f"{path} is not a dict of tensors by name")
+        raise ExportError(f"{path} is not a dict of tensors by name")
     for wrapper in _WRAPPERS:  # of mixed precision and of data parallelism
         if all(name.startswith(wrapper) for name in state):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
@@ -152,7 +149,7 @@ def _renamed(state: dict[str, Tensor], rename: Sequence[tuple[str, str]]) -> dic
                 name = match.expand(replacement)
                 break
         if name in result:
-            raise UpstreamError(f"--rename gives two tensors the name {name}")
+            raise ExportError(f"--rename gives two tensors the name {name}")
         if name:
             result[name] = tensor
     return result
@@ -170,7 +167,7 @@ def _sort_names(states: list[dict[str, Tensor]]) -> tuple[dict[str, tuple[str, S
             if match := re.fullmatch(pattern, name):
                 target = match.expand(ours)
                 if target in mapped:
-                    raise UpstreamError(f"{name} and {mapped[target][0]} both stand for {target}; drop one with rename")
+                    raise ExportError(f"{name} and {mapped[target][0]} both stand for {target}; drop one with rename")
                 mapped[target] = (name, split)
                 break
         else:
@@ -197,7 +194,7 @@ def _merge(folder: Path, name: str, parts: list[Tensor], split: Split, shape: to
     if split == "copy or rows":
         split = "copy" if parts[0].shape == shape else "rows"
     if split in ("copy", "first") and not all(torch.equal(part, parts[0]) for part in parts[1:]):
-        raise UpstreamError(f"{folder}: the ranks hold different copies of {name}")
+        raise ExportError(f"{folder}: the ranks hold different copies of {name}")
     try:
         if split == "rows":
             merged = torch.cat(parts)
@@ -210,9 +207,9 @@ def _merge(folder: Path, name: str, parts: list[Tensor], split: Split, shape: to
         # Summary tokens carry leading dimensions of 1 there.
         merged = merged.reshape(shape) if merged.numel() == shape.numel() and len(shape) == 1 else merged
     except RuntimeError as error:
-        raise UpstreamError(f"{folder}: the {len(parts)} parts of {name} cannot be joined: {error}") from error
+        raise ExportError(f"{folder}: the {len(parts)} parts of {name} cannot be joined: {error}") from error
     if merged.shape != shape:
-        raise UpstreamError(
+        raise ExportError(
             f"{folder}: {name} joined from {len(parts)} of the ranks' parts is {tuple(merged.shape)}, the network's is "
             f"{tuple(shape)}; shards are missing, or the config is another model's"
         )
@@ -223,10 +220,10 @@ def _read_model(folder: Path, state: Mapping[str, Tensor]) -> ModelConfig:
     """The network's shape from ``model_config.pt``, the head's from its tensors."""
     path = folder / "model_config.pt"
     if not path.is_file():
-        raise UpstreamError(f"{folder} has no model_config.pt; give the run's config with --config FILE")
+        raise ExportError(f"{folder} has no model_config.pt; give the run's config with --config FILE")
     section = _load(path)
     if not isinstance(section, dict):
-        raise UpstreamError(f"{path} holds a {type(section).__name__}, not the model section of a config; give --config FILE")
+        raise ExportError(f"{path} holds a {type(section).__name__}, not the model section of a config; give --config FILE")
     try:
         values = translate_model(_plain(section), str(path))
         for key, pattern in HEAD_SIZES.items():
@@ -235,7 +232,7 @@ def _read_model(folder: Path, state: Mapping[str, Tensor]) -> ModelConfig:
         values |= {"local_image_size": values["image_size"] // 2} if "image_size" in values else {}
         return ModelConfig.model_validate(values)
     except (ConfigError, ValueError) as error:
-        raise UpstreamError(f"{path} cannot become a model config: {error}; give --config FILE") from error
+        raise ExportError(f"{path} cannot become a model config: {error}; give --config FILE") from error
 
 
 def _plain(value: Any) -> Any:
@@ -258,6 +255,6 @@ def _check_computed(folder: Path, states: list[dict[str, Tensor]], model: ModelC
             if ROTARY.fullmatch(name) and not (
                 tensor.shape == frequencies.shape and torch.allclose(tensor.float(), frequencies, rtol=2e-3, atol=1e-6)
             ):
-                raise UpstreamError(f"{folder}: {name} are not the frequencies of head size {size} and base {model.rope_base:g}")
+                raise ExportError(f"{folder}: {name} are not the frequencies of head size {size} and base {model.rope_base:g}")
             if GAIN.fullmatch(name) and not torch.equal(tensor.float(), torch.ones_like(tensor, dtype=torch.float32)):
-                raise UpstreamError(f"{folder}: {name} is not 1 everywhere; this head's prototypes have no gain")
+                raise ExportError(f"{folder}: {name} is not 1 everywhere; this head's prototypes have no gain")

@@ -17,11 +17,12 @@ from internlm.systems.egoagent.network import EgoNetwork
 
 from . import hf_folder, programs
 from .card import model_card
-from .hf_folder import RECORD, RUN_CONFIG, ExportError
+from .errors import ExportError
+from .hf_folder import RECORD, RUN_CONFIG
 from .import_upstream import model_only_config, teacher_of
 from .reading import load_agent
 from .results import Result, find_results, read_results
-from .upstream import UpstreamError, is_upstream, read_upstream
+from .upstream import is_upstream, read_upstream
 
 FORMATS = ("hf", "torch-export", "onnx")
 BRANCHES = ("observer", "predictor")
@@ -70,8 +71,8 @@ def export_model(
         results: JSON files of ``egoagent eval --out`` for the model card, beside those in the run folder.
         overwrite: replace an earlier export. Anything else at ``out`` is left alone.
 
-    Raises ExportError for a difference beyond ``TOLERANCE`` (nothing is left behind then) and for what cannot be exported,
-    CheckpointError and UpstreamError for a source that cannot be read, FileExistsError, ModuleNotFoundError.
+    Raises ExportError for a difference beyond ``TOLERANCE`` (nothing is left behind then) and for what cannot be read or
+    exported, CheckpointError for a run that cannot be read, FileExistsError, ModuleNotFoundError.
     """
     out = Path(out).absolute()
     _require_packages(formats)
@@ -104,7 +105,7 @@ def load_source(source: str | Path, branch: str | None = None, rename: Sequence[
     if branch == "observer":
         teacher = teacher_of(loaded.folder)
         if teacher is None:
-            raise UpstreamError(f"{source} has no teacher beside it; without --network, the weights in it are exported")
+            raise ExportError(f"{source} has no teacher beside it; without --network, the weights in it are exported")
         loaded = read_upstream(teacher, model=loaded.model, rename=rename)
     network = EgoNetwork(loaded.model, actions=branch != "observer" and loaded.actions)
     network.load_state_dict({name: loaded.tensors[name] for name in network.state_dict()})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from internlm.config.errors import ConfigError
 from internlm.config.places import LAUNCH, RESOLVED_NAME
+from internlm.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,12 +89,12 @@ def _here(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...
 
 
 def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...]) -> int:
-    from .slurm import JobOptions, SlurmError, TrainTask, batch_script, minutes_of, submit
+    from .slurm import JobOptions, TrainTask, batch_script, minutes_of, submit
 
     minutes = minutes_of(args.time)
     if args.signal_ahead + 60 >= 60 * minutes:  # Slurm may warn up to a minute early
         early = f"--signal-ahead {args.signal_ahead} s, and up to a minute earlier by Slurm"
-        raise SlurmError(f"{early}, leaves nothing of --time {args.time}")
+        raise UserError(f"{early}, leaves nothing of --time {args.time}")
     options = JobOptions(
         folder=run_dir / LAUNCH,
         name=config.job_name,

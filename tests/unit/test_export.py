@@ -23,11 +23,10 @@ from internlm.data.store import StoreWriter, TakeInfo, TakeStore
 from internlm.data.view import MEAN, STD, normalise
 from internlm.export import hf_folder
 from internlm.export import write as export
+from internlm.export.errors import ExportError
 from internlm.export.reading import load_agent
-from internlm.export.results import ResultError
 from internlm.export.sources import exported_sources
-from internlm.export.upstream import UpstreamError
-from internlm.export.write import ExportError, export_model
+from internlm.export.write import export_model
 from internlm.launch.export import hf_models_folder
 from internlm.systems.egoagent.network import EgoAgent
 
@@ -338,9 +337,9 @@ def test_what_cannot_be_exported_is_named(run, exported, tmp_path, monkeypatch, 
         export_model(tmp_path, tmp_path / "out")
     with pytest.raises(ExportError, match="'coreml' is unknown; choose from hf"):
         export_model(run, tmp_path / "out", formats=["coreml"])
-    with pytest.raises(ResultError, match="measured at step 3, the exported weights are of step 8"):
+    with pytest.raises(ExportError, match="measured at step 3, the exported weights are of step 8"):
         export_model(run, tmp_path / "out", results=[run / "early.json"])
-    with pytest.raises(ResultError, match="is not a result"):
+    with pytest.raises(ExportError, match="is not a result"):
         export_model(run, tmp_path / "out", results=[run / "other.json"])
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name, *_: None)
@@ -393,7 +392,7 @@ def test_an_upstream_folder_exports_its_own_weights(tmp_path, unchecked):
     out = export_model(folder, tmp_path / "student").path
     assert torch.equal(load_file(out / "model.safetensors")["network.state_query"], student.state_query)
     assert "Imported weights" in (out / "README.md").read_text()
-    with pytest.raises(UpstreamError, match="has no teacher beside it"):
+    with pytest.raises(ExportError, match="has no teacher beside it"):
         export_model(folder, tmp_path / "teacher", branch="observer")
     write(tmp_path / "save_ckpt" / "job_teacher" / "9", teacher.state_dict())
     out = export_model(folder, tmp_path / "teacher", branch="observer").path

@@ -9,8 +9,9 @@ from train_samples import SIZE, tiny_config
 
 from internlm.cli import main
 from internlm.export import hf_folder, programs
+from internlm.export.errors import ExportError
 from internlm.export.reading import load_agent
-from internlm.export.write import ExportError, export_model
+from internlm.export.write import export_model
 from internlm.systems.egoagent.network import EgoNetwork
 
 

@@ -14,9 +14,10 @@ import torch
 
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.cli import main
+from internlm.export.errors import ExportError
 from internlm.export.import_upstream import import_upstream
 from internlm.export.reading import load_agent
-from internlm.export.upstream import UpstreamError, is_upstream, read_upstream
+from internlm.export.upstream import is_upstream, read_upstream
 from internlm.systems.egoagent.config import ModelConfig
 from internlm.systems.egoagent.loss import JointLoss
 from internlm.systems.egoagent.network import EgoAgent, EgoNetwork
@@ -185,10 +186,10 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
     folder = write(tmp_path / "1", network().state_dict())
     with (folder / "model_config.pt").open("wb") as file:
         torch.save(Bomb(), file)
-    with pytest.raises(UpstreamError, match=r"model_config\.pt holds more than tensors"):
+    with pytest.raises(ExportError, match=r"model_config\.pt holds more than tensors"):
         read_upstream(folder)
     (folder / "model_tp0_pp0.pt").write_bytes(pickle.dumps({"model.norm.weight": Bomb()}))
-    with pytest.raises(UpstreamError, match=r"model_tp0_pp0\.pt"):
+    with pytest.raises(ExportError, match=r"model_tp0_pp0\.pt"):
         read_upstream(folder)
     assert "executed" not in capsys.readouterr().out
 
@@ -197,7 +198,7 @@ def test_missing_and_unknown_tensors_are_listed_and_can_be_renamed(tmp_path, cap
     given = network().state_dict()
     extra = {"embedding.summary": given["state_query"][None, None], "embedding.position": torch.zeros(3)}
     folder = write(tmp_path / "5", {name: t for name, t in given.items() if name != "state_query"}, extra=extra)
-    with pytest.raises(UpstreamError) as refused:
+    with pytest.raises(ExportError) as refused:
         read_upstream(folder)
     text = str(refused.value)
     assert "state_query" in text and "embedding.summary" in text and "embedding.position" in text and "--rename" in text
@@ -244,7 +245,7 @@ def change(name, function):
 def test_what_is_wrong_is_named(tmp_path, act, says):
     folder = write(tmp_path / "3", network().state_dict(), ranks=4)
     act(folder)
-    with pytest.raises(UpstreamError, match=says):
+    with pytest.raises(ExportError, match=says):
         import_upstream(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

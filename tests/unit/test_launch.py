@@ -13,6 +13,7 @@ from internlm.cli import main
 from internlm.config.errors import ConfigError
 from internlm.config.load import load_config
 from internlm.config.schema import ParallelConfig
+from internlm.core.errors import UserError
 from internlm.launch import slurm
 from internlm.launch.command import fit_mesh
 from internlm.launch.local import run_local, torchrun_words
@@ -104,7 +105,7 @@ def test_slurms_times(text, minutes):
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "1h", "-5", "1:2:3:4"])
 def test_no_time(text):
-    with pytest.raises(slurm.SlurmError, match="--time"):
+    with pytest.raises(UserError, match="--time"):
         slurm.minutes_of(text)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from internlm.config.errors import ConfigError
+from internlm.core.errors import ConfigError
 from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.modality.frames import ConvStem, DinoHead
