@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from internlm.core.errors import UserError
-from internlm.demo import command as demo
+from internlm.demo import run as demo
 
 MODEL = (
     "model.hidden_size=32", "model.num_layers=1", "model.num_heads=2", "model.mlp_multiple_of=16", "model.image_size=32",

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from internlm import cli
+from internlm.commands import bench
 from internlm.eval import command
 from internlm.eval.errors import EvalError
 from internlm.eval.images import knn, knn_protocol, linear
-from internlm.eval.motion import bench_command
 
 NUMBERS = {
     "knn": {
@@ -74,7 +74,7 @@ def test_every_number_of_these_commands_is_checked():
                 for value in action.default if isinstance(action.default, list) else [action.default]:
                     assert value is None or action.type(str(value)) == value, action.option_strings
 
-    for module in (command, bench_command):
+    for module in (command, bench):
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
         look(parser)

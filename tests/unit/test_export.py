@@ -17,6 +17,7 @@ from train_samples import tiny_config
 
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
 from internlm.cli import main
+from internlm.commands.export import hf_models_folder
 from internlm.data.evaluation import evaluation_images
 from internlm.data.frames import open_images
 from internlm.data.store import StoreWriter, TakeInfo, TakeStore
@@ -27,7 +28,6 @@ from internlm.export.errors import ExportError
 from internlm.export.reading import load_agent
 from internlm.export.sources import exported_sources
 from internlm.export.write import export_model
-from internlm.launch.export import hf_models_folder
 from internlm.systems.egoagent.network import EgoAgent
 
 pytestmark = pytest.mark.timeout(900)  # three processes import torch and transformers anew, which a busy machine takes long for

@@ -156,6 +156,16 @@ def test_errors_that_the_user_can_mend_have_one_base(root):
     assert len(mendable) > 15 and errors - mendable == CAUGHT
 
 
+def test_only_commands_parse_arguments(root):
+    """Of the package; preprocessing's scripts keep the published names, and evaluation's options are declared beside it."""
+    found = {
+        path.relative_to(root / "internlm").parts[0]
+        for path in sources(root, "internlm")
+        if any(name.split(".")[0] == "argparse" for _, name in imports(path, root))
+    }
+    assert found == {"commands", "eval"}
+
+
 def test_entry_scripts_are_thin(root):
     for path in root.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 20, path
