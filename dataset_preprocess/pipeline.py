@@ -26,12 +26,9 @@ from dataset_preprocess.manifest import Entry, Manifest
 from dataset_preprocess.slurm import SlurmOptions, submit_array, wait_for
 from dataset_preprocess.summary import Summary, counts
 from dataset_preprocess.workers import WorkerDied, run_in_processes
+from internlm.core.errors import UserError
 
-__all__ = ["Job", "PipelineError", "SkipTake", "add_run_arguments", "run_arguments", "run_jobs"]
-
-
-class PipelineError(Exception):
-    """A run cannot start; the message names what to change."""
+__all__ = ["Job", "SkipTake", "add_run_arguments", "run_arguments", "run_jobs"]
 
 
 def run_jobs(
@@ -57,7 +54,7 @@ def run_jobs(
     settings: plain JSON values that decide about the bytes (size, quality, stride). A take done with other settings is a
     failure that says so, unless ``force``, which does everything again; so is one made from another file than ``job.path``.
     replace: does everything again and calls ``work(job, anew=True)``, which may remove what other steps wrote of the take.
-    Raises PipelineError for two jobs of one name.
+    Raises UserError for two jobs of one name.
     """
     attempt = Attempt(work, Path(out), step, json.loads(json.dumps(dict(settings or {}))), force or replace, replace)
     _check_names(jobs)
@@ -154,9 +151,9 @@ def _tell(name: str, outcome: Outcome) -> None:
 def _check_names(jobs: Sequence[Job]) -> None:
     for name, count in Counter(job.name for job in jobs).items():
         if count > 1:
-            raise PipelineError(f"{count} recordings would become the take {name!r}; give them to commands of their own")
+            raise UserError(f"{count} recordings would become the take {name!r}; give them to commands of their own")
         if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
-            raise PipelineError(f"take name {name!r} cannot be a file name")
+            raise UserError(f"take name {name!r} cannot be a file name")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +180,7 @@ def run_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed run options as keyword arguments of ``run_jobs``: workers, slurm, force, replace."""
     for name in ("workers", "slurm_tasks", "slurm_minutes", "slurm_memory"):
         if getattr(args, name) < (0 if name == "workers" else 1):
-            raise PipelineError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
     slurm = args.slurm and SlurmOptions(
         args.slurm,
         cluster=args.slurm_cluster,

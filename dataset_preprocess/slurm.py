@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internlm.core.errors import UserError
+
 POLL_SECONDS = 5.0
 ANSWER_SECONDS = 60.0  # for squeue; a controller that restarts answers late or not at all
 MAX_TIMEOUTS = 20  # a task goes on where its time limit ended it; a take longer than the limit must not do so for ever
-
-
-class SlurmError(Exception):
-    """A job array cannot be submitted; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,12 @@ class ArrayTask:
 def submit_array(jobs: Sequence[Any], run: Callable[[Sequence[Any]], Any], options: SlurmOptions, *, cpus: int) -> list[Any]:
     """Submit ``run`` on the jobs, dealt over at most ``options.tasks`` array tasks; returns submitit's jobs.
 
-    Raises SlurmError where submitit or Slurm is missing or refuses.
+    Raises UserError where submitit or Slurm is missing or refuses.
     """
     try:
         import submitit
     except ModuleNotFoundError:
-        raise SlurmError("--slurm needs submitit: pip install submitit") from None
+        raise UserError("--slurm needs submitit: pip install submitit") from None
     # Dealt like cards, so that a run of long takes does not end up in one task.
     groups = [list(jobs[start :: options.tasks]) for start in range(min(options.tasks, len(jobs)))]
     try:
@@ -73,7 +71,7 @@ def submit_array(jobs: Sequence[Any], run: Callable[[Sequence[Any]], Any], optio
             executor.update_parameters(**{f"slurm_{name}": value for name, value in chosen.items()})
         return executor.map_array(ArrayTask(run), groups)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:  # submitit's FailedJobError is a RuntimeError
-        raise SlurmError(f"the job array could not be submitted: {error}") from None
+        raise UserError(f"the job array could not be submitted: {error}") from None
 
 
 def wait_for(array: Sequence[Any], options: SlurmOptions) -> None:

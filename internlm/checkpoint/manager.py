@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from internlm.core.collectives import ALONE, Group
+from internlm.core.files import sync
 
 from .index import INDEX, META, SUFFIX, Checkpoint, read_index
 from .sums import CHECKSUMS, CheckpointError, check_files, read_sums
-from .writing import Parts, Written, complete_folder, sync, write_share
+from .writing import Parts, Written, complete_folder, write_share
 
 Result = TypeVar("Result")
 

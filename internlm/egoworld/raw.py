@@ -12,7 +12,6 @@ As in the real data the world's origin and heading are arbitrary (z up, not the 
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from internlm.core.files import write_text
 from internlm.data.camera import ARIA_SIZE
 from internlm.data.store import COCO_JOINTS, Camera, TakeStore
+from internlm.data.store.unfinished import unfinished
 from internlm.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL
 from internlm.egoworld.simulate import SettingsError, SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
 from internlm.egoworld.timeline import FRAME_RATE
@@ -118,22 +119,19 @@ def write_raw_take(plan: TakePlan) -> str:
     take = simulate_take(
         plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=1, motion=plan.motion, dropout=plan.dropout
     )
-    final = plan.path / "takes" / plan.name
-    folder = final.with_name(f".partial-{plan.name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    video = folder / "frame_aligned_videos" / "downscaled" / "448" / "aria01_214-1.mp4"
-    video.parent.mkdir(parents=True)
-    write_video(video, take)
-    _write_json(folder / "aria01_noimagestreams.calib.json", device_calibration(plan.camera, serial=plan.uid[:12]))
-    rng = np.random.default_rng([*plan.seed, 3])
-    world = arbitrary_world(take, rng)
-    poses = plan.path / "annotations" / "ego_pose" / plan.split
-    phase = int(rng.integers(MANUAL_STEP))
-    every = range(len(take.joints))
-    _write_json(poses / "body" / "automatic" / f"{plan.uid}.json", body_json(take, world, every))
-    _write_json(poses / "body" / "annotation" / f"{plan.uid}.json", body_json(take, world, every[phase::MANUAL_STEP]))
-    _write_json(poses / "camera_pose" / f"{plan.uid}.json", camera_json(take, world, plan))
-    folder.rename(final)
+    with unfinished(plan.path / "takes" / plan.name) as folder:
+        video = folder / "frame_aligned_videos" / "downscaled" / "448" / "aria01_214-1.mp4"
+        video.parent.mkdir(parents=True)
+        write_video(video, take)
+        _write_json(folder / "aria01_noimagestreams.calib.json", device_calibration(plan.camera, serial=plan.uid[:12]))
+        rng = np.random.default_rng([*plan.seed, 3])
+        world = arbitrary_world(take, rng)
+        poses = plan.path / "annotations" / "ego_pose" / plan.split
+        phase = int(rng.integers(MANUAL_STEP))
+        every = range(len(take.joints))
+        _write_json(poses / "body" / "automatic" / f"{plan.uid}.json", body_json(take, world, every))
+        _write_json(poses / "body" / "annotation" / f"{plan.uid}.json", body_json(take, world, every[phase::MANUAL_STEP]))
+        _write_json(poses / "camera_pose" / f"{plan.uid}.json", camera_json(take, world, plan))
     return plan.name
 
 
@@ -256,7 +254,4 @@ def _take_entry(plan: TakePlan) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    write_text(path, json.dumps(content))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from internlm.core.errors import UserError
 from internlm.data.camera import rays
 from internlm.data.store import SPLITS, Camera, PackedColumn, PoseTrack, StoreError, StoreWriter, TakeInfo
 from internlm.data.store.column_files import read_column
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 95
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """The asked-for world cannot be made; the message names the setting."""
 
 

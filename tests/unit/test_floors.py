@@ -110,7 +110,7 @@ def test_the_check_sees_what_it_should(tmp_path, file, text, faults):
 
 ENTRY = "internlm.cli.main"  # the published project's scripts, run by name, hand over to the command line
 # What preprocessing may use of the package: all of it runs without torch.
-SHARED = ("data/store", "data/camera", "data/geometry", "data/skeleton", "data/mocap", "egoworld")
+SHARED = ("core/errors", "core/files", "data/store", "data/camera", "data/geometry", "data/skeleton", "data/mocap", "egoworld")
 
 
 def test_preprocessing_shares_only_the_torch_free_data_parts(root):
@@ -142,6 +142,33 @@ def test_who_works_for_every_system_names_none(root, part):
         for line, name in imports(path, root):
             parts = name.split(".")
             assert parts[:2] != ["internlm", "systems"] or parts[2] in seam, f"{path}:{line}: {name}"
+
+
+# By the pipeline, by the reader of configs, by "egoagent train", by a Slurm job.
+CAUGHT = {"SkipTake", "YamlError", "LostProcessError", "EarlyStop"}
+
+
+def test_errors_that_the_user_can_mend_have_one_base(root):
+    bases = {}
+    for path in sources(root, "internlm") + sources(root, "dataset_preprocess"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    errors = {name for name, of in bases.items() if any(base.endswith(("Error", "Exception")) for base in of)}
+    mendable = {"UserError"}
+    for _ in errors:
+        mendable |= {name for name in errors if mendable & set(bases[name])}
+    assert len(mendable) > 15 and errors - mendable == CAUGHT
+
+
+def test_only_commands_parse_arguments(root):
+    """Of the package; preprocessing's scripts keep the published names, and evaluation's options are declared beside it."""
+    found = {
+        path.relative_to(root / "internlm").parts[0]
+        for path in sources(root, "internlm")
+        if any(name.split(".")[0] == "argparse" for _, name in imports(path, root))
+    }
+    assert found == {"commands", "eval"}
 
 
 def test_entry_scripts_are_thin(root):

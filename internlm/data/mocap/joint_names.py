@@ -40,7 +40,7 @@ TAIL = ("joint", "jnt", "jt", "bone", "bn", "bind", "skin", "stretch", "x", "c",
 MAP_KEYS = (*COCO_JOINTS, HEAD, NECK)
 
 
-class UnknownJoints(Exception):
+class UnknownJoints(MocapError):
     """The names do not tell the joints apart; the message says which, without the file."""
 
 

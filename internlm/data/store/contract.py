@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from internlm.core.errors import UserError
+
 FORMAT = "egoagent-take-store"
 VERSIONS = (1, 2)  # 2: some take has columns, which readers of version 1 do not know
 COCO_JOINTS: tuple[str, ...] = (
@@ -20,7 +22,7 @@ MAX_SIDE = 1 << 16  # pixels; what JPEG can hold
 MAX_RATE = 1e6  # Hz
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """A take store breaks the contract; the message names the path or take."""
 
 
