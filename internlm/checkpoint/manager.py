@@ -261,11 +261,12 @@ def open_checkpoint(path: Path, parts: tuple[str, ...] | None, checked: slice = 
     index = read_index(path, sorted(sums))
     for name in set(parts or ()) - index.keys():
         raise CheckpointError(f"{path}: {name}{SUFFIX} is missing; the checkpoint has {', '.join(index) or 'no parts'}")
+    there = tuple(index)
     if parts is not None:
         index = {name: index[name] for name in parts}
     files = sorted(name for name in sums if name.endswith(SUFFIX) and (parts is None or _part_of(name) in parts))
     check_files(path, files[checked], sums)
-    return Checkpoint(path, meta["step"], meta, index)
+    return Checkpoint(path, meta["step"], meta, index, there)
 
 
 def find_checkpoint(path: str | Path, parts: Iterable[str] | None = None, group: Group = ALONE) -> Checkpoint:
