@@ -25,7 +25,7 @@ def search(query: Tensor, gallery: Tensor, k: int, *, backend: str = "auto") -> 
     query [N, D], gallery [M, D] (any float dtype, need not be normalised) -> similarity float64 [N, k] descending and
     index int64 [N, k]; k is clipped to M. Computed on the query's device; the gallery may lie on another one. ``backend`` is
     "torch" (also "auto") or, on the CPU, "faiss"; the neighbours do not depend on it. Memory beyond inputs and result stays
-    below 200 MB for any N and M, at D up to 4096. Raises EvalError for empty or non-finite features.
+    below 200 MB for any N and M, at D up to 4096 and k up to 1000. Raises EvalError for empty or non-finite features.
     """
     for features, name in ((query, "query"), (gallery, "gallery")):
         if features.dim() != 2 or not features.numel():
@@ -46,42 +46,47 @@ def search(query: Tensor, gallery: Tensor, k: int, *, backend: str = "auto") -> 
     # A sum of D products of unit vectors: half a unit in the last place for each, and a few for the vectors' own rounding.
     # Matrix products of less than full precision have a larger unit.
     bound = (2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8) * (dim + 8)
-    parts = []
-    for part, length in zip(*(x.split(max(1, TILE_BYTES // (8 * max(reach, _rows(dim))))) for x in (query, query_norm))):
-        unit = part.double() / length[:, None]
+    similarity = torch.empty(len(query), k, dtype=torch.float64, device=query.device)
+    index = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
+    block = max(1, TILE_BYTES // (16 * max(reach, _rows(dim), dim)))
+    for part in (slice(start, start + block) for start in range(0, len(query), block)):
+        unit = query[part] / query_norm[part, None]
         least, candidates = _candidates(unit.float(), gallery, norm, reach, backend == "faiss")
-        similarity, index = _rescored(unit, gallery, norm, candidates, k)
-        if reach < len(gallery):
-            missed = least + bound >= similarity[:, -1]
-            if missed.any():
-                similarity[missed], index[missed] = _all_rows(unit[missed], gallery, norm, k)
-        parts.append((similarity, index))
-    return torch.cat([similarity for similarity, _ in parts]), torch.cat([index for _, index in parts])
+        found, where = _rescored(unit, gallery, norm, candidates, k)
+        missed = (least + bound >= found[:, -1]) & (reach < len(gallery))
+        if missed.any():
+            found[missed], where[missed] = _all_rows(unit[missed], gallery, norm, k)
+        similarity[part], index[part] = found, where
+    return similarity, index
 
 
 def _rows(dim: int) -> int:
-    return max(1, TILE_BYTES // (8 * dim))
+    return max(1, TILE_BYTES // (16 * dim))
 
 
-def _tiles(gallery: Tensor, norm: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """First row and unit rows float64 [n, D] of each tile."""
+def _tiles(gallery: Tensor, norm: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """First row and unit rows [n, D] of each tile. One buffer serves all, or the allocator's memory falls to pieces."""
     rows = _rows(gallery.shape[1])
+    buffer = torch.empty(min(rows, len(gallery)), gallery.shape[1], dtype=dtype, device=norm.device)
     for start in range(0, len(gallery), rows):
-        yield start, gallery[start : start + rows].to(norm.device, torch.float64) / norm[start : start + rows, None]
+        part = gallery[start : start + rows].to(norm.device)
+        yield start, torch.div(part, norm[start : start + rows, None], out=buffer[: len(part)])
 
 
 def _candidates(unit: Tensor, gallery: Tensor, norm: Tensor, reach: int, use_faiss: bool) -> tuple[Tensor, Tensor]:
     """Each query's ``reach`` best float32 products: the least of them [n] and their rows, ascending [n, reach]."""
     best, index = unit.new_empty(len(unit), 0), torch.empty(len(unit), 0, dtype=torch.int64, device=unit.device)
-    for start, tile in _tiles(gallery, norm):
+    products = unit.new_empty(len(unit), min(_rows(unit.shape[1]), len(gallery)))
+    for start, tile in _tiles(gallery, norm, unit.dtype):
         if use_faiss:
             import faiss
 
             flat = faiss.IndexFlatIP(tile.shape[1])
-            flat.add(tile.float().numpy())
+            flat.add(tile.numpy())
             values, columns = map(torch.from_numpy, flat.search(unit.numpy(), min(reach, len(tile))))
         else:
-            values, columns = (unit @ tile.float().T).topk(min(reach, len(tile)), dim=1, sorted=False)
+            product = torch.mm(unit, tile.T, out=products[:, : len(tile)])
+            values, columns = product.topk(min(reach, len(tile)), dim=1, sorted=False)
         best, index = torch.cat([best, values], 1), torch.cat([index, columns + start], 1)
         best, kept = best.topk(min(reach, best.shape[1]), dim=1, sorted=False)
         index = index.gather(1, kept)
@@ -91,7 +96,7 @@ def _candidates(unit: Tensor, gallery: Tensor, norm: Tensor, reach: int, use_fai
 def _rescored(unit: Tensor, gallery: Tensor, norm: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The best k of candidate rows [n, c] in float64, elementwise, since a matrix product rounds equal rows differently."""
     similarity = torch.empty(candidates.shape, dtype=torch.float64, device=unit.device)
-    rows = max(1, TILE_BYTES // (8 * candidates.shape[1] * unit.shape[1]))
+    rows = max(1, _rows(unit.shape[1]) // candidates.shape[1])
     for start in range(0, len(unit), rows):
         part = candidates[start : start + rows]
         chosen = gallery[part.to(gallery.device)].to(unit.device, torch.float64)
@@ -102,7 +107,7 @@ def _rescored(unit: Tensor, gallery: Tensor, norm: Tensor, candidates: Tensor, k
 def _all_rows(unit: Tensor, gallery: Tensor, norm: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The best k of all rows in float64."""
     best, index = unit.new_empty(len(unit), 0), torch.empty(len(unit), 0, dtype=torch.int64, device=unit.device)
-    for start, tile in _tiles(gallery, norm):
+    for start, tile in _tiles(gallery, norm, unit.dtype):
         columns = torch.arange(start, start + len(tile), device=unit.device).expand(len(unit), -1)
         best, index = _top(torch.cat([best, unit @ tile.T], 1), torch.cat([index, columns], 1), k)
     return best, index
@@ -116,8 +121,10 @@ def _top(similarity: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _norms(features: Tensor, name: str) -> Tensor:
     """Length of each row in float64, 1 for zeros; EvalError naming a row that is not finite."""
-    # Tile by tile, because the cast to float64 is not fused.
-    norm = torch.cat([torch.linalg.vector_norm(x, dim=1, dtype=torch.float64) for x in features.split(_rows(features.shape[1]))])
+    norm = torch.empty(len(features), dtype=torch.float64, device=features.device)
+    rows = _rows(features.shape[1])  # the cast to float64 is not fused: tile by tile
+    for part, out in zip(features.split(rows), norm.split(rows), strict=True):
+        torch.linalg.vector_norm(part, dim=1, dtype=torch.float64, out=out)
     bad = ~torch.isfinite(norm)
     if bad.any():
         raise EvalError(f"row {int(bad.nonzero()[0])} of the {name} features is not finite; leave such rows out")
