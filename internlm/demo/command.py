@@ -196,7 +196,7 @@ def _digest(shape: dict[str, Any]) -> str:
 
     folder = Path(egoworld.__file__).parent
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-    for path in (*sorted(folder.rglob("*.py")), folder.with_name("camera.py")):  # with its sub-packages and its camera's rays
+    for path in (*sorted(folder.rglob("*.py")), folder.parent / "data" / "camera.py"):  # its camera's rays too
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

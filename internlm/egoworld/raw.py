@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def generate_raw(
         places=places, dropout=dropout, motions=motions,
     ):  # fmt: skip
         camera = device_camera(np.random.default_rng([*plan.seed, 214]), size)
-        plans.append(TakePlan(**{**plan.__dict__, "camera": camera}))
+        plans.append(replace(plan, camera=camera))
     (path / "takes").mkdir(parents=True, exist_ok=True)
     _check_recipes(path / "egoworld.json", {plan.name: plan.recipe for plan in plans})
     run_plans([plan for plan in plans if not (path / "takes" / plan.name).is_dir()], write_raw_take, jobs, on_take)

@@ -5,7 +5,7 @@ furniture, walls and floor; colours and light say nothing.
 room spans (0, 0, 0) to ``size`` in metres.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -262,12 +262,7 @@ def _assemble(rng: np.random.Generator, place: str, size: np.ndarray, parts: lis
     )  # fmt: skip
     kinds = [(i, part.thing) for i, part in enumerate(parts) if part.thing]
     found = (_object_in_reach(room, i, kind) for i, kind in kinds)
-    return _with_objects(room, tuple(thing for thing in found if thing is not None))
-
-
-def _with_objects(room: Room, objects: tuple[Object, ...]) -> Room:
-    fields = {name: getattr(room, name) for name in room.__dataclass_fields__}
-    return Room(**{**fields, "objects": objects})
+    return replace(room, objects=tuple(thing for thing in found if thing is not None))
 
 
 def _repeats(boxes: np.ndarray, textures: np.ndarray, scale: float = 1.0) -> np.ndarray:

@@ -35,11 +35,10 @@ class FieldOfView:
 
 @dataclass(frozen=True)
 class Sighting:
-    """One object in view: its row in ``room.objects`` and its angle from the view centre in degrees (side: left is positive)."""
+    """One object in view: its row in ``room.objects`` and its angle from the view centre in degrees."""
 
     row: int
     angle: float
-    side: float
 
 
 def first_hit(boxes: np.ndarray, origin: np.ndarray, point: np.ndarray) -> np.ndarray:
@@ -69,7 +68,7 @@ def sightings(
         if hits.min(initial=np.inf) < entry - 0.01:
             continue
         angle = float(np.degrees(np.arctan2(np.hypot(local[row, 0], local[row, 1]), local[row, 2])))
-        seen.append(Sighting(int(row), angle, float(np.degrees(np.arctan2(-local[row, 0], local[row, 2])))))
+        seen.append(Sighting(int(row), angle))
     return seen
 
 
