@@ -184,15 +184,7 @@ def run_arguments(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("workers", "slurm_tasks", "slurm_minutes", "slurm_memory"):
         if getattr(args, name) < (0 if name == "workers" else 1):
             raise PipelineError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
-    slurm = args.slurm and SlurmOptions(
-        args.slurm,
-        cluster=args.slurm_cluster,
-        partition=args.slurm_partition,
-        account=args.slurm_account,
-        qos=args.slurm_qos,
-        minutes=args.slurm_minutes,
-        memory_gb=args.slurm_memory,
-        tasks=args.slurm_tasks,
-        wait=not args.slurm_no_wait,
-    )
-    return {"workers": args.workers, "slurm": slurm or None, "force": args.force, "replace": args.replace}
+    named = ("cluster", "partition", "account", "qos", "minutes", "memory", "tasks")
+    options = {name: getattr(args, f"slurm_{name}") for name in named}
+    slurm = SlurmOptions(args.slurm, **options, wait=not args.slurm_no_wait) if args.slurm else None
+    return {"workers": args.workers, "slurm": slurm, "force": args.force, "replace": args.replace}

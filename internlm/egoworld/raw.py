@@ -46,7 +46,6 @@ def generate_raw(
     seconds: float = 30.0,
     places: Sequence[str] = (),
     motions: Sequence["Motion"] = (),
-    dropout: float = 0.03,
     jobs: int = 1,
     on_take: Callable[[str], None] | None = None,
 ) -> Path:
@@ -62,7 +61,7 @@ def generate_raw(
     plans = []
     for plan in plan_takes(
         path, takes, seed=seed, camera=device_camera(np.random.default_rng(0), size), seconds=seconds, image_stride=1,
-        places=places, dropout=dropout, motions=motions,
+        places=places, motions=motions,
     ):  # fmt: skip
         camera = device_camera(np.random.default_rng([*plan.seed, 214]), size)
         plans.append(replace(plan, camera=camera))
@@ -119,9 +118,7 @@ def write_raw_take(plan: TakePlan) -> str:
     import cv2
 
     cv2.setNumThreads(1)
-    take = simulate_take(
-        plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=1, motion=plan.motion, dropout=plan.dropout
-    )
+    take = simulate_take(plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=1, motion=plan.motion)
     final = plan.path / "takes" / plan.name
     folder = final.with_name(f".partial-{plan.name}")
     shutil.rmtree(folder, ignore_errors=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from internlm.data.mocap import Motion
 
 JPEG_QUALITY = 95
+DROPOUT = 0.03  # share of joint observations lost in short gaps, as in annotated recordings
 
 
 class SettingsError(ValueError):
@@ -81,14 +82,12 @@ def simulate_take(
     seconds: float = 30.0,
     image_stride: int = 5,
     motion: "Motion | None" = None,
-    dropout: float = 0.03,
 ) -> SimulatedTake:
     """One take in a new room of class ``place``: a composed behaviour, or a recorded ``motion`` placed into the room.
 
     Args:
         seconds: length at 30 Hz; recorded motion may be shorter.
         image_stride: an image every so many frames; poses exist at every frame.
-        dropout: share of joint observations lost in short gaps, as in annotated recordings.
     """
     room_seed, wearer_seed, gap_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3, np.uint64) >> np.uint64(1))
     rng = np.random.default_rng(wearer_seed)
@@ -116,7 +115,7 @@ def simulate_take(
         camera=camera,
         image_frames=np.arange(0, len(joints), image_stride),
         joints=joints,
-        visible=seen & ~gaps(np.random.default_rng(gap_seed), len(joints), dropout),
+        visible=seen & ~gaps(np.random.default_rng(gap_seed), len(joints), DROPOUT),
         world_from_camera=poses,
         capsules=capsules(joints, seen.all(0)),
         body_tints=draw_tints(rng),
@@ -176,7 +175,6 @@ class TakePlan:
     camera: Camera
     seconds: float
     image_stride: int
-    dropout: float
     depth: bool
     motion: "Motion | None" = None
 
@@ -191,7 +189,7 @@ class TakePlan:
             "seed": list(self.seed),
             "seconds": self.seconds,
             "image_stride": self.image_stride,
-            "dropout": self.dropout,
+            "dropout": DROPOUT,
             "camera": [self.camera.model, self.camera.width],
             "motion": self.motion.name if self.motion else None,
         }
@@ -206,7 +204,6 @@ def plan_takes(
     seconds: float,
     image_stride: int,
     places: Sequence[str] = (),
-    dropout: float = 0.03,
     depth: bool = False,
     motions: Sequence["Motion"] = (),
 ) -> list[TakePlan]:
@@ -235,7 +232,6 @@ def plan_takes(
                     seed=(seed, SPLITS.index(split), index),
                     seconds=seconds,
                     image_stride=image_stride,
-                    dropout=dropout,
                     depth=depth,
                     motion=pool[index % len(pool)] if pool else None,
                 )
@@ -247,9 +243,8 @@ def write_take(plan: TakePlan) -> str:
     """Simulate one planned take and add it to the store at ``plan.path``; returns its name."""
     cv2.setNumThreads(1)  # takes are the unit of parallel work
     take = simulate_take(
-        plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=plan.image_stride, motion=plan.motion,
-        dropout=plan.dropout,
-    )  # fmt: skip
+        plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=plan.image_stride, motion=plan.motion
+    )
     info = TakeInfo(
         name=plan.name, uid=plan.uid, split=plan.split, frame_rate=FRAME_RATE, camera=plan.camera, pose_space="world",
         labels={"place": plan.place}, source="egoworld", extra={**take.about, "recipe": plan.recipe, "actions": list(ACTIONS)},
@@ -309,7 +304,6 @@ def generate_store(
     image_stride: int = 5,
     places: Sequence[str] = (),
     camera: str = "pinhole",
-    dropout: float = 0.03,
     depth: bool = False,
     motions: Sequence["Motion"] = (),
     jobs: int = 1,
@@ -325,7 +319,7 @@ def generate_store(
     writer = StoreWriter(path)
     plans = plan_takes(
         Path(path), takes, seed=seed, camera=default_camera(camera, size), seconds=seconds, image_stride=image_stride,
-        places=places, dropout=dropout, depth=depth, motions=motions,
+        places=places, depth=depth, motions=motions,
     )  # fmt: skip
     missing = []
     for plan in plans:

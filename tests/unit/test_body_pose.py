@@ -26,11 +26,11 @@ def raw(tmp_path_factory):
     truth = {}
     plans = plan_takes(
         path, TAKES, seed=5, camera=device_camera(np.random.default_rng(0), SIZE), seconds=SECONDS, image_stride=1,
-        places=(), dropout=0.03, motions=(),
+        places=(), motions=(),
     )  # fmt: skip
     for plan in plans:
         camera = device_camera(np.random.default_rng([*plan.seed, 214]), SIZE)
-        take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1, dropout=plan.dropout)
+        take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1)
         world = arbitrary_world(take, np.random.default_rng([*plan.seed, 3]))
         joints = take.joints @ world[:3, :3].T + world[:3, 3]
         truth[plan.name] = (joints, take.visible, world @ take.world_from_camera)

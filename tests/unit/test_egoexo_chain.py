@@ -27,10 +27,10 @@ def joined(tmp_path_factory):
     assert data_command("egoexo", raw, store, "--size", SIZE, "--stride", 5, "--quality", 95) == 0
     (plan,) = plan_takes(
         raw, TAKES, seed=9, camera=device_camera(np.random.default_rng(0), SIZE), seconds=SECONDS, image_stride=1,
-        places=(), dropout=0.03, motions=(),
+        places=(), motions=(),
     )  # fmt: skip
     camera = device_camera(np.random.default_rng([*plan.seed, 214]), SIZE)
-    take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1, dropout=plan.dropout)
+    take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1)
     return raw, store, take, arbitrary_world(take, np.random.default_rng([*plan.seed, 3]))
 
 

@@ -73,5 +73,5 @@ class Canvas:
 @dataclass(frozen=True)
 class Pattern:
     draw: Callable[[Canvas, np.random.Generator], object]
-    repeat_m: float  # metres of one repeat; 0 stretches the drawing over the whole face
+    repeat_m: float = 0.0  # metres of one repeat; 0 stretches the drawing over the whole face
     glow: bool = False  # lit by itself (screens, windows)
