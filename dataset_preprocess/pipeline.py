@@ -8,6 +8,7 @@ again, does only what is missing: takes recorded as done are kept, everything el
     SkipTake                           raised by work: nothing to do for this take, and why
     run_jobs(...) -> Summary           the run
     add_run_arguments, run_arguments   --workers, --force, --slurm ... of a command
+    run_step(...) -> exit code         run_jobs as a command calls it
 """
 
 import argparse
@@ -26,8 +27,9 @@ from dataset_preprocess.manifest import Entry, Manifest
 from dataset_preprocess.slurm import SlurmOptions, submit_array, wait_for
 from dataset_preprocess.summary import Summary, counts
 from dataset_preprocess.workers import WorkerDied, run_in_processes
+from internlm.data.store import StoreWriter
 
-__all__ = ["Job", "PipelineError", "SkipTake", "add_run_arguments", "run_arguments", "run_jobs"]
+__all__ = ["Job", "PipelineError", "SkipTake", "add_pack_argument", "add_run_arguments", "run_arguments", "run_jobs", "run_step"]
 
 
 class PipelineError(Exception):
@@ -177,6 +179,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--slurm-cluster", choices=("slurm", "local", "debug"), default="slurm", help="local and debug try it without Slurm"
     )
+
+
+def add_pack_argument(parser: argparse._ActionsContainer) -> None:
+    """--pack and --no-pack of the commands that store frames."""
+    words = "a take's frames in one tar with an index (default), or as loose files"
+    parser.add_argument("--pack", action=argparse.BooleanOptionalAction, default=True, help=words)
+
+
+def run_step(args: argparse.Namespace, jobs: Sequence[Job], work: Callable[..., dict], step: str, settings: Mapping) -> int:
+    """What commands end with: make the store, do every job with ``work(job, out=...)``; returns the exit code."""
+    StoreWriter(args.out)
+    work = partial(work, out=args.out)
+    return run_jobs(jobs, work, out=args.out, step=step, settings=settings, **run_arguments(args)).exit_code
 
 
 def run_arguments(args: argparse.Namespace) -> dict[str, Any]:

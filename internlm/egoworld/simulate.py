@@ -175,7 +175,7 @@ class TakePlan:
     camera: Camera
     seconds: float
     image_stride: int
-    depth: bool
+    depth: bool = False
     motion: "Motion | None" = None
 
     @property
@@ -200,17 +200,14 @@ def plan_takes(
     takes: dict[str, int],
     *,
     seed: int,
-    camera: Camera,
-    seconds: float,
-    image_stride: int,
     places: Sequence[str] = (),
-    depth: bool = False,
     motions: Sequence["Motion"] = (),
+    **how: Any,
 ) -> list[TakePlan]:
     """Names, seeds and place classes of all takes; places take turns so that every split has them evenly.
 
     With ``motions`` the takes of a split cycle through the recorded motions of that split (a motion without a split
-    belongs to all).
+    belongs to all). how: what is the same in all takes, as in ``TakePlan``: camera, seconds, image_stride, depth.
     """
     places = tuple(places) or tuple(PLACES)
     plans = []
@@ -228,12 +225,9 @@ def plan_takes(
                     name=f"{split}_{index:04d}_{place}",
                     split=split,
                     place=place,
-                    camera=camera,
                     seed=(seed, SPLITS.index(split), index),
-                    seconds=seconds,
-                    image_stride=image_stride,
-                    depth=depth,
                     motion=pool[index % len(pool)] if pool else None,
+                    **how,
                 )
             )
     return plans
