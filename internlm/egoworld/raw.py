@@ -16,18 +16,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from internlm.data.camera import ARIA_SIZE
+from internlm.data.mocap import Motion
 from internlm.data.store import COCO_JOINTS, Camera, TakeStore
 from internlm.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL
 from internlm.egoworld.simulate import SettingsError, SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
 from internlm.egoworld.timeline import FRAME_RATE
-
-if TYPE_CHECKING:
-    from internlm.data.mocap import Motion
 
 RAW_SIZE = 2880
 BT601 = 6  # ITU-T H.273, matrix coefficients
@@ -45,7 +43,7 @@ def generate_raw(
     size: int = 448,
     seconds: float = 30.0,
     places: Sequence[str] = (),
-    motions: Sequence["Motion"] = (),
+    motions: Sequence[Motion] = (),
     jobs: int = 1,
     on_take: Callable[[str], None] | None = None,
 ) -> Path:

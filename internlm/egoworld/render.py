@@ -6,17 +6,13 @@ and the minimum over a tile's pairs is kept with the solid's number packed into 
 are then intersected exactly and shaded: painted pattern x (ambient + directional + lamp) light.
 """
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
+from internlm.data.store import Camera
 from internlm.egoworld.rooms import Room
 from internlm.egoworld.textures import GLOW, LEVEL_OFFSETS, LEVELS, SIZE, TEXELS, bake
 from internlm.egoworld.tiles import Tiles, View
-
-if TYPE_CHECKING:
-    from internlm.data.store import Camera
 
 ID_BITS = 9  # of the packed distance: 2^-15 relative error in the choice of the nearest solid, none in the depth
 _ID_MASK = (1 << ID_BITS) - 1
@@ -27,7 +23,7 @@ DEFAULT_BODY_TINTS = np.array([[0.80, 0.60, 0.48], [0.30, 0.38, 0.60], [0.24, 0.
 class Renderer:
     """Renders one room through one camera. ``body_tints`` [K, 3] are the colours the capsules' tint ids choose from."""
 
-    def __init__(self, room: Room, camera: "Camera", body_tints: np.ndarray | None = None, tile: int = 0) -> None:
+    def __init__(self, room: Room, camera: Camera, body_tints: np.ndarray | None = None, tile: int = 0) -> None:
         self.room, self.camera = room, camera
         side = tile or max(8, int(np.ceil(np.sqrt(camera.width * camera.height) / 10 / 4) * 4))
         self.tiles = Tiles(camera, side)

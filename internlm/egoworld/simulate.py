@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
 from internlm.data.camera import rays
+from internlm.data.mocap import Motion
 from internlm.data.store import SPLITS, Camera, PackedColumn, PoseTrack, StoreError, StoreWriter, TakeInfo
 from internlm.data.store.column_files import read_column
 from internlm.data.store.reader import read_track
@@ -29,9 +30,6 @@ from internlm.egoworld.render import Renderer
 from internlm.egoworld.rooms import PLACES, Room, make_room
 from internlm.egoworld.sight import FieldOfView
 from internlm.egoworld.timeline import ACTIONS, FRAME_RATE
-
-if TYPE_CHECKING:
-    from internlm.data.mocap import Motion
 
 JPEG_QUALITY = 95
 DROPOUT = 0.03  # share of joint observations lost in short gaps, as in annotated recordings
@@ -81,7 +79,7 @@ def simulate_take(
     *,
     seconds: float = 30.0,
     image_stride: int = 5,
-    motion: "Motion | None" = None,
+    motion: Motion | None = None,
 ) -> SimulatedTake:
     """One take in a new room of class ``place``: a composed behaviour, or a recorded ``motion`` placed into the room.
 
@@ -126,7 +124,7 @@ def simulate_take(
     )
 
 
-def _best_room(motion: "Motion", room: Room, frames: int, rng: np.random.Generator, tries: int = 5) -> tuple["Motion", Room]:
+def _best_room(motion: Motion, room: Room, frames: int, rng: np.random.Generator, tries: int = 5) -> tuple[Motion, Room]:
     """The motion placed into the first of a few rooms that holds all of it, else into the one that holds most."""
     best: tuple[Motion, Room] | None = None
     for attempt in range(tries):
@@ -176,7 +174,7 @@ class TakePlan:
     seconds: float
     image_stride: int
     depth: bool = False
-    motion: "Motion | None" = None
+    motion: Motion | None = None
 
     @property
     def uid(self) -> str:
@@ -201,7 +199,7 @@ def plan_takes(
     *,
     seed: int,
     places: Sequence[str] = (),
-    motions: Sequence["Motion"] = (),
+    motions: Sequence[Motion] = (),
     **how: Any,
 ) -> list[TakePlan]:
     """Names, seeds and place classes of all takes; places take turns so that every split has them evenly.
@@ -299,7 +297,7 @@ def generate_store(
     places: Sequence[str] = (),
     camera: str = "pinhole",
     depth: bool = False,
-    motions: Sequence["Motion"] = (),
+    motions: Sequence[Motion] = (),
     jobs: int = 1,
     on_take: Callable[[str], None] | None = None,
 ) -> Path:
