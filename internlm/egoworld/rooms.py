@@ -113,14 +113,19 @@ class Room:
 
     def sight_is_free(self, a: np.ndarray, b: np.ndarray, ignore: int = -1) -> bool:
         """Whether the straight line between world points a and b [3] meets no solid but box ``ignore``."""
-        a, way = np.asarray(a, np.float64), np.asarray(b, np.float64) - a
-        way = np.where(np.abs(way) < 1e-9, 1e-9, way)
-        t = (self.boxes - a) / way
-        enter, leave = t.min(1).max(-1), t.max(1).min(-1)
-        hit = (enter < leave) & (leave > 0) & (enter < 1)
+        hit = first_hit(self.boxes, np.asarray(a, np.float64), np.asarray(b, np.float64)) < 1
         if ignore >= 0:
             hit[ignore] = False
         return not hit.any()
+
+
+def first_hit(boxes: np.ndarray, origin: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Share [M] of the way from ``origin`` to ``point`` at which each box [M, 2, 3] is entered; infinity where it is not."""
+    direction = point - origin
+    direction = np.where(np.abs(direction) < 1e-9, 1e-9, direction)
+    slabs = (boxes - origin) / direction
+    enter, leave = slabs.min(1).max(-1), slabs.max(1).min(-1)
+    return np.where((enter <= leave) & (leave > 0), np.maximum(enter, 0.0), np.inf)
 
 
 def make_room(rng: np.random.Generator, place: str) -> Room:
