@@ -13,8 +13,6 @@ from internlm.eval.report import figures
 from internlm.eval.report import page as report
 from internlm.eval.report.page import Figure
 
-SVG = "{http://www.w3.org/2000/svg}"  # as the charts name their elements; inline pictures of ours need no name space
-
 
 def svgs(text):
     """Every inline SVG, parsed: broken markup raises."""
@@ -48,10 +46,10 @@ def test_line_chart_places_its_points_inside_the_picture(y):
     chart = figures.line_chart({"loss <a>": (range(len(y)), y)}, title="t & t", x_label="step", y_label="nats")
     (svg,) = svgs(chart)
     _, _, width, height = map(float, svg.get("viewBox").split())
-    assert any(text.text == "step" for text in svg.iter(f"{SVG}text"))
-    curve = next(group for group in svg.iter(f"{SVG}g") if group.get("id") == "curve")
-    points = [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", curve.find(f"{SVG}path").get("d"))]
-    points += [(float(mark.get("x")), float(mark.get("y"))) for mark in curve.iter(f"{SVG}use")]
+    assert any(text.text == "step" for text in svg.iter("text"))
+    curve = next(group for group in svg.iter("g") if group.get("id") == "curve")
+    points = [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", curve.find("path").get("d"))]
+    points += [(float(mark.get("x")), float(mark.get("y"))) for mark in curve.iter("use")]
     assert points and all(0 <= a <= width and 0 <= b <= height for a, b in points)
     if y == [1.0, 2.0, 4.0]:
         assert points[0][1] > points[1][1] > points[2][1]  # up is up

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,9 @@ def line_chart(
     drawn = io.StringIO()
     with rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):  # the same bytes each time, and text as text
         chart.savefig(drawn, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = f'<svg role="img" aria-label="{html.escape(title)}" {drawn.getvalue().partition("<svg ")[2]}'
+    # Inside a page it needs no name spaces, and its style sheet would hold for all of the page.
+    plain = re.sub(r' xmlns(:xlink)?="[^"]*"|<style.*?</style>|xlink:(?=href)', "", drawn.getvalue(), flags=re.DOTALL)
+    svg = f'<svg role="img" aria-label="{html.escape(title)}" {plain.partition("<svg ")[2]}'
     legend = "".join(
         f'<span class="key"><i style="background:{colour}"></i>{html.escape(name)} <b>{_number(float(y[-1]))}</b></span>'
         for (name, (_, y)), colour in zip(points.items(), _cycle(len(points)), strict=True)
