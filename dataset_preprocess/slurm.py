@@ -19,7 +19,7 @@ class SlurmOptions:
     """How a job array is submitted.
 
     folder: logs, on a disk that all nodes see. cluster: "slurm", or submitit's "local" (processes of this machine) and "debug"
-    (this process) for a trial. tasks: array tasks at most, over which the jobs are dealt. minutes, memory_gb: of one task.
+    (this process) for a trial. tasks: array tasks at most, over which the jobs are dealt. minutes, memory (GB): of one task.
     wait: return when the array has ended, else as soon as it is submitted.
     """
 
@@ -29,7 +29,7 @@ class SlurmOptions:
     account: str | None = None
     qos: str | None = None
     minutes: int = 240
-    memory_gb: int = 8
+    memory: int = 8
     tasks: int = 100
     wait: bool = True
 
@@ -64,7 +64,7 @@ def submit_array(jobs: Sequence[Any], run: Callable[[Sequence[Any]], Any], optio
     try:
         executor = submitit.AutoExecutor(options.folder, cluster=options.cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
         executor.update_parameters(
-            name="egoagent-data", timeout_min=options.minutes, mem_gb=options.memory_gb, cpus_per_task=cpus, nodes=1
+            name="egoagent-data", timeout_min=options.minutes, mem_gb=options.memory, cpus_per_task=cpus, nodes=1
         )
         if options.cluster == "slurm":
             chosen = {name: getattr(options, name) for name in ("partition", "account", "qos") if getattr(options, name)}

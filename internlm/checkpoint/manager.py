@@ -135,7 +135,7 @@ class CheckpointManager:
     def open(self, path: Path, parts: tuple[str, ...] | None = None) -> Checkpoint:
         """One checkpoint folder, whatever it is called; the processes share the reading of the sums. Raises CheckpointError."""
         found: list[Checkpoint] = []
-        self._together(lambda: found.append(open_checkpoint(path, parts, slice(self.group.rank, None, self.group.size))))
+        self._together(lambda: found.append(read_checkpoint(path, parts, slice(self.group.rank, None, self.group.size))))
         return found[0]
 
     def _check_shared(self, steps: Sequence[int]) -> None:
@@ -237,16 +237,13 @@ class CheckpointManager:
             log.warning("%s could not be removed and stays (%s); later saves try again", path, why)
 
 
-def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
-    """Open one checkpoint folder, checking the sum of every file of the wanted parts.
+def read_checkpoint(path: Path, parts: Iterable[str] | None = None, checked: slice = slice(None)) -> Checkpoint:
+    """Open one checkpoint folder, checking the sum of every file of the wanted parts, or of some of them: ``checked``, in the
+    order of their names.
 
     Raises CheckpointError naming the folder and the file that is missing or damaged.
     """
-    return open_checkpoint(Path(path), None if parts is None else tuple(parts))
-
-
-def open_checkpoint(path: Path, parts: tuple[str, ...] | None, checked: slice = slice(None)) -> Checkpoint:
-    """``read_checkpoint`` that checks the sums of only some of the tensor files, in the order of their names."""
+    parts = None if parts is None else tuple(parts)
     sums = read_sums(path)
     small = [name for name in (META, INDEX) if name in sums or name == META]
     check_files(path, small, sums)

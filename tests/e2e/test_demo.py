@@ -65,7 +65,7 @@ def test_figures_are_plausible(finished):
 
 def test_page_stands_alone(finished):
     page = (finished[0] / "report.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "http" not in page
     assert page.count("data:image/png;base64,") > 20 and page.count("<svg") > 6
     assert "synthetic" in page and all(f"{name}, held out" in page for name in ("L_rep", "L_pred", "masked L1"))
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from internlm.core.errors import UserError
+from internlm.data.geometry import is_rigid
 
 FORMAT = "egoagent-take-store"
 VERSIONS = (1, 2)  # 2: some take has columns, which readers of version 1 do not know
@@ -166,12 +167,7 @@ def check_track(track: PoseTrack, where: str) -> None:
     stray = (track.joints != 0).any(-1) & ~track.visible
     if stray.any():
         raise StoreError(f"{where}: joints are not 0 where not visible at frame {_first(track.frames, stray)}")
-    matrices = track.world_from_camera
-    rotations = matrices[:, :3, :3]
-    with np.errstate(invalid="ignore"):
-        rigid = np.isfinite(matrices).all((1, 2)) & (matrices[:, 3] == (0, 0, 0, 1)).all(-1)
-        rigid &= np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max((1, 2), initial=0) < 1e-3
-        rigid &= np.linalg.det(np.nan_to_num(rotations)) > 0
+    rigid = is_rigid(track.world_from_camera)
     if not rigid.all():
         raise StoreError(f"{where}: world_from_camera is no rigid transform at frame {_first(track.camera_frames, ~rigid)}")
 
