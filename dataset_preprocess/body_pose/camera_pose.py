@@ -17,7 +17,8 @@ from dataset_preprocess.body_pose.annotations import frame_number, is_number
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
 from internlm.data.camera import UPRIGHT_FROM_LANDSCAPE
-from internlm.data.geometry import invert_rigid, is_rigid
+from internlm.data.geometry import invert_rigid
+from internlm.data.store.contract import is_rigid
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import SafeRepresenter
 
 _MAX_VALUES = 100_000  # aliases of aliases make a file of a kilobyte mean billions
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -34,9 +35,18 @@ class _Constructor(SafeConstructor):
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)  # the core schema has no dates
 
 
+class _Representer(SafeRepresenter):
+    def represent_text(self, text: str) -> ScalarNode:
+        """Quoted where ruamel.yaml would not read back, inside brackets, what it writes there: ``[?0]`` is a key."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if text[:1] in ("?", ":") else None)
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    yaml.Constructor, yaml.Representer = _Constructor, _Representer
     yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = None, 120, False
     return yaml
 

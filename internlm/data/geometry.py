@@ -18,16 +18,6 @@ def invert_rigid(a_from_b: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def is_rigid(matrices: np.ndarray) -> np.ndarray:
-    """Which of [N, 4, 4] are a rotation, orthonormal to a thousandth, and a finite shift: bool [N]."""
-    rotations = matrices[:, :3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        rigid = np.isfinite(matrices).all((1, 2)) & (matrices[:, 3] == (0, 0, 0, 1)).all(-1)
-        rigid &= np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max((1, 2), initial=0) < 1e-3
-    rigid[rigid] = np.linalg.det(rotations[rigid]) > 0
-    return rigid
-
-
 def camera_coordinates(points: np.ndarray, world_from_camera: np.ndarray) -> np.ndarray:
     """World points [..., J, 3], each set in the camera of its own frame [..., 4, 4]: the published action coordinates."""
     return transform_points(invert_rigid(world_from_camera), points)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from internlm.core.errors import UserError
-from internlm.data.geometry import is_rigid
 
 FORMAT = "egoagent-take-store"
 VERSIONS = (1, 2)  # 2: some take has columns, which readers of version 1 do not know
@@ -186,3 +185,13 @@ def check_labels(labels: dict[str, np.ndarray], where: str) -> None:
 
 def _first(frames: np.ndarray, wrong: np.ndarray) -> int:
     return int(frames[np.flatnonzero(wrong.reshape(len(frames), -1).any(1))[0]])
+
+
+def is_rigid(matrices: np.ndarray) -> np.ndarray:
+    """Which of [N, 4, 4] are a rotation, orthonormal to a thousandth, and a finite shift: bool [N]."""
+    rotations = matrices[:, :3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        rigid = np.isfinite(matrices).all((1, 2)) & (matrices[:, 3] == (0, 0, 0, 1)).all(-1)
+        rigid &= np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max((1, 2), initial=0) < 1e-3
+    rigid[rigid] = np.linalg.det(rotations[rigid]) > 0
+    return rigid
