@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from dataset_preprocess.manifest import REFUSED, Entry, Manifest, ManifestError, disown, lost_parts, takes_of
+from dataset_preprocess.manifest import REFUSED, Entry, Manifest, disown, lost_parts, takes_of
+from internlm.core.errors import UserError
 from internlm.data.store import DiskFullError, StoreError, StoreWriter, TakeConflict, TakeStore
 
-_OWN = ("internlm", "dataset_preprocess")
 _INPUT = "input"  # of an entry's settings: the file that the take was made from
 _END = 1 << 16  # bytes
 
@@ -78,7 +78,7 @@ class Attempt:
             Manifest(self.out, self.step).write(job.name, outcome.standing or outcome.entry)
         except OSError as error:
             return Outcome(Entry("failed", outcome.entry.reason or f"the manifest cannot be written: {error}"), stop=outcome.stop)
-        except (ManifestError, StoreError) as error:
+        except StoreError as error:
             return Outcome(Entry("failed", str(error)))
         return outcome
 
@@ -121,7 +121,7 @@ class Attempt:
 
 def _reason(error: Exception) -> str:
     """The message of an error that is meant for users; of any other also where it happened."""
-    if type(error).__module__.partition(".")[0] in _OWN or isinstance(error, OSError):
+    if isinstance(error, UserError | OSError):
         return str(error)
     if isinstance(error, MemoryError):
         return f"ran out of memory: use fewer --workers or a machine with more ({error})"

@@ -9,7 +9,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from dataset_preprocess.egoexo import EgoExoTake, calibration_files, find_table, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from internlm.core.files import write_text, written
 
 # part: (gigabytes of the whole release, what it is for). The downloader's own part names.
 PARTS = {
@@ -141,16 +141,13 @@ def keep_calibrations(out: Path) -> str | None:
     faults = []
     for path in sorted(out.glob("takes/*/*_noimagestreams.vrs")):
         target = path.with_suffix(".calib.json")
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.json")
         try:
-            temporary.write_text(calibration_text(open_vrs(path), path))
-            read_calibration(temporary)
-            temporary.replace(target)
+            with written(target) as temporary:
+                temporary.write_text(calibration_text(open_vrs(path), path))
+                read_calibration(temporary)
             path.unlink()
         except RecordingError as error:
             faults.append(str(error))
-        finally:
-            temporary.unlink(missing_ok=True)
     return "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "") if faults else None
 
 
@@ -164,9 +161,7 @@ def read_record(out: Path) -> set[str]:
 
 def write_record(out: Path, finished: set[str]) -> None:
     """Replace the record; a kill leaves the old one."""
-    temporary = out / f"{RECORD}.{os.getpid()}"
-    temporary.write_text(json.dumps(sorted(finished), indent=1))
-    temporary.replace(out / RECORD)
+    write_text(out / RECORD, json.dumps(sorted(finished), indent=1))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from dataset_preprocess.aria.calibration import parse_calibration
 from dataset_preprocess.aria.recording import RgbStream, calibration_text
 from dataset_preprocess.aria.remap import picture_map
 from dataset_preprocess.json_input import parse_json
-from dataset_preprocess.pipeline import add_run_arguments, run_arguments, run_jobs
+from dataset_preprocess.pipeline import add_run_arguments, run_step
 from dataset_preprocess.undistort_egovideos import FrameSettings, add_frame_arguments, describe_geometry, frame_settings
 from dataset_preprocess.video import encode_jpeg
 from internlm.data.store import SPLITS, StoreWriter, TakeInfo
@@ -84,10 +84,8 @@ def run(args: argparse.Namespace) -> int:
     """0, or 1 when a recording failed. A take is named <folder>_<file>."""
     settings = frame_settings(args)
     jobs = [Recording(f"{file.resolve().parent.name}_{file.stem}", file, args.split, args.adt) for file in args.files]
-    StoreWriter(args.out)
-    work = partial(convert_recording, out=args.out, settings=settings)
     recorded = {**asdict(settings), "adt": args.adt, "split": args.split}
-    return run_jobs(jobs, work, out=args.out, step="frames", settings=recorded, **run_arguments(args)).exit_code
+    return run_step(args, jobs, partial(convert_recording, settings=settings), "frames", recorded)
 
 
 if __name__ == "__main__":

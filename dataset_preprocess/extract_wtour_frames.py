@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dataset_preprocess.errors import RecordingError
-from dataset_preprocess.pipeline import add_run_arguments, run_arguments, run_jobs
+from dataset_preprocess.pipeline import add_pack_argument, add_run_arguments, run_step
 from dataset_preprocess.video import Video, encode_jpeg, open_video
 from internlm.data.store import SPLITS, StoreWriter, TakeInfo
 
@@ -175,12 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=448, help="pixels of the shorter side, 0 = as it is (default: %(default)s)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default: %(default)s)")
     parser.add_argument("--split", choices=SPLITS, default="train", help="of the takes (default: train)")
-    parser.add_argument(
-        "--pack",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="a take's frames in one tar with an index (default), or as loose files",
-    )
+    add_pack_argument(parser)
     parser.add_argument(
         "--require-blurred",
         action="store_true",
@@ -192,11 +187,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0, or 1 when a video failed."""
     settings = VideoSettings(args.rate or None, args.size or None, args.quality, args.pack, args.require_blurred)
-    jobs = find_videos(args.files, args.split)
-    StoreWriter(args.out)
-    work = partial(convert_video, out=args.out, settings=settings)
     recorded = {**asdict(settings), "split": args.split}
-    return run_jobs(jobs, work, out=args.out, step="frames", settings=recorded, **run_arguments(args)).exit_code
+    return run_step(args, find_videos(args.files, args.split), partial(convert_video, settings=settings), "frames", recorded)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
-from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_arguments, run_jobs
+from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_step
 from internlm.data.mocap import UNITS, UP_AXES, MocapError, as_joint_map, motion_take, parse_unit, read_motions
 from internlm.data.mocap.posture import Stated
 from internlm.data.store import SPLITS, StoreWriter
@@ -177,9 +177,7 @@ def run(args: argparse.Namespace) -> int:
     }
     Stated(rate=settings.rate, up=settings.up, unit=settings.unit)  # refused here, not once for every file
     files = find_motion_files(args.files)
-    StoreWriter(args.out)
-    work = partial(import_file, out=args.out, settings=settings)
-    return run_jobs(files, work, out=args.out, step="motion", settings=recorded, **run_arguments(args)).exit_code
+    return run_step(args, files, partial(import_file, settings=settings), "motion", recorded)
 
 
 def _pairs(words: Iterable[str]) -> Iterable[tuple[str, str]]:

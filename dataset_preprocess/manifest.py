@@ -12,17 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from internlm.core.files import write_text
+from internlm.data.store.contract import StoreError
 from internlm.data.store.foreign import is_foreign
 from internlm.data.store.joining import parts_of
-from internlm.data.store.unfinished import write_whole
 
 Status = Literal["done", "skipped", "failed"]
 STATUSES = ("done", "skipped", "failed")
 REFUSED = "refused"  # among the facts of a failed entry: another command wrote the take, and nothing of it was changed
-
-
-class ManifestError(Exception):
-    """A manifest entry cannot be written or read; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +48,11 @@ class Manifest:
     def write(self, name: str, entry: Entry) -> None:
         """Record what became of a take; complete or not at all, also when the process is killed."""
         path = self._path(name)
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             text = json.dumps(asdict(entry), indent=1, sort_keys=True)
         except TypeError as error:
-            raise ManifestError(f"{path}: facts and settings must be plain JSON values: {error}") from None
-        write_whole(path, text + "\n")
+            raise StoreError(f"{path}: facts and settings must be plain JSON values: {error}") from None
+        write_text(path, text + "\n")
 
     def forget(self, name: str) -> None:
         """Remove the entry of a take, so that a half-done repetition never passes for the finished first run."""

@@ -8,6 +8,7 @@ again, does only what is missing: takes recorded as done are kept, everything el
     SkipTake                           raised by work: nothing to do for this take, and why
     run_jobs(...) -> Summary           the run
     add_run_arguments, run_arguments   --workers, --force, --slurm ... of a command
+    run_step(...) -> exit code         run_jobs as a command calls it
 """
 
 import argparse
@@ -26,12 +27,10 @@ from dataset_preprocess.manifest import Entry, Manifest
 from dataset_preprocess.slurm import SlurmOptions, submit_array, wait_for
 from dataset_preprocess.summary import Summary, counts
 from dataset_preprocess.workers import WorkerDied, run_in_processes
+from internlm.core.errors import UserError
+from internlm.data.store import StoreWriter
 
-__all__ = ["Job", "PipelineError", "SkipTake", "add_run_arguments", "run_arguments", "run_jobs"]
-
-
-class PipelineError(Exception):
-    """A run cannot start; the message names what to change."""
+__all__ = ["Job", "SkipTake", "add_pack_argument", "add_run_arguments", "run_arguments", "run_jobs", "run_step"]
 
 
 def run_jobs(
@@ -57,7 +56,7 @@ def run_jobs(
     settings: plain JSON values that decide about the bytes (size, quality, stride). A take done with other settings is a
     failure that says so, unless ``force``, which does everything again; so is one made from another file than ``job.path``.
     replace: does everything again and calls ``work(job, anew=True)``, which may remove what other steps wrote of the take.
-    Raises PipelineError for two jobs of one name.
+    Raises UserError for two jobs of one name.
     """
     attempt = Attempt(work, Path(out), step, json.loads(json.dumps(dict(settings or {}))), force or replace, replace)
     _check_names(jobs)
@@ -154,9 +153,9 @@ def _tell(name: str, outcome: Outcome) -> None:
 def _check_names(jobs: Sequence[Job]) -> None:
     for name, count in Counter(job.name for job in jobs).items():
         if count > 1:
-            raise PipelineError(f"{count} recordings would become the take {name!r}; give them to commands of their own")
+            raise UserError(f"{count} recordings would become the take {name!r}; give them to commands of their own")
         if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
-            raise PipelineError(f"take name {name!r} cannot be a file name")
+            raise UserError(f"take name {name!r} cannot be a file name")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,20 +178,25 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_pack_argument(parser: argparse._ActionsContainer) -> None:
+    """--pack and --no-pack of the commands that store frames."""
+    words = "a take's frames in one tar with an index (default), or as loose files"
+    parser.add_argument("--pack", action=argparse.BooleanOptionalAction, default=True, help=words)
+
+
+def run_step(args: argparse.Namespace, jobs: Sequence[Job], work: Callable[..., dict], step: str, settings: Mapping) -> int:
+    """What commands end with: make the store, do every job with ``work(job, out=...)``; returns the exit code."""
+    StoreWriter(args.out)
+    work = partial(work, out=args.out)
+    return run_jobs(jobs, work, out=args.out, step=step, settings=settings, **run_arguments(args)).exit_code
+
+
 def run_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed run options as keyword arguments of ``run_jobs``: workers, slurm, force, replace."""
     for name in ("workers", "slurm_tasks", "slurm_minutes", "slurm_memory"):
         if getattr(args, name) < (0 if name == "workers" else 1):
-            raise PipelineError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
-    slurm = args.slurm and SlurmOptions(
-        args.slurm,
-        cluster=args.slurm_cluster,
-        partition=args.slurm_partition,
-        account=args.slurm_account,
-        qos=args.slurm_qos,
-        minutes=args.slurm_minutes,
-        memory_gb=args.slurm_memory,
-        tasks=args.slurm_tasks,
-        wait=not args.slurm_no_wait,
-    )
-    return {"workers": args.workers, "slurm": slurm or None, "force": args.force, "replace": args.replace}
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be positive")
+    named = ("cluster", "partition", "account", "qos", "minutes", "memory", "tasks")
+    options = {name: getattr(args, f"slurm_{name}") for name in named}
+    slurm = SlurmOptions(args.slurm, **options, wait=not args.slurm_no_wait) if args.slurm else None
+    return {"workers": args.workers, "slurm": slurm, "force": args.force, "replace": args.replace}

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internlm.core.errors import UserError
+
 POLL_SECONDS = 5.0
 ANSWER_SECONDS = 60.0  # for squeue; a controller that restarts answers late or not at all
 MAX_TIMEOUTS = 20  # a task goes on where its time limit ended it; a take longer than the limit must not do so for ever
-
-
-class SlurmError(Exception):
-    """A job array cannot be submitted; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class SlurmOptions:
     """How a job array is submitted.
 
     folder: logs, on a disk that all nodes see. cluster: "slurm", or submitit's "local" (processes of this machine) and "debug"
-    (this process) for a trial. tasks: array tasks at most, over which the jobs are dealt. minutes, memory_gb: of one task.
+    (this process) for a trial. tasks: array tasks at most, over which the jobs are dealt. minutes, memory (GB): of one task.
     wait: return when the array has ended, else as soon as it is submitted.
     """
 
@@ -31,7 +29,7 @@ class SlurmOptions:
     account: str | None = None
     qos: str | None = None
     minutes: int = 240
-    memory_gb: int = 8
+    memory: int = 8
     tasks: int = 100
     wait: bool = True
 
@@ -55,25 +53,25 @@ class ArrayTask:
 def submit_array(jobs: Sequence[Any], run: Callable[[Sequence[Any]], Any], options: SlurmOptions, *, cpus: int) -> list[Any]:
     """Submit ``run`` on the jobs, dealt over at most ``options.tasks`` array tasks; returns submitit's jobs.
 
-    Raises SlurmError where submitit or Slurm is missing or refuses.
+    Raises UserError where submitit or Slurm is missing or refuses.
     """
     try:
         import submitit
     except ModuleNotFoundError:
-        raise SlurmError("--slurm needs submitit: pip install submitit") from None
+        raise UserError("--slurm needs submitit: pip install submitit") from None
     # Dealt like cards, so that a run of long takes does not end up in one task.
     groups = [list(jobs[start :: options.tasks]) for start in range(min(options.tasks, len(jobs)))]
     try:
         executor = submitit.AutoExecutor(options.folder, cluster=options.cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
         executor.update_parameters(
-            name="egoagent-data", timeout_min=options.minutes, mem_gb=options.memory_gb, cpus_per_task=cpus, nodes=1
+            name="egoagent-data", timeout_min=options.minutes, mem_gb=options.memory, cpus_per_task=cpus, nodes=1
         )
         if options.cluster == "slurm":
             chosen = {name: getattr(options, name) for name in ("partition", "account", "qos") if getattr(options, name)}
             executor.update_parameters(**{f"slurm_{name}": value for name, value in chosen.items()})
         return executor.map_array(ArrayTask(run), groups)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:  # submitit's FailedJobError is a RuntimeError
-        raise SlurmError(f"the job array could not be submitted: {error}") from None
+        raise UserError(f"the job array could not be submitted: {error}") from None
 
 
 def wait_for(array: Sequence[Any], options: SlurmOptions) -> None:

@@ -17,7 +17,7 @@ from dataset_preprocess.aria.calibration import AriaCalibration, read_calibratio
 from dataset_preprocess.aria.remap import Lens, PictureMap, picture_map
 from dataset_preprocess.egoexo import FRAME_RATE, SOURCE, EgoExoTake, calibration_files, read_takes, rgb_video
 from dataset_preprocess.errors import RecordingError
-from dataset_preprocess.pipeline import add_run_arguments, run_arguments, run_jobs
+from dataset_preprocess.pipeline import add_pack_argument, add_run_arguments, run_step
 from dataset_preprocess.video import encode_jpeg, open_video
 from internlm.data.store import SPLITS, StoreWriter, TakeInfo
 
@@ -197,12 +197,7 @@ def add_frame_arguments(parser: argparse.ArgumentParser, *, stride: int = 5) -> 
     group.add_argument("--quality", type=int, default=90, help="JPEG quality (default: %(default)s)")
     group.add_argument("--lens", choices=("pinhole", "fisheye"), default="pinhole", help="undistort (default), or keep the lens")
     group.add_argument("--focal", type=float, help="of the pinhole, in stored pixels (default: the lens's own, 98 degrees wide)")
-    group.add_argument(
-        "--pack",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="a take's frames in one tar with an index (default), or as loose files",
-    )
+    add_pack_argument(group)
 
 
 def frame_settings(args: argparse.Namespace) -> FrameSettings:
@@ -217,9 +212,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = find_videos(
         args.raw, names=args.takes, aria=args.aria, video=settings.video, calibrations=args.calibrations, split=args.split
     )
-    StoreWriter(args.out)
-    work = partial(convert_video, out=args.out, settings=settings)
-    return run_jobs(jobs, work, out=args.out, step="frames", settings=asdict(settings), **run_arguments(args)).exit_code
+    return run_step(args, jobs, partial(convert_video, settings=settings), "frames", asdict(settings))
 
 
 if __name__ == "__main__":

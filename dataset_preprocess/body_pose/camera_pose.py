@@ -18,8 +18,7 @@ from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
 from internlm.data.camera import UPRIGHT_FROM_LANDSCAPE
 from internlm.data.geometry import invert_rigid
-
-_TOLERANCE = 1e-3  # of a rotation's orthonormality; published files have six digits
+from internlm.data.store.contract import is_rigid
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,7 @@ def _matrix(value: Any, where: str) -> list[list[float]]:
 
 
 def _check_rigid(frames: np.ndarray, poses: np.ndarray, where: str) -> None:
-    rotations = poses[:, :3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max((1, 2), initial=0)
-        sound = (error < _TOLERANCE) & (np.abs(poses[:, :3, 3]).max(1, initial=0) < 1e5)
-    sound[sound] = np.linalg.det(rotations[sound]) > 0
+    sound = is_rigid(poses) & (np.abs(poses[:, :3, 3]).max(1, initial=0) < 1e5)
     if not sound.all():
         raise RecordingError(f"{where}: the extrinsics of frame {frames[~sound][0]} are no rotation and shift in metres")
 

@@ -20,10 +20,10 @@ from dataset_preprocess.body_pose.annotations import AUTOMATIC, Annotation, fram
 from dataset_preprocess.body_pose.camera_pose import CameraPoses
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from internlm.core.files import write_text
 from internlm.data.camera import UPRIGHT_FROM_LANDSCAPE
 from internlm.data.geometry import transform_points
 from internlm.data.store import COCO_JOINTS
-from internlm.data.store.unfinished import write_whole
 
 LENGTH, OVERLAP = 100, 5
 SHORTEST = 7  # frames that a training take must exceed
@@ -65,7 +65,7 @@ def write_fragments(folder: Path, uid: str, annotation: Annotation, cameras: Cam
     written = set()
     for span, content in fragments(annotation, cameras):
         path = folder / f"{uid}_{span}.json"
-        write_whole(path, json.dumps(content))
+        write_text(path, json.dumps(content))
         written.add(path.name)
     for old in folder.glob(f"{uid}_*-*.json"):
         if old.name not in written and _NAME.fullmatch(old.name)[1] == uid:

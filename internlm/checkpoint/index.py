@@ -52,7 +52,8 @@ class Checkpoint:
     path: Path
     step: int
     meta: dict[str, Any]
-    index: Index
+    index: Index  # of the parts that were asked for
+    there: tuple[str, ...]  # all parts
 
     @property
     def parts(self) -> Mapping[str, dict[str, Tensor]]:

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
+from internlm.core.errors import UserError
+
 BEAT, PATIENCE = 10.0, 60.0  # seconds
 PATTERN = "training-*.lock"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of file systems without hard links
@@ -30,7 +32,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 log = logging.getLogger(__name__)
 
 
-class RunLockError(RuntimeError):
+class RunLockError(UserError):
     """Another process trains in this run folder, or the folder cannot be written."""
 
 

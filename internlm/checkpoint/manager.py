@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from internlm.core.collectives import ALONE, Group
+from internlm.core.files import sync
 
 from .index import INDEX, META, SUFFIX, Checkpoint, read_index
 from .sums import CHECKSUMS, CheckpointError, check_files, read_sums
-from .writing import Parts, Written, complete_folder, sync, write_share
+from .writing import Parts, Written, complete_folder, write_share
 
 Result = TypeVar("Result")
 
@@ -134,7 +135,7 @@ class CheckpointManager:
     def open(self, path: Path, parts: tuple[str, ...] | None = None) -> Checkpoint:
         """One checkpoint folder, whatever it is called; the processes share the reading of the sums. Raises CheckpointError."""
         found: list[Checkpoint] = []
-        self._together(lambda: found.append(open_checkpoint(path, parts, slice(self.group.rank, None, self.group.size))))
+        self._together(lambda: found.append(read_checkpoint(path, parts, slice(self.group.rank, None, self.group.size))))
         return found[0]
 
     def _check_shared(self, steps: Sequence[int]) -> None:
@@ -236,16 +237,13 @@ class CheckpointManager:
             log.warning("%s could not be removed and stays (%s); later saves try again", path, why)
 
 
-def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
-    """Open one checkpoint folder, checking the sum of every file of the wanted parts.
+def read_checkpoint(path: Path, parts: Iterable[str] | None = None, checked: slice = slice(None)) -> Checkpoint:
+    """Open one checkpoint folder, checking the sum of every file of the wanted parts, or of some of them: ``checked``, in the
+    order of their names.
 
     Raises CheckpointError naming the folder and the file that is missing or damaged.
     """
-    return open_checkpoint(Path(path), None if parts is None else tuple(parts))
-
-
-def open_checkpoint(path: Path, parts: tuple[str, ...] | None, checked: slice = slice(None)) -> Checkpoint:
-    """``read_checkpoint`` that checks the sums of only some of the tensor files, in the order of their names."""
+    parts = None if parts is None else tuple(parts)
     sums = read_sums(path)
     small = [name for name in (META, INDEX) if name in sums or name == META]
     check_files(path, small, sums)
@@ -260,11 +258,12 @@ def open_checkpoint(path: Path, parts: tuple[str, ...] | None, checked: slice = 
     index = read_index(path, sorted(sums))
     for name in set(parts or ()) - index.keys():
         raise CheckpointError(f"{path}: {name}{SUFFIX} is missing; the checkpoint has {', '.join(index) or 'no parts'}")
+    there = tuple(index)
     if parts is not None:
         index = {name: index[name] for name in parts}
     files = sorted(name for name in sums if name.endswith(SUFFIX) and (parts is None or _part_of(name) in parts))
     check_files(path, files[checked], sums)
-    return Checkpoint(path, meta["step"], meta, index)
+    return Checkpoint(path, meta["step"], meta, index, there)
 
 
 def find_checkpoint(path: str | Path, parts: Iterable[str] | None = None, group: Group = ALONE) -> Checkpoint:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from internlm.core.errors import UserError
+
 CHECKSUMS = "checksums.sha256"
 # A checkpoint's own files. Everything else in the folder is somebody else's: a desktop's, a file server's, a note.
 _OWN = re.compile(r"(meta|index)\.json|(predictor|observer|loss|optimizer|rng)(-\d{5}-of-\d{5})?\.safetensors")
@@ -12,7 +14,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 _BLOCK = 1 << 22  # bytes
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint could not be written, or none that is intact could be read."""
 
 

@@ -1,7 +1,6 @@
 """Putting a checkpoint folder together: the files of each process, then what makes them one checkpoint."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from internlm.core.boxes import Share
+from internlm.core.files import sync
 
 from .index import INDEX, META, SUFFIX, Place, key_of, parse_index
 from .sums import sha256, write_sums
@@ -75,15 +75,6 @@ def complete_folder(folder: Path, reports: Sequence[Written], meta: Mapping[str,
         sums[name] = sha256(folder / name)
     for path in (write_sums(folder, sums), *(folder / name for name in small), folder):
         sync(path)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or the entries of a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _boxes(tensors: Mapping[str, Tensor | Share]) -> Iterator[Box]:

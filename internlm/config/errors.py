@@ -3,9 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+from internlm.core.errors import ConfigError
 
-class ConfigError(ValueError):
-    """A configuration that cannot run. The message names the file (or the command line), the key and the way out."""
+__all__ = ["ConfigError", "nearest_key"]
 
 
 def nearest_key(wrong: str, valid: Iterable[str]) -> str | None:

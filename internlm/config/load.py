@@ -16,6 +16,7 @@ from internlm.config.places import PATHS_FROM, RESOLVED_NAME
 from internlm.config.resolve import DEFAULT, config_class
 from internlm.config.schema import Config
 from internlm.config.source import Source, read_names
+from internlm.core.files import write_text
 
 __all__ = ["COMMAND_LINE", "RESOLVED_NAME", "ConfigError", "config_keys", "load_config", "save_config"]
 
@@ -53,9 +54,7 @@ def save_config(config: Config, path: str | Path, *, nameless: bool = False) -> 
     path = Path(path)
     values, base = places.portable(config.model_dump(mode="json"))
     base = os.path.relpath(base, path.parent) if nameless else base
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(yaml12.dump({PATHS_FROM: base, **values}), encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, yaml12.dump({PATHS_FROM: base, **values}))
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,29 +1,20 @@
-"""YAML with the scalars of version 1.2: ``3e-4`` is a number, ``no`` and ``1:30`` are text, and a key is given once.
+"""YAML 1.2 through ruamel.yaml: ``3e-4`` is a number, ``no``, ``1:30`` and a date are text, and a key is given once.
 
-PyYAML follows version 1.1, which reads ``3e-4`` as text, ``no`` as false and ``010`` as eight, and of a key that is given twice
-it keeps the last. Both directions use one set of rules, so that what is written is read back as the same value.
+What is added here: a file's encoding, keys given twice with both their lines, and an end to what aliases may multiply.
 """
 
 import codecs
-import re
+import io
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import SafeRepresenter
 
-_SCALARS = (
-    ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+(?:_[0-9]+)*$"), list("-+0123456789")),
-    (
-        "tag:yaml.org,2002:float",
-        re.compile(
-            r"^[-+]?(?:(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
-        ),
-        list("-+0123456789."),
-    ),
-    ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
-)
 _MAX_VALUES = 100_000  # aliases of aliases make a file of a kilobyte mean billions
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
@@ -37,18 +28,27 @@ class YamlError(ValueError):
         self.line = line
 
 
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict = {}
+class _Constructor(SafeConstructor):
+    pass
 
 
-class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: dict = {}
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)  # the core schema has no dates
 
 
-for _class in (_Loader, _Dumper):
-    for _tag, _pattern, _first in _SCALARS:
-        _class.add_implicit_resolver(_tag, _pattern, _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node).replace("_", "")))
+class _Representer(SafeRepresenter):
+    def represent_text(self, text: str) -> ScalarNode:
+        """Quoted where ruamel.yaml would not read back, inside brackets, what it writes there: ``[?0]`` is a key."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if text[:1] in ("?", ":") else None)
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor, yaml.Representer = _Constructor, _Representer
+    yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = None, 120, False
+    return yaml
 
 
 def decode(data: bytes) -> str:
@@ -67,31 +67,27 @@ def decode(data: bytes) -> str:
 
 def parse(text: str) -> Any:
     """Parse YAML text. Raises YamlError."""
-    loader = None
+    yaml = _yaml()
     try:
-        loader = _Loader(text)  # it reads, and refuses control characters, at once
-        node = loader.get_single_node()
+        node = yaml.compose(text)
         if node is None:
             return None
         _check(node, "", {}, set())
-        return loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
+        return yaml.constructor.construct_document(node)
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         tab = "; YAML is indented with spaces, not with tabs" if "\\t" in str(error.problem) else ""
         raise YamlError(f"{error.problem or error.context}{tab}", mark.line + 1 if mark else None) from None
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise YamlError(f"character 0x{ord(text[error.position]):02x} is not allowed", line) from None
     except RecursionError:
         raise YamlError("is nested too deeply") from None
     except (ValueError, TypeError, AttributeError, LookupError) as error:  # a tag such as !!int on what is none
         raise error if isinstance(error, YamlError) else YamlError(f"a value cannot be read: {error}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
 
 
-def _check(node: yaml.Node, key: str, sizes: dict[int, int], above: set[int]) -> int:
+def _check(node: Node, key: str, sizes: dict[int, int], above: set[int]) -> int:
     """Number of values that a node means, aliases written out. YamlError for a key given twice, and for what has no end."""
     if id(node) in above:
         raise YamlError(f"{key} contains itself", node.start_mark.line + 1)
@@ -103,14 +99,14 @@ def _check(node: yaml.Node, key: str, sizes: dict[int, int], above: set[int]) ->
     return sizes[id(node)]
 
 
-def _children(node: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
-    if isinstance(node, yaml.SequenceNode):
+def _children(node: Node, key: str) -> Iterator[tuple[str, Node]]:
+    if isinstance(node, SequenceNode):
         yield from ((key, value) for value in node.value)
-    elif isinstance(node, yaml.MappingNode):
+    elif isinstance(node, MappingNode):
         lines: dict[tuple[str, str], int] = {}
         for name, value in node.value:
             yield key, name
-            if isinstance(name, yaml.ScalarNode):
+            if isinstance(name, ScalarNode):
                 here, line = (f"{key}.{name.value}" if key else name.value), name.start_mark.line + 1
                 first = lines.get((name.tag, name.value))
                 if first is not None:
@@ -123,4 +119,6 @@ def _children(node: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
 
 def dump(value: Any) -> str:
     """Write plain dicts, lists and scalars as YAML, keys in the given order."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    text = io.StringIO()
+    _yaml().dump(value, text)
+    return text.getvalue()

@@ -5,11 +5,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import internlm
+from internlm.core.files import write_text
 
 CODE_NAME = "code.json"
 PATCH_NAME = "code.patch"
@@ -35,9 +36,9 @@ def code_version() -> tuple[dict[str, Any], str]:
 
 def write_code(folder: Path, record: Mapping[str, Any], patch: str) -> None:
     """Write ``code.json`` and, where there is a patch, ``code.patch``. Each file appears whole or not at all."""
-    _replace(folder / CODE_NAME, lambda path: path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
+    write_text(folder / CODE_NAME, json.dumps(record, indent=2) + "\n")
     if patch:
-        _replace(folder / PATCH_NAME, lambda path: path.write_bytes(patch.encode("utf-8", "surrogateescape")))
+        write_text(folder / PATCH_NAME, patch, errors="surrogateescape")
     else:
         (folder / PATCH_NAME).unlink(missing_ok=True)
 
@@ -63,9 +64,3 @@ def _git(*words: str) -> str | None:
         return None
     # A patch holds the changed files' own bytes, whatever their encoding.
     return asked.stdout.decode("utf-8", "surrogateescape") if asked.returncode == 0 else None
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)

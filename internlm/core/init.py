@@ -4,8 +4,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from internlm.core.errors import UserError
 
-class DeviceError(RuntimeError):
+
+class DeviceError(UserError):
     """The machine lacks a device that was asked for."""
 
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from internlm.core.errors import UserError
+
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 MPI = (  # Open MPI; MPICH, Intel MPI and srun --mpi=pmi2; MVAPICH
@@ -14,7 +16,7 @@ MPI = (  # Open MPI; MPICH, Intel MPI and srun --mpi=pmi2; MVAPICH
 ALL_VARIABLES = (*TORCHRUN, "MASTER_ADDR", "MASTER_PORT", *SRUN, *(name for pair in MPI for name in pair))
 
 
-class MeshError(ValueError):
+class MeshError(UserError):
     """The processes that were started are not those that the configuration asks for, or do not find each other."""
 
 

@@ -32,7 +32,7 @@ class AbsentProcessError(MeshError):
 def meet(launch: Launch, patience: timedelta, timeout: timedelta, environment: Mapping[str, str] | None = None) -> dist.Store:
     """Wait for all processes of a launch, at most ``patience``; returns the store they share, with ``timeout`` for its calls.
 
-    Raises MeshError where the address is missing or taken, AbsentProcessError where processes did not come, RendezvousError.
+    Raises MeshError where the address is missing or taken, AbsentProcessError where processes did not come.
     """
     env = os.environ if environment is None else environment
     host, ports = _address(launch, env)

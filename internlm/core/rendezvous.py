@@ -5,25 +5,23 @@ import socket
 import subprocess
 from collections.abc import Mapping
 
+from .launch import MeshError
+
 FIRST_PORT, PORTS = 20_000, 12_000  # below the ports that Linux gives to outgoing connections (32,768 on)
 STEPS, NEXT = 10, 4001
 CHOICES = 4  # ports of a step, should other programs have some
-
-
-class RendezvousError(RuntimeError):
-    """The address of rank 0 cannot be found; the message says how to give it."""
 
 
 def step_rendezvous(environment: Mapping[str, str]) -> tuple[str, tuple[int, ...]]:
     """Host of rank 0 of the step that srun described in ``environment``, and the ports that it tries in turn.
 
     The ports are the same on all processes, and others for each job and step, since two of them may share a node.
-    Raises RendezvousError.
+    Raises MeshError.
     """
     job, step = (_digits(environment.get(name, "")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     nodes = environment.get("SLURM_STEP_NODELIST", "").strip()
     if not nodes:
-        raise RendezvousError(f"SLURM_STEP_NODELIST, which srun sets, is not set; {_WAY_OUT}")
+        raise MeshError(f"SLURM_STEP_NODELIST, which srun sets, is not set; {_WAY_OUT}")
     ports = (FIRST_PORT + (STEPS * job + step + choice * NEXT) % PORTS for choice in range(CHOICES))
     return _address(_first_node(nodes)), tuple(ports)
 
@@ -37,7 +35,7 @@ def _first_node(nodes: str) -> str:
         return nodes.split(",")[0]
     names = _scontrol("hostnames", nodes).split()
     if not names:
-        raise RendezvousError(f"scontrol names no node of {nodes}; {_WAY_OUT}")
+        raise MeshError(f"scontrol names no node of {nodes}; {_WAY_OUT}")
     return names[0]
 
 
@@ -49,7 +47,7 @@ def _address(node: str) -> str:
     except OSError:
         found = re.search(r"\bNodeAddr=(\S+)", _scontrol("node", node))
     if not found:
-        raise RendezvousError(f"node {node} has no host name and no address that scontrol knows; {_WAY_OUT}")
+        raise MeshError(f"node {node} has no host name and no address that scontrol knows; {_WAY_OUT}")
     return found[1]
 
 
@@ -58,7 +56,7 @@ def _scontrol(*words: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise RendezvousError(f"{' '.join(command)} does not answer: {error}; {_WAY_OUT}") from None
+        raise MeshError(f"{' '.join(command)} does not answer: {error}; {_WAY_OUT}") from None
 
 
 _WAY_OUT = "export MASTER_ADDR and MASTER_PORT (a host name of the first node, a free port of it) before srun"

@@ -6,6 +6,8 @@ import io
 
 import numpy as np
 
+from internlm.core.errors import UserError
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit
 
 # Files with these names are images; "" is Pillow itself, else a part of it that a build may lack.
@@ -23,7 +25,7 @@ _BY_PLUGIN = {
 _ORIENTATION = 0x0112
 
 
-class ImageTooLarge(ValueError):
+class ImageTooLarge(UserError, ValueError):
     """An image has more pixels than anything that was recorded; a few kilobytes can claim to be gigabytes."""
 
 

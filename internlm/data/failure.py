@@ -1,7 +1,9 @@
 """The errors of data that cannot serve."""
 
+from internlm.core.errors import UserError
 
-class DataError(Exception):
+
+class DataError(UserError):
     """The data cannot serve what is asked of it; the message says what was looked at and what to do."""
 
 

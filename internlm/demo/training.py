@@ -2,20 +2,18 @@
 
 from typing import TYPE_CHECKING
 
+from internlm.core.errors import UserError
+
 if TYPE_CHECKING:
     from internlm.config.schema import Config
     from internlm.train.loop import TrainResult
-
-
-class DemoError(RuntimeError):
-    """The demo cannot start or go on; the message says what to do."""
 
 
 def train_stage(config: "Config", *, fresh: bool = False, processes: int = 1) -> "TrainResult | None":
     """Train a stage, continue it, or reuse it when complete; a run with other settings is moved aside.
 
     ``processes`` above 1 divide the config's batches between them (``dp_shard``): the same samples a step, and the same run to
-    rounding. None when they were stopped by a signal. Raises DemoError when the batches cannot be divided or a process fails.
+    rounding. None when they were stopped by a signal. Raises UserError when the batches cannot be divided or a process fails.
     """
     from internlm.config.load import RESOLVED_NAME, ConfigError, load_config
     from internlm.train.loop import run_folder, train
@@ -36,7 +34,7 @@ def _divided(config: "Config", processes: int) -> tuple["Config", "Config"]:
     batches = {name: getattr(config.train, name) for name in ("image_batch", "clip_batch")}
     for name, size in batches.items():
         if size % (processes * config.train.accumulation):
-            raise DemoError(f"train.{name} {size} cannot be divided between {processes} processes; choose a divisor of it")
+            raise UserError(f"train.{name} {size} cannot be divided between {processes} processes; choose a divisor of it")
     share = config.train.model_copy(update={name: size // processes for name, size in batches.items()})
     mesh = config.parallel.model_copy(update={"dp_shard": processes})
     return config.model_copy(update={"train": share, "parallel": mesh}), config.model_copy(update={"train": share})
@@ -55,5 +53,5 @@ def _train_together(config: "Config", processes: int, *, resume: bool) -> bool:
     words = ["train", str(folder / "config.yaml"), *([] if resume else ["--no-resume"])]
     code = run_local(words, processes=processes, max_restarts=0, grace=60)
     if code not in (0, EXIT_STOPPED):
-        raise DemoError(f"training in {processes} processes ended with exit code {code}; the messages above say why")
+        raise UserError(f"training in {processes} processes ended with exit code {code}; the messages above say why")
     return code == 0

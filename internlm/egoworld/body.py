@@ -112,7 +112,6 @@ class BodyTrack:
     """Joints and camera of every frame, in world metres."""
 
     joints: np.ndarray  # float64 [F, 17, 3]
-    world_from_head: np.ndarray  # float64 [F, 4, 4], head axes, origin between the eyes
     world_from_camera: np.ndarray  # float64 [F, 4, 4], OpenCV axes
 
 
@@ -201,7 +200,7 @@ def solve(state: BodyState, body: Proportions) -> BodyTrack:
     world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
     world_from_head[:, :3, :3] = head
     world_from_head[:, :3, 3] = (joints[:, LEFT_EYE] + joints[:, RIGHT_EYE]) / 2
-    return BodyTrack(joints, world_from_head, head_camera(world_from_head, body.camera_pitch))
+    return BodyTrack(joints, head_camera(world_from_head, body.camera_pitch))
 
 
 def place_head(joints: np.ndarray, eyes: np.ndarray, head: np.ndarray) -> None:

@@ -27,14 +27,17 @@ class Part:
 
 @dataclass
 class Piece:
-    """One piece of furniture under construction. ``size`` is (width, depth, height) of its bounding box."""
+    """One piece of furniture under construction."""
 
     rng: np.random.Generator
-    size: tuple[float, float, float]
     parts: list[Part] = field(default_factory=list)
     surfaces: list[tuple[float, float, float, float, float]] = field(default_factory=list)  # x0, x1, y0, y1, z
 
     def __post_init__(self) -> None:
+        self.recolour()
+
+    def recolour(self) -> None:
+        """Draw the colour schemes of what is added from now on."""
         self.schemes = [tuple(int(i) for i in self.rng.permutation(PALETTE)[:4]) for _ in range(4)]
 
     def box(
@@ -115,8 +118,26 @@ THINGS: dict[str, tuple[float, float, str, str]] = {
     "toy": (0.16, 0.16, "dots", "dots"),
 }
 
-Rng = np.random.Generator
-Builder = Callable[[Rng], Piece]
+Builder = Callable[[np.random.Generator], Piece]
+
+
+def measured(*things: str, count: int = 0, **measures: float | tuple[float, float]) -> Callable[[Callable[..., None]], Builder]:
+    """Make a builder of a function that shapes a piece: ``shape(piece, **measures)``, metres, a range is drawn from in order.
+
+    At the end ``count`` small objects of the kinds ``things`` stand on its surfaces.
+    """
+
+    def builder(shape: Callable[..., None]) -> Builder:
+        def build(rng: np.random.Generator) -> Piece:
+            drawn = {name: rng.uniform(*value) if isinstance(value, tuple) else value for name, value in measures.items()}
+            piece = Piece(rng)
+            shape(piece, **drawn)
+            piece.scatter(things, count)
+            return piece
+
+        return build
+
+    return builder
 
 
 @dataclass(frozen=True)
@@ -131,50 +152,38 @@ class Furnishing:
     shell: tuple[str, str]  # patterns of walls and floor
 
 
-def chair(rng: np.random.Generator) -> Piece:
-    w, seat = rng.uniform(0.42, 0.5), rng.uniform(0.42, 0.48)
-    piece = Piece(rng, (w, w, seat + 0.5))
+@measured(w=(0.42, 0.5), seat=(0.42, 0.48))
+def chair(piece: Piece, w: float, seat: float) -> None:
     piece.legs((0.02, w - 0.02), (0.02, w - 0.02), seat - 0.05, 0.05)
     piece.box((0, w), (0, w), (seat - 0.05, seat), top="weave")
     piece.box((0, w), (0, 0.05), (seat + 0.1, seat + 0.5), front="bars", back="bars", scheme=1)
-    return piece
 
 
-def side_table(rng: np.random.Generator) -> Piece:
-    w, h = rng.uniform(0.5, 0.8), rng.uniform(0.6, 0.76)
-    piece = Piece(rng, (w, w, h))
+@measured("vase", "book", "mug", "clock", count=2, w=(0.5, 0.8), h=(0.6, 0.76))
+def side_table(piece: Piece, w: float, h: float) -> None:
     piece.legs((0.03, w - 0.03), (0.03, w - 0.03), h - 0.05)
     piece.box((0, w), (0, w), (h - 0.05, h))
     piece.surface((0, w), (0, w), h)
-    piece.scatter(("vase", "book", "mug", "clock"), 2)
-    return piece
 
 
-def plant(rng: np.random.Generator) -> Piece:
-    w, h = rng.uniform(0.4, 0.6), rng.uniform(1.0, 1.7)
-    piece = Piece(rng, (w, w, h))
+@measured(w=(0.4, 0.6), h=(1.0, 1.7))
+def plant(piece: Piece, w: float, h: float) -> None:
     piece.box((w * 0.2, w * 0.8), (w * 0.2, w * 0.8), (0, 0.35), "stripes_h", scheme=1)
     piece.box((w * 0.46, w * 0.54), (w * 0.46, w * 0.54), (0.35, h - 0.5), "plain", scheme=2)
     piece.box((0, w), (0.08, w - 0.08), (h - 0.6, h - 0.15), "leaves", scheme=3)
     piece.box((0.1, w - 0.1), (0, w), (h - 0.45, h), "leaves", scheme=3)
-    return piece
 
 
-def crate(rng: np.random.Generator) -> Piece:
-    w, h = rng.uniform(0.4, 0.6), rng.uniform(0.35, 0.55)
-    piece = Piece(rng, (w, w, h * 2))
+@measured(w=(0.4, 0.6), h=(0.35, 0.55))
+def crate(piece: Piece, w: float, h: float) -> None:
     piece.box((0, w), (0, w), (0, h), "panels")
     piece.box((0.05, w - 0.1), (0.03, w - 0.1), (h, h + 0.3), "label", scheme=1)
-    return piece
 
 
-def cupboard(rng: np.random.Generator) -> Piece:
-    w, d, h = rng.uniform(0.8, 1.1), rng.uniform(0.4, 0.5), rng.uniform(0.85, 1.1)
-    piece = Piece(rng, (w, d, h))
-    piece.box((0, w), (0, d), (0, h), front=str(rng.choice(["doors2", "drawers3"])))
+@measured("vase", "clock", "book", "toy", count=2, w=(0.8, 1.1), d=(0.4, 0.5), h=(0.85, 1.1))
+def cupboard(piece: Piece, w: float, d: float, h: float) -> None:
+    piece.box((0, w), (0, d), (0, h), front=str(piece.rng.choice(["doors2", "drawers3"])))
     piece.surface((0, w), (0, d), h)
-    piece.scatter(("vase", "clock", "book", "toy"), 2)
-    return piece
 
 
 DISTRACTORS: tuple[Builder, ...] = (chair, side_table, plant, crate, cupboard)
@@ -183,13 +192,11 @@ DISTRACTORS: tuple[Builder, ...] = (chair, side_table, plant, crate, cupboard)
 def wall_hanging(skin: str, width: tuple[float, float], low: tuple[float, float], height: tuple[float, float]) -> Builder:
     """A flat thing on the wall: picture, window, mirror, board."""
 
-    def build(rng: np.random.Generator) -> Piece:
-        w, z, h = rng.uniform(*width), rng.uniform(*low), rng.uniform(*height)
-        piece = Piece(rng, (w, 0.06, z + h))
+    @measured(w=width, z=low, h=height)
+    def hanging(piece: Piece, w: float, z: float, h: float) -> None:
         piece.box((0, w), (0.005, 0.05), (z, z + h), "plain", front=skin)
-        return piece
 
-    return build
+    return hanging
 
 
 HANGINGS: tuple[Builder, ...] = (

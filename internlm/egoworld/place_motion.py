@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from internlm.core.errors import UserError
 from internlm.data.mocap import Motion
 from internlm.egoworld.body import LEFT_HIP, RIGHT_HIP, head_camera
 from internlm.egoworld.rooms import Room
@@ -13,7 +14,7 @@ HEAD_MARGIN = 0.06
 SHORTEST = 30  # frames; less is no take
 
 
-class PlacementError(Exception):
+class PlacementError(UserError):
     """No useful stretch of a motion fits into a room."""
 
 

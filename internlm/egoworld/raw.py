@@ -12,22 +12,21 @@ As in the real data the world's origin and heading are arbitrary (z up, not the 
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from internlm.core.files import write_text
 from internlm.data.camera import ARIA_SIZE
+from internlm.data.mocap import Motion
 from internlm.data.store import COCO_JOINTS, Camera, TakeStore
+from internlm.data.store.unfinished import unfinished
 from internlm.egoworld.camera import ARIA_DISTORTION, ARIA_FOCAL
 from internlm.egoworld.simulate import SettingsError, SimulatedTake, TakePlan, plan_takes, run_plans, simulate_take
 from internlm.egoworld.timeline import FRAME_RATE
-
-if TYPE_CHECKING:
-    from internlm.data.mocap import Motion
 
 RAW_SIZE = 2880
 BT601 = 6  # ITU-T H.273, matrix coefficients
@@ -45,8 +44,7 @@ def generate_raw(
     size: int = 448,
     seconds: float = 30.0,
     places: Sequence[str] = (),
-    motions: Sequence["Motion"] = (),
-    dropout: float = 0.03,
+    motions: Sequence[Motion] = (),
     jobs: int = 1,
     on_take: Callable[[str], None] | None = None,
 ) -> Path:
@@ -59,7 +57,7 @@ def generate_raw(
         raise SettingsError(f"size {size}: h264 video needs an even number of pixels")
     path = Path(path)
     _check_ours(path)
-    options = {"seed": seed, "seconds": seconds, "places": places, "dropout": dropout, "motions": motions}
+    options = {"seed": seed, "seconds": seconds, "places": places, "motions": motions}
     planned = plan_takes(path, takes, camera=device_camera(np.random.default_rng(0), size), image_stride=1, **options)
     plans = [replace(plan, camera=device_camera(np.random.default_rng([*plan.seed, 214]), size)) for plan in planned]
     (path / "takes").mkdir(parents=True, exist_ok=True)
@@ -115,25 +113,20 @@ def write_raw_take(plan: TakePlan) -> str:
     import cv2
 
     cv2.setNumThreads(1)
-    take = simulate_take(
-        plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=1, motion=plan.motion, dropout=plan.dropout
-    )
-    final = plan.path / "takes" / plan.name
-    folder = final.with_name(f".partial-{plan.name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    video = folder / "frame_aligned_videos" / "downscaled" / "448" / "aria01_214-1.mp4"
-    video.parent.mkdir(parents=True)
-    write_video(video, take)
-    _write_json(folder / "aria01_noimagestreams.calib.json", device_calibration(plan.camera, serial=plan.uid[:12]))
-    rng = np.random.default_rng([*plan.seed, 3])
-    world = arbitrary_world(take, rng)
-    poses = plan.path / "annotations" / "ego_pose" / plan.split
-    phase = int(rng.integers(MANUAL_STEP))
-    every = range(len(take.joints))
-    _write_json(poses / "body" / "automatic" / f"{plan.uid}.json", body_json(take, world, every))
-    _write_json(poses / "body" / "annotation" / f"{plan.uid}.json", body_json(take, world, every[phase::MANUAL_STEP]))
-    _write_json(poses / "camera_pose" / f"{plan.uid}.json", camera_json(take, world, plan))
-    folder.rename(final)
+    take = simulate_take(plan.seed, plan.place, plan.camera, seconds=plan.seconds, image_stride=1, motion=plan.motion)
+    with unfinished(plan.path / "takes" / plan.name) as folder:
+        video = folder / "frame_aligned_videos" / "downscaled" / "448" / "aria01_214-1.mp4"
+        video.parent.mkdir(parents=True)
+        write_video(video, take)
+        _write_json(folder / "aria01_noimagestreams.calib.json", device_calibration(plan.camera, serial=plan.uid[:12]))
+        rng = np.random.default_rng([*plan.seed, 3])
+        world = arbitrary_world(take, rng)
+        poses = plan.path / "annotations" / "ego_pose" / plan.split
+        phase = int(rng.integers(MANUAL_STEP))
+        every = range(len(take.joints))
+        _write_json(poses / "body" / "automatic" / f"{plan.uid}.json", body_json(take, world, every))
+        _write_json(poses / "body" / "annotation" / f"{plan.uid}.json", body_json(take, world, every[phase::MANUAL_STEP]))
+        _write_json(poses / "camera_pose" / f"{plan.uid}.json", camera_json(take, world, plan))
     return plan.name
 
 
@@ -256,7 +249,4 @@ def _take_entry(plan: TakePlan) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    write_text(path, json.dumps(content))

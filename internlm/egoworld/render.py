@@ -6,35 +6,29 @@ and the minimum over a tile's pairs is kept with the solid's number packed into 
 are then intersected exactly and shaded: painted pattern x (ambient + directional + lamp) light.
 """
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
+from internlm.data.store import Camera
 from internlm.egoworld.rooms import Room
 from internlm.egoworld.textures import GLOW, LEVEL_OFFSETS, LEVELS, SIZE, TEXELS, bake
 from internlm.egoworld.tiles import Tiles, View
 
-if TYPE_CHECKING:
-    from internlm.data.store import Camera
-
 ID_BITS = 9  # of the packed distance: 2^-15 relative error in the choice of the nearest solid, none in the depth
 _ID_MASK = (1 << ID_BITS) - 1
 _FAR = np.float32(1e4)
-_NOISE_LEVEL = 3.0  # grey levels, standard deviation of the optional sensor noise
 DEFAULT_BODY_TINTS = np.array([[0.80, 0.60, 0.48], [0.30, 0.38, 0.60], [0.24, 0.24, 0.28], [0.85, 0.85, 0.82]], np.float32)
 
 
 class Renderer:
     """Renders one room through one camera. ``body_tints`` [K, 3] are the colours the capsules' tint ids choose from."""
 
-    def __init__(self, room: Room, camera: "Camera", body_tints: np.ndarray | None = None, tile: int = 0) -> None:
+    def __init__(self, room: Room, camera: Camera, body_tints: np.ndarray | None = None, tile: int = 0) -> None:
         self.room, self.camera = room, camera
         side = tile or max(8, int(np.ceil(np.sqrt(camera.width * camera.height) / 10 / 4) * 4))
         self.tiles = Tiles(camera, side)
         self.body_tints = np.asarray(DEFAULT_BODY_TINTS if body_tints is None else body_tints, np.float32)
         self._paint()
-        self._noise: np.ndarray | None = None
 
     # ---- once per room ---------------------------------------------------------------------------------------------
 
@@ -86,13 +80,12 @@ class Renderer:
         world_from_camera: np.ndarray,
         capsules: np.ndarray | None = None,
         moved: dict[int, np.ndarray] | None = None,
-        rng: np.random.Generator | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One frame.
 
         world_from_camera [4, 4]; capsules float [C, 8]: ends a and b, radius (metres, world) and body tint id; moved:
-        object number -> its centre [3] in this frame; rng: adds sensor noise. Returns rgb uint8 [H, W, 3] and depth
-        float32 [H, W], metres along the pixel's ray, 0 (and black) where the lens carries no light.
+        object number -> its centre [3] in this frame. Returns rgb uint8 [H, W, 3] and depth float32 [H, W], metres along
+        the pixel's ray, 0 (and black) where the lens carries no light.
         """
         view = View(self.tiles, np.asarray(world_from_camera, np.float32))
         boxes = self._boxes_now(moved)
@@ -100,7 +93,7 @@ class Renderer:
         colour = self._shade(boxes, view, distance, face)
         if capsules is not None and len(capsules):
             self._draw_capsules(np.asarray(capsules, np.float32), view, distance, colour)
-        return self._finish(colour, distance, rng)
+        return self._finish(colour, distance)
 
     def _boxes_now(self, moved: dict[int, np.ndarray] | None) -> np.ndarray:
         if not moved:
@@ -236,14 +229,9 @@ class Renderer:
         shade = light.ambient * (0.55 + 0.45 * turned) + light.directional * np.maximum(light.direction @ normal, 0)
         return shade + light.lamp_power * 4 * np.maximum((normal * to_lamp).sum(0), 0) / ((1.5 + reach**2) * reach)
 
-    def _finish(self, colour: np.ndarray, distance: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    def _finish(self, colour: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tiles = self.tiles
         colour *= 255.0
-        if rng is not None:
-            if self._noise is None:
-                self._noise = (np.random.default_rng(5).standard_normal(colour.size * 2) * _NOISE_LEVEL).astype(np.float32)
-            shift = int(rng.integers(colour.size))
-            colour += self._noise[shift : shift + colour.size].reshape(colour.shape)
         np.clip(colour, 0, 255, out=colour)
         dark = ~tiles.valid.reshape(-1)
         if dark.any():

@@ -5,7 +5,7 @@ furniture, walls and floor; colours and light say nothing.
 room spans (0, 0, 0) to ``size`` in metres.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -113,14 +113,19 @@ class Room:
 
     def sight_is_free(self, a: np.ndarray, b: np.ndarray, ignore: int = -1) -> bool:
         """Whether the straight line between world points a and b [3] meets no solid but box ``ignore``."""
-        a, way = np.asarray(a, np.float64), np.asarray(b, np.float64) - a
-        way = np.where(np.abs(way) < 1e-9, 1e-9, way)
-        t = (self.boxes - a) / way
-        enter, leave = t.min(1).max(-1), t.max(1).min(-1)
-        hit = (enter < leave) & (leave > 0) & (enter < 1)
+        hit = first_hit(self.boxes, np.asarray(a, np.float64), np.asarray(b, np.float64)) < 1
         if ignore >= 0:
             hit[ignore] = False
         return not hit.any()
+
+
+def first_hit(boxes: np.ndarray, origin: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Share [M] of the way from ``origin`` to ``point`` at which each box [M, 2, 3] is entered; infinity where it is not."""
+    direction = point - origin
+    direction = np.where(np.abs(direction) < 1e-9, 1e-9, direction)
+    slabs = (boxes - origin) / direction
+    enter, leave = slabs.min(1).max(-1), slabs.max(1).min(-1)
+    return np.where((enter <= leave) & (leave > 0), np.maximum(enter, 0.0), np.inf)
 
 
 def make_room(rng: np.random.Generator, place: str) -> Room:
@@ -261,12 +266,7 @@ def _assemble(rng: np.random.Generator, place: str, size: np.ndarray, parts: lis
     room = Room(place, size, *inside, *around, tints, _light(rng, size), ())
     kinds = [(i, part.thing) for i, part in enumerate(parts) if part.thing]
     found = (_object_in_reach(room, i, kind) for i, kind in kinds)
-    return _with_objects(room, tuple(thing for thing in found if thing is not None))
-
-
-def _with_objects(room: Room, objects: tuple[Object, ...]) -> Room:
-    fields = {name: getattr(room, name) for name in room.__dataclass_fields__}
-    return Room(**{**fields, "objects": objects})
+    return replace(room, objects=tuple(thing for thing in found if thing is not None))
 
 
 def _repeats(boxes: np.ndarray, textures: np.ndarray, scale: float = 1.0) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internlm.egoworld.rooms import CELL, WALK_RADIUS, Room
+from internlm.egoworld.rooms import CELL, WALK_RADIUS, Room, first_hit
 
 CLEARANCE = WALK_RADIUS - 0.01  # standing points touch the limit exactly; a rounded position must still count as free
 
@@ -35,20 +35,10 @@ class FieldOfView:
 
 @dataclass(frozen=True)
 class Sighting:
-    """One object in view: its row in ``room.objects`` and its angle from the view centre in degrees (side: left is positive)."""
+    """One object in view: its row in ``room.objects`` and its angle from the view centre in degrees."""
 
     row: int
     angle: float
-    side: float
-
-
-def first_hit(boxes: np.ndarray, origin: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Share [M] of the way from ``origin`` to ``point`` at which each box [M, 2, 3] is entered; infinity where it is not."""
-    direction = point - origin
-    direction = np.where(np.abs(direction) < 1e-9, 1e-9, direction)
-    slabs = (boxes - origin) / direction
-    enter, leave = slabs.min(1).max(-1), slabs.max(1).min(-1)
-    return np.where((enter <= leave) & (leave > 0), np.maximum(enter, 0.0), np.inf)
 
 
 def sightings(
@@ -69,7 +59,7 @@ def sightings(
         if hits.min(initial=np.inf) < entry - 0.01:
             continue
         angle = float(np.degrees(np.arctan2(np.hypot(local[row, 0], local[row, 1]), local[row, 2])))
-        seen.append(Sighting(int(row), angle, float(np.degrees(np.arctan2(-local[row, 0], local[row, 2])))))
+        seen.append(Sighting(int(row), angle))
     return seen
 
 

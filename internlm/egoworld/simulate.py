@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
+from internlm.core.errors import UserError
 from internlm.data.camera import rays
+from internlm.data.mocap import Motion
 from internlm.data.store import SPLITS, Camera, PackedColumn, PoseTrack, StoreError, StoreWriter, TakeInfo
 from internlm.data.store.column_files import read_column
 from internlm.data.store.reader import read_track
@@ -30,13 +32,11 @@ from internlm.egoworld.rooms import PLACES, Room, make_room
 from internlm.egoworld.sight import FieldOfView
 from internlm.egoworld.timeline import ACTIONS, FRAME_RATE
 
-if TYPE_CHECKING:
-    from internlm.data.mocap import Motion
-
 JPEG_QUALITY = 95
+DROPOUT = 0.03  # share of joint observations lost in short gaps, as in annotated recordings
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """The asked-for world cannot be made; the message names the setting."""
 
 
@@ -80,15 +80,13 @@ def simulate_take(
     *,
     seconds: float = 30.0,
     image_stride: int = 5,
-    motion: "Motion | None" = None,
-    dropout: float = 0.03,
+    motion: Motion | None = None,
 ) -> SimulatedTake:
     """One take in a new room of class ``place``: a composed behaviour, or a recorded ``motion`` placed into the room.
 
     Args:
         seconds: length at 30 Hz; recorded motion may be shorter.
         image_stride: an image every so many frames; poses exist at every frame.
-        dropout: share of joint observations lost in short gaps, as in annotated recordings.
     """
     room_seed, wearer_seed, gap_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3, np.uint64) >> np.uint64(1))
     rng = np.random.default_rng(wearer_seed)
@@ -116,7 +114,7 @@ def simulate_take(
         camera=camera,
         image_frames=np.arange(0, len(joints), image_stride),
         joints=joints,
-        visible=seen & ~gaps(np.random.default_rng(gap_seed), len(joints), dropout),
+        visible=seen & ~gaps(np.random.default_rng(gap_seed), len(joints), DROPOUT),
         world_from_camera=poses,
         capsules=capsules(joints, seen.all(0)),
         body_tints=draw_tints(rng),
@@ -127,7 +125,7 @@ def simulate_take(
     )
 
 
-def _best_room(motion: "Motion", room: Room, frames: int, rng: np.random.Generator, tries: int = 5) -> tuple["Motion", Room]:
+def _best_room(motion: Motion, room: Room, frames: int, rng: np.random.Generator, tries: int = 5) -> tuple[Motion, Room]:
     """The motion placed into the first of a few rooms that holds all of it, else into the one that holds most."""
     best: tuple[Motion, Room] | None = None
     for attempt in range(tries):
@@ -176,9 +174,8 @@ class TakePlan:
     camera: Camera
     seconds: float
     image_stride: int
-    dropout: float
-    depth: bool
-    motion: "Motion | None" = None
+    depth: bool = False
+    motion: Motion | None = None
 
     @property
     def uid(self) -> str:
@@ -191,7 +188,7 @@ class TakePlan:
             "seed": list(self.seed),
             "seconds": self.seconds,
             "image_stride": self.image_stride,
-            "dropout": self.dropout,
+            "dropout": DROPOUT,
             "camera": [self.camera.model, self.camera.width],
             "motion": self.motion.name if self.motion else None,
         }
@@ -202,18 +199,14 @@ def plan_takes(
     takes: dict[str, int],
     *,
     seed: int,
-    camera: Camera,
-    seconds: float,
-    image_stride: int,
     places: Sequence[str] = (),
-    dropout: float = 0.03,
-    depth: bool = False,
-    motions: Sequence["Motion"] = (),
+    motions: Sequence[Motion] = (),
+    **how: Any,
 ) -> list[TakePlan]:
     """Names, seeds and place classes of all takes; places take turns so that every split has them evenly.
 
     With ``motions`` the takes of a split cycle through the recorded motions of that split (a motion without a split
-    belongs to all).
+    belongs to all). how: what is the same in all takes, as in ``TakePlan``: camera, seconds, image_stride, depth.
     """
     places = tuple(places) or tuple(PLACES)
     plans = []
@@ -231,13 +224,9 @@ def plan_takes(
                     name=f"{split}_{index:04d}_{place}",
                     split=split,
                     place=place,
-                    camera=camera,
                     seed=(seed, SPLITS.index(split), index),
-                    seconds=seconds,
-                    image_stride=image_stride,
-                    dropout=dropout,
-                    depth=depth,
                     motion=pool[index % len(pool)] if pool else None,
+                    **how,
                 )
             )
     return plans
@@ -246,7 +235,7 @@ def plan_takes(
 def write_take(plan: TakePlan) -> str:
     """Simulate one planned take and add it to the store at ``plan.path``; returns its name."""
     cv2.setNumThreads(1)  # takes are the unit of parallel work
-    options = {"seconds": plan.seconds, "image_stride": plan.image_stride, "motion": plan.motion, "dropout": plan.dropout}
+    options = {"seconds": plan.seconds, "image_stride": plan.image_stride, "motion": plan.motion}
     take = simulate_take(plan.seed, plan.place, plan.camera, **options)
     about = {**take.about, "recipe": plan.recipe, "actions": list(ACTIONS)}
     labels = {"place": plan.place}
@@ -306,9 +295,8 @@ def generate_store(
     image_stride: int = 5,
     places: Sequence[str] = (),
     camera: str = "pinhole",
-    dropout: float = 0.03,
     depth: bool = False,
-    motions: Sequence["Motion"] = (),
+    motions: Sequence[Motion] = (),
     jobs: int = 1,
     on_take: Callable[[str], None] | None = None,
 ) -> Path:
@@ -321,7 +309,7 @@ def generate_store(
     """
     writer = StoreWriter(path)
     lens = default_camera(camera, size)
-    options = {"places": places, "dropout": dropout, "depth": depth, "motions": motions}
+    options = {"places": places, "depth": depth, "motions": motions}
     plans = plan_takes(Path(path), takes, seed=seed, camera=lens, seconds=seconds, image_stride=image_stride, **options)
     missing = []
     for plan in plans:

@@ -1,20 +1,16 @@
 """The rays of a camera in square tiles, each bounded by four planes through the eye."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from internlm.data.camera import rays
-
-if TYPE_CHECKING:
-    from internlm.data.store import Camera
+from internlm.data.store import Camera
 
 
 class Tiles:
     """The rays of a camera in square tiles, with four bounding planes each (camera frame). Dark pixels are left out
     of the planes, and tiles without light are skipped."""
 
-    def __init__(self, camera: "Camera", side: int) -> None:
+    def __init__(self, camera: Camera, side: int) -> None:
         directions, valid = rays(camera)
         self.height, self.width = valid.shape
         down, across = -(-self.height // side), -(-self.width // side)

@@ -185,7 +185,8 @@ def telling(shape: Shape) -> tuple[int, int, int]:
 
 def _step(system: System, mesh: Mesh, dtype: torch.dtype, pieces: int, counts: Mapping[str, int], shape: Shape) -> Measured:
     parts, streams = system.parts(), {name: stream for name, stream in system.streams().items() if stream.size}
-    engine, values = TorchEngine(parts, system.config, mesh), {name: at(0) for name, at in system.schedules().items()}
+    config = system.config.model_copy(update={"train": system.config.train.model_copy(update={"accumulation": pieces})})
+    engine, values = TorchEngine(parts, config, mesh), {name: at(0) for name, at in system.schedules().items()}
     meter = Meter(_axes(mesh))
 
     def finish() -> None:
@@ -199,35 +200,48 @@ def _step(system: System, mesh: Mesh, dtype: torch.dtype, pieces: int, counts: M
     states = _states(engine, parts)
     meter.watch(tensor for tensors in states.values() for tensor in tensors)
     held = {kind: sum(local(tensor).nbytes for tensor in tensors) for kind, tensors in states.items()}
+    rows = {kind: [_rows(tensor) for tensor in tensors] for kind, tensors in states.items()}
     period = lcm(*(stream.every for stream in streams.values()))
+    if engine.accumulating:
+        rows["gradients"] = [(1, gradient.nbytes) for gradient in states.pop("gradients")]
+        held["gradients"] = sum(size for _, size in rows["gradients"])
+    forth, flops = Counter(), 0.0
     with meter:
         for turn in range(period):
-            batches = {
-                name: system.example(name, counts.get(name) or stream.size // pieces, CPU)
-                for name, stream in streams.items()
-                if turn % stream.every == stream.turn
-            }
-            for term in system.terms(batches, values, dtype=dtype):
-                engine.backward(term().total / pieces, last=True)
-            del batches
-        forth, flops = meter.whole.copy(), meter.flops * pieces / period
+            if engine.accumulating:
+                engine.zero_grad()
+            # Of a step's pieces all but the last are alike.
+            for times, last in ((pieces - 1, False), (1, True))[pieces == 1 :]:
+                sent, done = meter.whole.copy(), meter.flops
+                batches = {
+                    name: system.example(name, counts.get(name) or stream.size // pieces, CPU)
+                    for name, stream in streams.items()
+                    if turn % stream.every == stream.turn
+                }
+                terms = system.terms(batches, values, dtype=dtype)
+                for number, term in enumerate(terms, start=1):
+                    engine.backward(term().total / pieces, last=last and number == len(terms))
+                del batches, terms, term
+                flops += times * (meter.flops - done) / period
+                for name, size in meter.whole.items():
+                    forth[name] += times * (size - sent[name]) / period
+        before = meter.whole.copy()
         finish()
     whole = Counter()
     for name, size in meter.whole.items():
-        whole[name if not name.startswith("dp_replicate") else f"{name} {OF_SHARDS}"] += forth[name] * pieces / period
-        whole[f"{name} {OF_SHARDS}"] += size - forth[name]  # gradients, when a step ends
+        whole[name if not name.startswith("dp_replicate") else f"{name} {OF_SHARDS}"] += forth[name]
+        whole[f"{name} {OF_SHARDS}"] += size - before[name]  # gradients, when a step ends
     peaks = {segment: (live - sum(held.values()), copies) for segment, (live, copies) in meter.peaks.items()}
     shapes = {
         name: tuple(local(parameter).shape)
         for module in trained_modules(parts).values()
         for name, parameter in module.named_parameters()
     }
-    rows = {kind: [_rows(tensor) for tensor in tensors] for kind, tensors in states.items()}
     return Measured(rows, held, peaks, whole, flops, shape, shapes)
 
 
 def _states(engine: TorchEngine, parts: Mapping) -> dict[str, list[Tensor]]:
-    """What lives from step to step. Gradients count as if they always did, as they do between the pieces of a batch."""
+    """What lives from step to step. Gradients count as if they always did, as they do between the passes of a step."""
     moments = [tensor for state in engine.optimizer.state.values() for tensor in state.values() if tensor.ndim]
     others = {name: list(part.module.parameters()) for name, part in parts.items() if not part.trained}
     trained = trained_modules(parts).values()

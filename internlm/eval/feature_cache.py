@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from internlm.core.collectives import rank
+from internlm.core.files import written
 from internlm.data.frames import ImageFolder, ImageSource, ImageSubset, JoinedImages, StoreImages
 
 from .encoders import Encoder
@@ -78,11 +78,9 @@ class FeatureCache:
             path = self._path(item, data, rows, image_size, batch_size)
             stored = features[item.names[0]]
             about = {"identity": item.identity, "unreadable": str(stored.unreadable), "first_image": source.name(0)}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
             tensors = {f"feature {name}": value.contiguous() for name, value in stored.values.items()}
-            save_file(tensors | {"rows": stored.rows}, temporary, about)
-            temporary.replace(path)
+            with written(path) as temporary:
+                save_file(tensors | {"rows": stored.rows}, temporary, about)
 
     def _path(self, item: Encoder, data: str, rows: np.ndarray, image_size: int, batch_size: int) -> Path:
         chosen = hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()

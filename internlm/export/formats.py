@@ -3,12 +3,10 @@
 import importlib.util
 from collections.abc import Sequence
 
+from .errors import ExportError
+
 # By format the packages that it needs.
 FORMATS = {"hf": ("transformers",), "torch-export": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-
-
-class ExportError(RuntimeError):
-    """What was asked for cannot be exported, or what was written does not give the network's outputs."""
 
 
 def require_packages(formats: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from internlm.data.view import describe_view
 from internlm.systems.base import Hub
 from internlm.systems.resolve import SHAPE, WEIGHTS
 
-from .formats import ExportError
+from .errors import ExportError
 from .sources import exported_sources
 
 PREPROCESSING = "preprocessor_config.json"

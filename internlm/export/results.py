@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-class ResultError(ValueError):
-    """A file that was given as a result is none, or belongs to another model."""
+from .errors import ExportError
 
 
 @dataclass(frozen=True)
@@ -30,16 +28,16 @@ def find_results(run: Path, step: int) -> tuple[Result, ...]:
 
 
 def read_results(paths: Sequence[str | Path], step: int) -> tuple[Result, ...]:
-    """Results by name. Raises ResultError for a file that is none or was measured on another step, FileNotFoundError."""
+    """Results by name. Raises ExportError for a file that is none or was measured on another step, FileNotFoundError."""
     results = []
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such result file")
         found = _read(path)
         if found is None:
-            raise ResultError(f"{path} is not a result of egoagent eval --out (task, model, protocol, figures)")
+            raise ExportError(f"{path} is not a result of egoagent eval --out (task, model, protocol, figures)")
         if found.step != step:
-            raise ResultError(f"{path} was measured at step {found.step}, the exported weights are of step {step}")
+            raise ExportError(f"{path} was measured at step {found.step}, the exported weights are of step {step}")
         results.append(found)
     return tuple(results)
 

@@ -12,7 +12,7 @@ from internlm.config.schema import Config
 from internlm.systems.base import Exports
 from internlm.systems.resolve import foreign_layout, load_system
 
-from .formats import ExportError
+from .errors import ExportError
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .errors import ExportError
+
 Replaced = Mapping[str, tuple[str, str, str]]
 _PACKAGE = "internlm"
-
-
-class SourceError(RuntimeError):
-    """A module of the package imports something that cannot go with an exported model."""
 
 
 def exported_sources(entries: Sequence[str], replaced: Replaced) -> dict[str, str]:
@@ -21,7 +19,7 @@ def exported_sources(entries: Sequence[str], replaced: Replaced) -> dict[str, st
 
     ``replaced``: by module that stays behind the one name that others import from it, and the file and name in its place.
 
-    Raises SourceError for an import of the package that is not ``from module import names``, for two modules of one name,
+    Raises ExportError for an import of the package that is not ``from module import names``, for two modules of one name,
     and for one that has no counterpart outside the package.
     """
     files: dict[str, str] = {}
@@ -31,7 +29,7 @@ def exported_sources(entries: Sequence[str], replaced: Replaced) -> dict[str, st
         module = waiting.pop()
         name = f"{module.rpartition('.')[2]}.py"
         if origin.setdefault(name, module) != module:
-            raise SourceError(f"{module} and {origin[name]} would both become {name} in the exported folder; rename one")
+            raise ExportError(f"{module} and {origin[name]} would both become {name} in the exported folder; rename one")
         if name not in files:
             files[name], needed = _rewrite(module, replaced)
             waiting += needed
@@ -45,7 +43,7 @@ def _rewrite(module: str, replaced: Replaced) -> tuple[str, list[str]]:
     needed: list[str] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import) and any(alias.name.partition(".")[0] == _PACKAGE for alias in node.names):
-            raise SourceError(f"{module}:{node.lineno}: write 'from module import names', which an export can rewrite")
+            raise ExportError(f"{module}:{node.lineno}: write 'from module import names', which an export can rewrite")
         if not isinstance(node, ast.ImportFrom) or not (target := _absolute(module, node)):
             continue
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
@@ -71,13 +69,13 @@ def _flat(module: str, node: ast.ImportFrom, target: str, replaced: Replaced) ->
     known, file, name = replaced[target]
     others = ", ".join(alias.name for alias in node.names if alias.name != known)
     if others:
-        raise SourceError(f"{module}:{node.lineno}: {target} has no counterpart in an exported folder for {others}")
+        raise ExportError(f"{module}:{node.lineno}: {target} has no counterpart in an exported folder for {others}")
     return f"from .{file} import {name} as {node.names[0].asname or known}"
 
 
 def source_of(module: str) -> Path:
-    """The file of a module, without importing it. Raises SourceError for a package folder."""
+    """The file of a module, without importing it. Raises ExportError for a package folder."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.origin or spec.submodule_search_locations is not None:
-        raise SourceError(f"{module} is not one file; import from the module that defines the name")
+        raise ExportError(f"{module} is not one file; import from the module that defines the name")
     return Path(spec.origin)

@@ -1,8 +1,6 @@
 """A trained branch for use elsewhere: Hugging Face folder, ``torch.export`` program, ONNX graph; checked, or not there."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +9,14 @@ from typing import Any
 import torch
 
 from internlm.config.load import save_config
+from internlm.core.files import sync
+from internlm.data.store.unfinished import unfinished
 from internlm.systems.resolve import RECORD, RUN_CONFIG
 
 from . import hub, programs
 from .card import model_card
-from .formats import ExportError, require_packages
+from .errors import ExportError
+from .formats import require_packages
 from .results import Result, find_results, read_results
 from .source import Source, load_source
 
@@ -58,15 +59,11 @@ def export_model(
     _check_target(out, overwrite)
     found = load_source(source, branch, rename)
     shown = (*find_results(found.path, found.step), *read_results(results, found.step))
-    temporary = _empty_temporary(out)
-    try:
-        differences = _write_formats(temporary, found, formats)
-        _write_record(temporary, found, formats, differences, shown)
-        _settle(temporary)
-        _publish(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished(out) as folder:
+        differences = _write_formats(folder, found, formats)
+        _write_record(folder, found, formats, differences, shown)
+        _settle(folder)
     return Exported(out, differences, shown)
 
 
@@ -124,34 +121,9 @@ def _write_record(
     (folder / CARD).write_text(model_card(source, formats, differences, results), encoding="utf-8")
 
 
-def _empty_temporary(out: Path) -> Path:
-    """A hidden folder beside ``out``. What a killed export left there goes, and what it had moved aside comes back."""
-    temporary, aside = _hidden(out)
-    shutil.rmtree(temporary, ignore_errors=True)
-    if aside.exists() and not out.exists():
-        os.rename(aside, out)
-    shutil.rmtree(aside, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
-
-
-def _hidden(out: Path) -> tuple[Path, Path]:
-    return out.with_name(f".{out.name}.writing"), out.with_name(f".{out.name}.replaced")
-
-
 def _settle(folder: Path) -> None:
     """Flush every file to the disk; safetensors writes files that only their owner can read, give what the umask allows."""
     mode = (folder / RECORD).stat().st_mode
     for path in folder.iterdir():
         path.chmod(mode)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _publish(temporary: Path, out: Path) -> None:
-    """Move the finished folder into place; an earlier export leaves from sight first and is removed last."""
-    _, aside = _hidden(out)
-    if out.exists():
-        os.rename(out, aside)
-    os.rename(temporary, out)
-    shutil.rmtree(aside, ignore_errors=True)
+        sync(path)

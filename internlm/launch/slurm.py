@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from internlm.core.errors import UserError
 from internlm.train.signals import EXIT_BAD_STEPS, EXIT_STOPPED, STOPPING
 
 from .local import run_command
@@ -25,10 +26,6 @@ FINAL_CODES = (0, 2, EXIT_BAD_STEPS)  # complete; config or data to mend; bad st
 RESTARTS_NAME = "restarts.log"
 # Of whatever the job was submitted from: in the job, srun's variables say who is who.
 LAUNCHED_ELSEWHERE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-class SlurmError(Exception):
-    """A job cannot be submitted; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +86,21 @@ def _stop_early(number: int, frame: FrameType | None) -> None:
 
 
 def submit(task: Callable[[], Any], options: JobOptions) -> Any:
-    """Submit ``task`` (picklable) for every process of the job; returns submitit's job. SlurmError where that fails."""
+    """Submit ``task`` (picklable) for every process of the job; returns submitit's job. UserError where that fails."""
     if not shutil.which("sbatch"):
-        raise SlurmError("no Slurm here (sbatch is missing): run this on a login node, or leave out --slurm to train here")
+        raise UserError("no Slurm here (sbatch is missing): run this on a login node, or leave out --slurm to train here")
     try:
         return make_executor(options).submit(task)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:  # submitit's FailedJobError is a RuntimeError
-        raise SlurmError(f"the job could not be submitted: {error}") from None
+        raise UserError(f"the job could not be submitted: {error}") from None
 
 
 def make_executor(options: JobOptions) -> Any:
-    """submitit's executor with everything that ``options`` ask for. SlurmError where submitit is missing."""
+    """submitit's executor with everything that ``options`` ask for. UserError where submitit is missing."""
     try:
         from submitit.slurm.slurm import SlurmExecutor
     except ModuleNotFoundError:
-        raise SlurmError("--slurm needs submitit: pip install submitit") from None
+        raise UserError("--slurm needs submitit: pip install submitit") from None
 
     class Executor(SlurmExecutor):
         @classmethod
@@ -164,16 +161,16 @@ def teardown(options: JobOptions) -> list[str]:
 def minutes_of(text: str) -> int:
     """Slurm's time formats to minutes: ``90``, ``HH:MM:SS``, ``MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``; seconds round up.
 
-    Raises SlurmError for anything else, and for no time at all.
+    Raises UserError for anything else, and for no time at all.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if not match:
-        raise SlurmError(f"--time {text!r} is none of Slurm's forms: 90 (minutes), MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS")
+        raise UserError(f"--time {text!r} is none of Slurm's forms: 90 (minutes), MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS")
     days, first, second, third = (int(part) if part else 0 for part in match.groups())
     if match[1] is not None or match[4] is not None:
         seconds = ((days * 24 + first) * 60 + second) * 60 + third
     else:
         seconds = first * 60 + second
     if not seconds:
-        raise SlurmError(f"--time {text!r} is no time at all")
+        raise UserError(f"--time {text!r} is no time at all")
     return -(-seconds // 60)

@@ -1,11 +1,12 @@
 """Displays outside the run folder's own log: TensorBoard, Weights & Biases. What they lack or break ends no run."""
 
 import logging
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from internlm.core.files import write_text
 
 TENSORBOARD = "tensorboard"
 WANDB_ID = "wandb_id"
@@ -69,9 +70,7 @@ class WeightsAndBiases:
 
         path = folder / WANDB_ID
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(secrets.token_hex(4))
-            os.replace(temporary, path)
+            write_text(path, secrets.token_hex(4))
         self._run = wandb.init(
             project=project, name=name, id=path.read_text(), resume="allow", dir=str(folder), config=dict(config)
         )

@@ -3,10 +3,11 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from internlm.core.files import write_text
 
 from .boards import Boards
 
@@ -57,13 +58,10 @@ class MetricsWriter:
             return
         records = list(_records(self.path))
         kept = [record for record in records if record["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
         try:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            os.replace(temporary, self.path)
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         except OSError as error:
             log.error("figures after step %d stay in %s and come twice: %s", step, self.path, error)
-            temporary.unlink(missing_ok=True)
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:

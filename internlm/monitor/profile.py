@@ -1,11 +1,11 @@
 """The torch profiler over a few steps of a run, one Chrome trace file a process."""
 
-import contextlib
 import logging
-import os
 from pathlib import Path
 
 import torch
+
+from internlm.core.files import written
 
 PROFILES = "profile"
 
@@ -49,15 +49,11 @@ class StepProfiler:
             return
         profile.stop()
         self.communication = _union(_collectives(profile)) / self._count
-        temporary = self.path.with_suffix(".tmp")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            profile.export_chrome_trace(str(temporary))
-            os.replace(temporary, self.path)
+            with written(self.path) as temporary:
+                profile.export_chrome_trace(str(temporary))
         except (OSError, RuntimeError) as error:
             log.error("the profile could not be written to %s: %s", self.path, error)
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
         else:
             log.info("profile of %d steps, communication in %.4f s of each: %s", self._count, self.communication, self.path)
 

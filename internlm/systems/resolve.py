@@ -43,15 +43,15 @@ def load_system(path: str | Path, device: torch.device | str = "cpu") -> tuple[S
 
 
 def _of_checkpoint(path: str | Path) -> tuple[System, int]:
-    system = build_system(parse_config(settled_values(find_checkpoint(path, ()))))
-    parts = system.parts()
-    kept = [name for name, part in parts.items() if part.trained or part.follows]
-    checkpoint = find_checkpoint(path, kept)
-    for name, part in parts.items():
-        # Of what only training needs, an imported checkpoint may lack some.
-        own, stored = part.module.state_dict(), checkpoint.index.get(name, {})
-        shares = {key: Share.whole(tensor) for key, tensor in own.items() if name in kept or key in stored}
-        checkpoint.fill(name, shares, exact=name in kept)
+    newest = find_checkpoint(path, ())
+    system = build_system(parse_config(settled_values(newest)))
+    # Of what only training needs, an imported checkpoint may lack some.
+    needed = {name: part.trained or part.follows for name, part in system.parts().items()}
+    checkpoint = find_checkpoint(path, [name for name, always in needed.items() if always or name in newest.there])
+    for name, stored in checkpoint.index.items():
+        own = system.parts()[name].module.state_dict()
+        shares = {key: Share.whole(tensor) for key, tensor in own.items() if needed[name] or key in stored}
+        checkpoint.fill(name, shares, exact=bool(needed[name]))
     return system, checkpoint.step
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from internlm.config.schema import Config
+from internlm.core.errors import UserError
 from internlm.monitor.spikes import SpikeWatch
 
 from .state import TrainState
@@ -20,7 +21,7 @@ NON_FINITE = "loss or gradient not finite"
 log = logging.getLogger(__name__)
 
 
-class BadStepsError(RuntimeError):
+class BadStepsError(UserError):
     """Too many bad steps in a row."""
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from internlm.checkpoint.index import Checkpoint
 from internlm.config.schema import Config
@@ -87,11 +88,18 @@ class TorchEngine:
         named = list(zip(names, self.parameters, strict=True))
         self._divided = [parameter for name, parameter in named if name in self._cuts]
         self._partial = [parameter for name, parameter in named if name in partial]
+        # Roots whose gradients stay whole until a step's last pass, which reduces what all passes have left, also in layers that
+        # it does not touch. Of several roots it may not touch one: they reduce in every pass. So do single pieces of several
+        # streams: what only the last one touches would have its gradient in bfloat16 and the rest in float32.
+        roots = [root for root in self.trained.values() if isinstance(root, FSDPModule) and mesh.data.size > 1]
+        self.accumulating = roots if len(roots) == len(self.trained) == 1 and config.train.accumulation > 1 else []
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
+        for root in self.accumulating:
+            root.set_requires_gradient_sync(last)
         loss.backward()
 
     def clipped_norm(self) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from internlm.config.errors import ConfigError
+from internlm.core.errors import ConfigError
 
 from .attention import Attend, SelfAttention
 from .backbone import Backbone

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from internlm.config.errors import ConfigError
+from internlm.core.errors import ConfigError
 
 AXES = {1: (8,), 3: (2, 3, 3)}  # eighths of the head size that each axis turns: time, row, column
 

@@ -72,7 +72,8 @@ def measure(config, folder: Path) -> dict[str, int]:
         return {
             "parameters": sum(local(p).nbytes for p in state.system.agent.predictor.parameters()),
             "observer": sum(local(p).nbytes for p in state.system.agent.observer.parameters()),
-            "gradients": sum(local(p.grad).nbytes for p in state.engine.parameters),
+            # Whole until the last piece, but where no other process has other samples.
+            "gradients": sum((local(p.grad) if mesh.data.size == 1 else p.grad).nbytes for p in state.engine.parameters),
             "optimizer": sum(local(moment).nbytes for moment in moments),
             "total": memory.peak,
         }

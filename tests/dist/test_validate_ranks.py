@@ -1,17 +1,14 @@
 """Held-out losses on two processes: those of one, and training bit for bit as without them, whatever the mesh and engine."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
-from torch.distributed.tensor import DTensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from data_samples import write_take
 from processes import start
-from test_loop import same_weights
-from test_validate import config, figures, without
+from torch.distributed.tensor import DTensor
+from train_samples import same_weights
+from validate_samples import config, figures, without
 
 from internlm.train import loop
 

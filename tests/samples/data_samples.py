@@ -5,7 +5,7 @@ import argparse
 import cv2
 import numpy as np
 
-from dataset_preprocess import command
+from internlm.commands import data as command
 from internlm.data.store import Camera, PoseTrack, StoreWriter, TakeInfo
 
 

@@ -14,7 +14,7 @@ def array(cluster, tmp_path, samples, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", str(cluster))
     monkeypatch.setenv("PYTHONPATH", str(samples), prepend=os.pathsep)  # tasks unpickle what is defined there
     monkeypatch.setattr(slurm, "POLL_SECONDS", 1.0)
-    return partial(slurm.SlurmOptions, tmp_path / "logs", tasks=2, memory_gb=1, minutes=5)
+    return partial(slurm.SlurmOptions, tmp_path / "logs", tasks=2, memory=1, minutes=5)
 
 
 @pytest.mark.slow

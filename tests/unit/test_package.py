@@ -14,7 +14,7 @@ else:  # pip carries the same parser
     from pip._vendor import tomli as tomllib
 
 MODULE_OF = {
-    "pyyaml": "yaml",
+    "ruamel.yaml": "ruamel",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "faiss-cpu": "faiss",

@@ -12,16 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from internlm.data.mocap.joint_names import (
-    HEAD,
-    LIMBS,
-    NECK,
-    UnknownJoints,
-    apply_map,
-    describe_names,
-    describe_roles,
-    find_joints,
-)
+from internlm.data.mocap.joint_names import HEAD, LIMBS, NECK, UnknownJoints, describe_names, describe_roles, recognised
 from internlm.data.mocap.motion import MocapError, Motion, is_multiple, resample
 from internlm.data.mocap.posture import BODY, NOTHING_STATED, Recording, Stated, recording_motion
 from internlm.data.mocap.skeleton import Lines, euler
@@ -97,16 +88,8 @@ def _roles(skeleton: Skeleton, stated: Stated, asf: Path) -> tuple[dict[int | st
     """
     names = list(skeleton.bones)
     parents = [names.index(bone.parent) if bone.parent != ROOT else -1 for bone in skeleton.bones.values()]
-    found: dict[int | str, int] = {}
-    mapped: dict[int | str, int] = {}
     try:
-        try:
-            found = find_joints(names, parents, limb_joints=2)
-        except UnknownJoints:
-            if stated.joint_map is None:
-                raise
-        if stated.joint_map is not None:
-            mapped = apply_map(stated.joint_map, names)
+        found, mapped = recognised(names, parents, stated.joint_map, limb_joints=2)
     except UnknownJoints as unknown:
         raise MocapError(f"{asf}: {unknown}; the bones are {describe_names(names)}; say which with --joints MAP.json") from None
     roles: dict[int | str, str] = {role: skeleton.bones[names[bone]].parent for role, bone in found.items()}

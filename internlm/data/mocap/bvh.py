@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from internlm.data.mocap.joint_names import HEAD, UnknownJoints, apply_map, describe_names, describe_roles, find_joints
+from internlm.data.mocap.joint_names import HEAD, UnknownJoints, describe_names, describe_roles, recognised
 from internlm.data.mocap.motion import Motion, is_multiple, resample
 from internlm.data.mocap.posture import BODY, NOTHING_STATED, Recording, Stated, recording_motion
 from internlm.data.mocap.skeleton import Lines, euler
@@ -57,23 +57,17 @@ def _roles(joints: list[Joint], stated: Stated, lines: Lines) -> dict[int | str,
     """COCO joint number or head or neck -> row, from the names and the user's map."""
     names, parents = [joint.name for joint in joints], [joint.parent for joint in joints]
     ends = {joint.parent: row for row, joint in enumerate(joints) if not joint.name}
-    found: dict[int | str, int] = {}
     try:
-        try:
-            found = find_joints(names, parents, limb_ends=ends)
-        except UnknownJoints:
-            if stated.joint_map is None:
-                raise
-        if stated.joint_map is not None:
-            return apply_map(stated.joint_map, names, found)
+        found, mapped = recognised(names, parents, stated.joint_map, limb_ends=ends)
     except UnknownJoints as unknown:
         raise lines.error(f"{unknown}; the hierarchy has {describe_names(names)}; say which with --joints MAP.json") from None
-    if absent := [role for role in (*BODY, HEAD) if role not in found]:
+    absent = [role for role in (*BODY, HEAD) if role not in found]
+    if absent and stated.joint_map is None:
         raise lines.error(
             f"the hierarchy lacks joints with a known name for {describe_roles(absent)}; it has {describe_names(names)}; "
             "give a joint map (--joints MAP.json) from COCO names, head and neck to these"
         )
-    return found
+    return found | mapped
 
 
 def _toes(joints: list[Joint], positions: list[np.ndarray], roles: dict[int | str, int]) -> np.ndarray | None:

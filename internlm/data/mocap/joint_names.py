@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
+from typing import Any
 
 from internlm.data.mocap.motion import MocapError
 from internlm.data.store import COCO_JOINTS
@@ -40,7 +41,7 @@ TAIL = ("joint", "jnt", "jt", "bone", "bn", "bind", "skin", "stretch", "x", "c",
 MAP_KEYS = (*COCO_JOINTS, HEAD, NECK)
 
 
-class UnknownJoints(Exception):
+class UnknownJoints(MocapError):
     """The names do not tell the joints apart; the message says which, without the file."""
 
 
@@ -84,10 +85,21 @@ def describe_roles(roles: Sequence[int | str]) -> str:
     return ", ".join(role if isinstance(role, str) else COCO_JOINTS[role] for role in roles)
 
 
-def apply_map(
-    joint_map: Mapping[str, str], names: Sequence[str], found: Mapping[int | str, int] | None = None
-) -> dict[int | str, int]:
-    """``found`` with the joints that the map names. Raises UnknownJoints for keys and names that do not exist."""
+def recognised(
+    names: Sequence[str], parents: Sequence[int], joint_map: Mapping[str, str] | None, **how: Any
+) -> tuple[dict[int | str, int], dict[int | str, int]]:
+    """What the names tell (``find_joints``; with a map they need tell nothing), and what the map says. Raises UnknownJoints."""
+    try:
+        found = find_joints(names, parents, **how)
+    except UnknownJoints:
+        if joint_map is None:
+            raise
+        found = {}
+    return found, {} if joint_map is None else apply_map(joint_map, names)
+
+
+def apply_map(joint_map: Mapping[str, str], names: Sequence[str]) -> dict[int | str, int]:
+    """The joints that the map names. Raises UnknownJoints for keys and names that do not exist."""
     unknown = [key for key in joint_map if key not in MAP_KEYS]
     missing = [name for name in joint_map.values() if name not in names]
     if unknown or missing or not joint_map:
@@ -98,7 +110,7 @@ def apply_map(
     if twice := [name for name in joint_map.values() if list(names).count(name) > 1]:
         raise UnknownJoints(f"the joint map names {twice[0]!r}, which the file has {list(names).count(twice[0])} times")
     roles = {key: key if key in (HEAD, NECK) else COCO_JOINTS.index(key) for key in joint_map}
-    return {**(found or {}), **{roles[key]: list(names).index(name) for key, name in joint_map.items()}}
+    return {roles[key]: list(names).index(name) for key, name in joint_map.items()}
 
 
 def read_joint_map(path: str | os.PathLike) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from internlm.core.errors import UserError
 from internlm.egoworld.body import (
     LEFT_ANKLE,
     LEFT_EYE,
@@ -32,7 +33,7 @@ RATE = 30.0
 Z_UP_FROM_Y_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
-class MocapError(Exception):
+class MocapError(UserError):
     """A motion file cannot be used; the message names the file, the line where there is one, and what is wrong."""
 
 

@@ -67,9 +67,6 @@ class Lines:
     def more(self) -> bool:
         return self.place < len(self.rows)
 
-    def peek(self) -> list[str]:
-        return self.rows[self.place][1] if self.more() else [""]
-
     def next(self, expected: str = "more lines") -> list[str]:
         if not self.more():
             self.place = len(self.rows)

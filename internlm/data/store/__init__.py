@@ -31,20 +31,6 @@ from internlm.data.store.reader import Take, TakeStore
 from internlm.data.store.writer import StoreWriter
 
 __all__ = [
-    "COCO_JOINTS",
-    "KINDS",
-    "SPLITS",
-    "Camera",
-    "Column",
-    "DiskFullError",
-    "EventColumn",
-    "PackedColumn",
-    "PoseTrack",
-    "StoreError",
-    "StoreWriter",
-    "StoredRows",
-    "Take",
-    "TakeConflict",
-    "TakeInfo",
-    "TakeStore",
-]
+    "COCO_JOINTS", "KINDS", "SPLITS", "Camera", "Column", "DiskFullError", "EventColumn", "PackedColumn", "PoseTrack",
+    "StoreError", "StoreWriter", "StoredRows", "Take", "TakeConflict", "TakeInfo", "TakeStore",
+]  # fmt: skip

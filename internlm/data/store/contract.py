@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from internlm.core.errors import UserError
+
 FORMAT = "egoagent-take-store"
 VERSIONS = (1, 2)  # 2: some take has columns, which readers of version 1 do not know
 COCO_JOINTS: tuple[str, ...] = (
@@ -20,7 +22,7 @@ MAX_SIDE = 1 << 16  # pixels; what JPEG can hold
 MAX_RATE = 1e6  # Hz
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """A take store breaks the contract; the message names the path or take."""
 
 
@@ -164,12 +166,7 @@ def check_track(track: PoseTrack, where: str) -> None:
     stray = (track.joints != 0).any(-1) & ~track.visible
     if stray.any():
         raise StoreError(f"{where}: joints are not 0 where not visible at frame {_first(track.frames, stray)}")
-    matrices = track.world_from_camera
-    rotations = matrices[:, :3, :3]
-    with np.errstate(invalid="ignore"):
-        rigid = np.isfinite(matrices).all((1, 2)) & (matrices[:, 3] == (0, 0, 0, 1)).all(-1)
-        rigid &= np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max((1, 2), initial=0) < 1e-3
-        rigid &= np.linalg.det(np.nan_to_num(rotations)) > 0
+    rigid = is_rigid(track.world_from_camera)
     if not rigid.all():
         raise StoreError(f"{where}: world_from_camera is no rigid transform at frame {_first(track.camera_frames, ~rigid)}")
 
@@ -188,3 +185,13 @@ def check_labels(labels: dict[str, np.ndarray], where: str) -> None:
 
 def _first(frames: np.ndarray, wrong: np.ndarray) -> int:
     return int(frames[np.flatnonzero(wrong.reshape(len(frames), -1).any(1))[0]])
+
+
+def is_rigid(matrices: np.ndarray) -> np.ndarray:
+    """Which of [N, 4, 4] are a rotation, orthonormal to a thousandth, and a finite shift: bool [N]."""
+    rotations = matrices[:, :3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        rigid = np.isfinite(matrices).all((1, 2)) & (matrices[:, 3] == (0, 0, 0, 1)).all(-1)
+        rigid &= np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max((1, 2), initial=0) < 1e-3
+    rigid[rigid] = np.linalg.det(rotations[rigid]) > 0
+    return rigid

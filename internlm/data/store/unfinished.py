@@ -7,11 +7,10 @@ A folder that replaces another needs two renames, and between them its name is g
     finished(parent)           the reader's side: which folders there are
     read_finished(final, read) and reading from one of them
     remains(parent)            what writers at work, or killed ones, have there
-    write_whole(path, text)    the same for a small file
 
 Writers of different parts of one folder have hidden names of their own (``part``) and work at the same time; each puts its part
 to what is there when it is done (``complete``), one after the other. Locks are files, since a network file system that has
-locks has them for files only, and an empty lock file that a killed writer leaves is used again.
+locks has them for files only, and an empty lock file that a killed writer leaves is used again. Small files: ``core/files``.
 """
 
 import errno
@@ -26,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from internlm.core.files import locked
 from internlm.data.store.contract import DiskFullError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,8 +48,8 @@ def unfinished(final: Path, *, part: str = "", complete: Callable[[Path], None] 
     Raises StoreError when another process writes the same part, DiskFullError when there is no room.
     """
     folder = _partial(final, part)
-    busy = f"{final.parent.parent}: take {final.name!r} is being written by another process"
-    with naming_full_disk(final), _locked(_lock_of(folder), _LOCK_SECONDS, busy):
+    busy = StoreError(f"{final}: is being written by another process")
+    with naming_full_disk(final), locked(_lock_of(folder), _LOCK_SECONDS, busy):
         restore(final)
         _remove(folder)
         folder.mkdir()
@@ -70,7 +70,7 @@ def discard(final: Path) -> None:
         if name.startswith(".partial") and (match := _HIDDEN.fullmatch(name)) and match[1] == final.name:
             folder = final.with_name(name)
             try:
-                with _locked(_lock_of(folder), 0, "in use"):
+                with locked(_lock_of(folder), 0, StoreError("in use")):
                     _remove(folder)
             except StoreError:
                 continue
@@ -123,31 +123,6 @@ def remains(parent: Path) -> list[str]:
     return sorted(name for name in os.listdir(parent) if _HIDDEN.fullmatch(name))
 
 
-def write_whole(path: Path, text: str | Callable[[], str]) -> None:
-    """Write a small file that appears complete or not at all. Of several writers at a time the last one's text stays.
-
-    A function that returns the text is called while no other writer is at work, so it may look at what is there.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed writer left is used again
-    while True:
-        lock = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if not (_lock(lock) and _same_file(lock, temporary)):
-                time.sleep(0.001)
-                continue
-            try:
-                temporary.write_text(text if isinstance(text, str) else text())
-                temporary.replace(path)
-                return
-            except FileNotFoundError:
-                continue  # without locks: another writer was faster
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-        finally:
-            os.close(lock)
-
-
 def _partial(final: Path, part: str) -> Path:
     return final.with_name(f".partial{part and '.' + part}-{final.name}")
 
@@ -173,7 +148,8 @@ def _inode(folder: Path) -> int | None:
 def _swapping(final: Path) -> Iterator[None]:
     """The right to change ``final``, which is there if any writer ever finished it."""
     replaced = _replaced(final)
-    with _locked(_lock_of(final), _SWAP_SECONDS, f"{final}: is being changed by another process for {_SWAP_SECONDS:.0f} s"):
+    busy = StoreError(f"{final}: is being changed by another process for {_SWAP_SECONDS:.0f} s")
+    with locked(_lock_of(final), _SWAP_SECONDS, busy):
         if replaced.exists():
             if final.exists():  # killed when all but the clearing was done
                 _remove(replaced)
@@ -209,45 +185,6 @@ def _remove(folder: Path) -> None:
         if not aside.exists():
             folder.rename(aside)
             return
-
-
-@contextmanager
-def _locked(path: Path, seconds: float, busy: str) -> Iterator[None]:
-    """Hold the lock file ``path``, which dies with the process; StoreError(busy) when another holds it for ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if _lock(lock) and _same_file(lock, path):
-            break
-        os.close(lock)
-        if time.monotonic() >= deadline:
-            raise StoreError(busy)
-        time.sleep(0.02)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(lock)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass  # no such locks here (some network file systems): then one writer a part is the user's promise
-    return True
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    """Whether the locked file is still the one of that name; its last holder may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager

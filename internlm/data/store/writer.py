@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from internlm.core.files import written
 from internlm.data.store.archives import rising_frames, write_tar
 from internlm.data.store.column_files import write_column
 from internlm.data.store.columns import AnyColumn, kind_of
@@ -26,7 +27,7 @@ from internlm.data.store.contract import (
 from internlm.data.store.foreign import is_foreign
 from internlm.data.store.joining import check_labels_kept, check_same_length, joined, ordered, part_files, parts_of
 from internlm.data.store.reader import TakeStore, read_info
-from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, restore, unfinished, write_whole
+from internlm.data.store.unfinished import discard, naming_full_disk, read_finished, restore, unfinished
 
 
 class StoreWriter:
@@ -240,9 +241,7 @@ def _foreign(entry: Path) -> bool:
 
 def _write_header(path: Path, version: int) -> None:
     """store.json of this version, or of a higher one that it already has."""
-
-    def header() -> str:
+    with written(path / "store.json") as temporary:
         now = check_header(path) if TakeStore.is_store(path) else 1
-        return json.dumps({"format": FORMAT, "version": max(version, now), "joints": list(COCO_JOINTS)}, indent=1)
-
-    write_whole(path / "store.json", header)
+        about = {"format": FORMAT, "version": max(version, now), "joints": list(COCO_JOINTS)}
+        temporary.write_text(json.dumps(about, indent=1))

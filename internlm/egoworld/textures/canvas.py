@@ -16,9 +16,13 @@ SIZE = 64
 class Canvas:
     """A pattern being drawn, in unit coordinates (x right, y down)."""
 
-    def __init__(self, slot: int = 0, light: float = 0.85) -> None:
+    def __init__(self) -> None:
+        self.fill()
+
+    def fill(self, slot: int = 0, light: float = 0.85) -> "Canvas":
         self.light = np.full((SIZE, SIZE), light * 255, np.float32)
         self.slot = np.full((SIZE, SIZE), slot, np.uint8)
+        return self
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, slot: int, light: float = 0.9) -> "Canvas":
         low = (round(x0 * SIZE), round(y0 * SIZE))
@@ -68,6 +72,6 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Pattern:
-    draw: Callable[[np.random.Generator], Canvas]
-    repeat_m: float  # metres of one repeat; 0 stretches the drawing over the whole face
+    draw: Callable[[Canvas, np.random.Generator], object]
+    repeat_m: float = 0.0  # metres of one repeat; 0 stretches the drawing over the whole face
     glow: bool = False  # lit by itself (screens, windows)

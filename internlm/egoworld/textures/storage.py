@@ -1,71 +1,56 @@
 """Fronts of what holds things: one drawing per face."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from internlm.egoworld.textures.canvas import Canvas
 
 
-def books(rows: int) -> Callable[[np.random.Generator], Canvas]:
-    def draw(rng: np.random.Generator) -> Canvas:
-        canvas = Canvas(slot=0, light=0.25)
-        for row in range(rows):
-            top, bottom, x = row / rows, (row + 1) / rows, 0.04
-            canvas.rect(0, bottom - 0.035, 1, bottom, 0, 0.85)
-            while x < 0.93:
-                width, height = rng.uniform(0.035, 0.085), rng.uniform(0.66, 0.9)
-                slot, light = int(rng.integers(1, 4)), rng.uniform(0.5, 1)
-                if rng.uniform() < 0.92:
-                    start = bottom - 0.03 - height * (bottom - top - 0.03)
-                    canvas.rect(x, start, min(x + width - 0.012, 0.96), bottom - 0.035, slot, light)
-                    canvas.rect(x, start + 0.06, min(x + width - 0.012, 0.96), start + 0.09, 0, 0.95)
-                x += width
-        return canvas.rect(0, 0, 0.035, 1, 0, 0.8).rect(0.965, 0, 1, 1, 0, 0.8).rect(0, 0, 1, 0.03, 0, 0.8)
-
-    return draw
+def books(canvas: Canvas, rng: np.random.Generator, rows: int) -> None:
+    canvas.fill(slot=0, light=0.25)
+    for row in range(rows):
+        top, bottom, x = row / rows, (row + 1) / rows, 0.04
+        canvas.rect(0, bottom - 0.035, 1, bottom, 0, 0.85)
+        while x < 0.93:
+            width, height = rng.uniform(0.035, 0.085), rng.uniform(0.66, 0.9)
+            slot, light = int(rng.integers(1, 4)), rng.uniform(0.5, 1)
+            if rng.uniform() < 0.92:
+                start = bottom - 0.03 - height * (bottom - top - 0.03)
+                canvas.rect(x, start, min(x + width - 0.012, 0.96), bottom - 0.035, slot, light)
+                canvas.rect(x, start + 0.06, min(x + width - 0.012, 0.96), start + 0.09, 0, 0.95)
+            x += width
+    canvas.rect(0, 0, 0.035, 1, 0, 0.8).rect(0.965, 0, 1, 1, 0, 0.8).rect(0, 0, 1, 0.03, 0, 0.8)
 
 
-def drawers(rows: int, columns: int = 1) -> Callable[[np.random.Generator], Canvas]:
-    def draw(rng: np.random.Generator) -> Canvas:
-        canvas = Canvas(light=0.4)
-        for row in range(rows):
-            for column in range(columns):
-                x0, x1, y0, y1 = column / columns, (column + 1) / columns, row / rows, (row + 1) / rows
-                canvas.rect(x0 + 0.03, y0 + 0.03, x1 - 0.03, y1 - 0.03, 0, 0.88)
-                middle, knob = (x0 + x1) / 2, y0 + 0.4 * (y1 - y0)
-                canvas.rect(middle - 0.12 / columns, knob, middle + 0.12 / columns, knob + 0.05, 1, 0.95)
-        return canvas
-
-    return draw
-
-
-def doors(columns: int) -> Callable[[np.random.Generator], Canvas]:
-    def draw(rng: np.random.Generator) -> Canvas:
-        canvas = Canvas(light=0.35)
+def drawers(canvas: Canvas, rng: np.random.Generator, rows: int, columns: int = 1) -> None:
+    canvas.fill(light=0.4)
+    for row in range(rows):
         for column in range(columns):
-            x0, x1 = column / columns + 0.02, (column + 1) / columns - 0.02
-            canvas.rect(x0, 0.02, x1, 0.98, 0, 0.9).rect(x0 + 0.06, 0.09, x1 - 0.06, 0.91, 0, 0.6)
-            canvas.rect(x0 + 0.09, 0.12, x1 - 0.07, 0.9, 0, 0.85)
-            handle = x1 - 0.06 if column % 2 == 0 else x0 + 0.02
-            canvas.rect(handle, 0.42, handle + 0.04, 0.6, 1, 1)
-        return canvas
-
-    return draw
+            x0, x1, y0, y1 = column / columns, (column + 1) / columns, row / rows, (row + 1) / rows
+            canvas.rect(x0 + 0.03, y0 + 0.03, x1 - 0.03, y1 - 0.03, 0, 0.88)
+            middle, knob = (x0 + x1) / 2, y0 + 0.4 * (y1 - y0)
+            canvas.rect(middle - 0.12 / columns, knob, middle + 0.12 / columns, knob + 0.05, 1, 0.95)
 
 
-def fridge(rng: np.random.Generator) -> Canvas:
-    canvas = (
-        Canvas(light=0.95).rect(0, 0.33, 1, 0.36, 0, 0.25).rect(0.82, 0.12, 0.89, 0.3, 1, 0.4).rect(0.82, 0.4, 0.89, 0.7, 1, 0.4)
-    )
+def doors(canvas: Canvas, rng: np.random.Generator, columns: int) -> None:
+    canvas.fill(light=0.35)
+    for column in range(columns):
+        x0, x1 = column / columns + 0.02, (column + 1) / columns - 0.02
+        canvas.rect(x0, 0.02, x1, 0.98, 0, 0.9).rect(x0 + 0.06, 0.09, x1 - 0.06, 0.91, 0, 0.6)
+        canvas.rect(x0 + 0.09, 0.12, x1 - 0.07, 0.9, 0, 0.85)
+        handle = x1 - 0.06 if column % 2 == 0 else x0 + 0.02
+        canvas.rect(handle, 0.42, handle + 0.04, 0.6, 1, 1)
+
+
+def fridge(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.95).rect(0, 0.33, 1, 0.36, 0, 0.25).rect(0.82, 0.12, 0.89, 0.3, 1, 0.4).rect(0.82, 0.4, 0.89, 0.7, 1, 0.4)
     for _ in range(5):
         x, y = rng.uniform(0.1, 0.6), rng.uniform(0.4, 0.8)
         canvas.rect(x, y, x + 0.13, y + 0.1, int(rng.integers(1, 4)), 0.95)
-    return canvas.frame(0, 0.5, 1)
+    canvas.frame(0, 0.5, 1)
 
 
-def crockery(rng: np.random.Generator) -> Canvas:
-    canvas = Canvas(light=0.3)
+def crockery(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.3)
     for row in range(3):
         canvas.rect(0, (row + 1) / 3 - 0.05, 1, (row + 1) / 3, 0, 0.85)
         for i in range(5):
@@ -74,49 +59,45 @@ def crockery(rng: np.random.Generator) -> Canvas:
                 canvas.disc(x, y - 0.1, 0.085, 1 + i % 3, 0.95).disc(x, y - 0.1, 0.05, 1 + i % 3, 0.6, 1)
             else:
                 canvas.rect(x - 0.06, y - rng.uniform(0.09, 0.2), x + 0.06, y, 1 + int(rng.integers(3)), 0.9)
-    return canvas
 
 
-def weights(rng: np.random.Generator) -> Canvas:
-    canvas = Canvas(light=0.5)
+def weights(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.5)
     for row in range(3):
         y = row / 3 + 0.15
         canvas.rect(0, row / 3 + 0.28, 1, row / 3 + 0.333, 0, 0.95)
         for i in range(5):
             x = 0.1 + 0.2 * i
             canvas.disc(x, y, 0.085 + 0.01 * row, 1, 0.15).disc(x, y, 0.05, 2, 0.8, 1).disc(x, y, 0.025, 2, 0.95)
-    return canvas
 
 
-def lumber(rng: np.random.Generator) -> Canvas:
-    canvas = Canvas(slot=1, light=0.15)
+def lumber(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=1, light=0.15)
     for i in range(5):
         for j in range(5):
             x, y, w = i / 5 + rng.uniform(0, 0.04), j / 5 + rng.uniform(0, 0.05), rng.uniform(0.1, 0.16)
             canvas.rect(x, y, x + w, y + 0.13, 0, rng.uniform(0.6, 1)).disc(x + w / 2, y + 0.065, 0.03, 0, 0.5, 1)
-    return canvas
 
 
-def files(rng: np.random.Generator) -> Canvas:
-    canvas = Canvas(light=0.3)
+def files(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.3)
     for row in range(4):
         y = row / 4
         canvas.rect(0, y + 0.22, 1, y + 0.25, 0, 0.9)
         for i in range(7):
             canvas.rect(i / 7 + 0.01, y + 0.04, (i + 1) / 7 - 0.015, y + 0.22, 1 + int(rng.integers(2)), 0.9)
             canvas.disc(i / 7 + 0.065, y + 0.17, 0.02, 0, 0.2).rect(i / 7 + 0.03, y + 0.07, i / 7 + 0.1, y + 0.11, 3, 1)
-    return canvas
 
 
-def bars(rng: np.random.Generator) -> Canvas:
-    canvas = Canvas(slot=1, light=0.2)
+def bars(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=1, light=0.2)
     for i in range(9):
         canvas.rect(0, 0.04 + i * 0.11, 1, 0.075 + i * 0.11, 0, 0.95)
-    return canvas.rect(0, 0, 0.06, 1, 0, 0.8).rect(0.94, 0, 1, 1, 0, 0.8).rect(0.47, 0, 0.53, 1, 0, 0.8)
+    canvas.rect(0, 0, 0.06, 1, 0, 0.8).rect(0.94, 0, 1, 1, 0, 0.8).rect(0.47, 0, 0.53, 1, 0, 0.8)
 
 
-def clothes(rng: np.random.Generator) -> Canvas:
-    canvas = Canvas(light=0.25).rect(0, 0.06, 1, 0.09, 1, 1)
+def clothes(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.25).rect(0, 0.06, 1, 0.09, 1, 1)
     for i in range(9):
         x = 0.03 + i * 0.107
         canvas.poly(
@@ -124,11 +105,10 @@ def clothes(rng: np.random.Generator) -> Canvas:
             1 + i % 3,
             rng.uniform(0.6, 1),
         )
-    return canvas
 
 
-def pegboard(rng: np.random.Generator) -> Canvas:
-    canvas = Canvas(light=0.9)
+def pegboard(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.9)
     for i in range(16):
         for j in range(16):
             canvas.rect(i / 16 + 0.02, j / 16 + 0.02, i / 16 + 0.035, j / 16 + 0.035, 0, 0.4)
@@ -147,8 +127,8 @@ def pegboard(rng: np.random.Generator) -> Canvas:
             canvas.rect(x - 0.03, 0.1, x + 0.03, 0.3, slot, 0.9).rect(x - 0.01, 0.3, x + 0.015, 0.52, 1, 0.25)
     for i in range(5):
         canvas.disc(0.12 + 0.19 * i, 0.8, 0.07 - 0.008 * i, 1 + i % 3, 0.3, 2)
-    return canvas.frame(1, 0.5, 2)
+    canvas.frame(1, 0.5, 2)
 
 
-def label(rng: np.random.Generator) -> Canvas:
-    return Canvas(light=0.9).rect(0, 0.3, 1, 0.7, 1, 0.9).disc(0.5, 0.5, 0.13, 2, 0.9).frame(0, 0.5, 1)
+def label(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.9).rect(0, 0.3, 1, 0.7, 1, 0.9).disc(0.5, 0.5, 0.13, 2, 0.9).frame(0, 0.5, 1)

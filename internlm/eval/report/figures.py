@@ -1,8 +1,10 @@
-"""Pictures of a report as self-contained HTML and SVG: curves, image strips, skeletons over frames. No plotting package."""
+"""Pictures of a report as self-contained HTML and SVG: curves, image strips, skeletons over frames."""
 
 import base64
 import html
+import io
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +14,7 @@ from internlm.data.skeleton import BONES
 COLOURS = ("#2f5fd0", "#c2571a", "#2b8a57", "#8a4fb0", "#b08900", "#5c6670")
 TRUE, PREDICTED, FLOOR = "#1f9d55", "#d6336c", "#8b95a1"
 PICTURE_SIDE = 160  # pixels of a picture on a page; photographs would make it hundreds of megabytes
+SOFT = "#6b7683"
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -35,41 +38,33 @@ def line_chart(
     points = {name: xy for name, xy in points.items() if len(xy[0])}
     if not points:
         return f'<figure class="chart"><figcaption>{html.escape(title)}: nothing was logged</figcaption></figure>'
-    width, height, left, right, top, bottom = 520, 250, 52, 12, 14, 38
-    x_ticks = _ticks(min(x.min() for x, _ in points.values()), max(x.max() for x, _ in points.values()))
-    y_ticks = _ticks(min(y.min() for _, y in points.values()), max(y.max() for _, y in points.values()))
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    def place(x: np.ndarray, y: np.ndarray) -> str:
-        px = left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (width - left - right)
-        py = height - bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (height - top - bottom)
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True))
-
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">']
-    for tick in y_ticks:
-        ends = place(np.array([x_ticks[0], x_ticks[-1]]), np.array([tick, tick]))
-        y = ends.split(",")[1].split(" ")[0]
-        parts.append(f'<polyline class="grid" points="{ends}"/><text x="{left - 7}" y="{float(y) + 4:.1f}" text-anchor="end">')
-        parts.append(f"{_number(tick)}</text>")
-    for tick in x_ticks:
-        x = place(np.array([tick]), np.array([y_ticks[0]])).split(",")[0]
-        parts.append(f'<text x="{x}" y="{height - bottom + 16}" text-anchor="middle">{_number(tick)}</text>')
-    parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    for (_, (x, y)), colour in zip(points.items(), _cycle(len(points)), strict=True):
+    chart = Figure(figsize=(5.2, 2.5), layout="constrained")
+    axes = chart.subplots()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=8, labelcolor=SOFT)
+    axes.grid(axis="y", color="#e6eaef")
+    axes.set_xlabel(x_label, fontsize=8, color=SOFT)
+    for (x, y), colour in zip(points.values(), _cycle(len(points)), strict=True):
         window = max(1, len(y) // 20)
         if smooth and window > 1:
-            parts.append(f'<polyline class="raw" stroke="{colour}" points="{place(x, y)}"/>')
+            axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.25)
             y = _running_mean(y, window)
-        parts.append(f'<polyline class="curve" stroke="{colour}" points="{place(x, y)}"/>')
-        if len(x) == 1:
-            cx, cy = place(x, y).split(",")
-            parts.append(f'<circle cx="{cx}" cy="{cy}" r="3" fill="{colour}"/>')
-    parts.append("</svg>")
+        axes.plot(x, y, color=colour, linewidth=1.4, marker="o" if len(x) == 1 else None, gid="curve")
+    drawn = io.StringIO()
+    with rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):  # the same bytes each time, and text as text
+        chart.savefig(drawn, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    # Inside a page it needs no name spaces, and its style sheet would hold for all of the page.
+    plain = re.sub(r' xmlns(:xlink)?="[^"]*"|<style.*?</style>|xlink:(?=href)', "", drawn.getvalue(), flags=re.DOTALL)
+    svg = f'<svg role="img" aria-label="{html.escape(title)}" {plain.partition("<svg ")[2]}'
     legend = "".join(
         f'<span class="key"><i style="background:{colour}"></i>{html.escape(name)} <b>{_number(float(y[-1]))}</b></span>'
         for (name, (_, y)), colour in zip(points.items(), _cycle(len(points)), strict=True)
     )
     caption = f"<figcaption><strong>{html.escape(title)}</strong> ({html.escape(y_label)}; last value) {legend}</figcaption>"
-    return f'<figure class="chart">{caption}{"".join(parts)}</figure>'
+    return f'<figure class="chart">{caption}{svg}</figure>'
 
 
 def strip(images: Sequence[np.ndarray], captions: Sequence[str], marks: Sequence[str] | None = None) -> str:
@@ -154,16 +149,6 @@ def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndar
     x, y = np.asarray(x, float), np.asarray(y, float)
     keep = np.isfinite(x) & np.isfinite(y)
     return x[keep], y[keep]
-
-
-def _ticks(low: float, high: float) -> np.ndarray:
-    """Four to seven round numbers that enclose [low, high]."""
-    if high - low < 1e-12 * max(1.0, abs(high)):
-        low, high = low - 0.5, high + 0.5
-    raw = (high - low) / 5
-    scale = 10 ** math.floor(math.log10(raw))
-    step = next(m * scale for m in (1, 2, 2.5, 5, 10) if m * scale >= raw)
-    return np.arange(math.floor(low / step), math.ceil(high / step) + 1) * step
 
 
 def _running_mean(y: np.ndarray, window: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from internlm.core.files import write_text
+
 from . import figures
 from .style import STYLE
 
@@ -57,11 +59,11 @@ class Section:
 
 
 def write_json(path: str | os.PathLike, content: dict[str, Any]) -> Path:
-    """Write a JSON file through a temporary one, so that a reader sees all of it or the old one.
+    """Write a JSON file that a reader sees whole or not at all.
 
     Numbers that JSON lacks (NaN, infinity) become null.
     """
-    return _write_atomically(Path(path), json.dumps(_plain(content), indent=1) + "\n")
+    return write_text(Path(path), json.dumps(_plain(content), indent=1) + "\n")
 
 
 def curves(records: list[dict[str, Any]], keys: dict[str, str], *, x: str = "step") -> dict[str, tuple[list, list]]:
@@ -108,7 +110,7 @@ def write_page(path: str | os.PathLike, *, title: str, summary: str, sections: l
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body><header><h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p></header><main>{body}</main></body></html>\n"
     )
-    return _write_atomically(Path(path), page)
+    return write_text(Path(path), page, errors="backslashreplace")  # names of files need not be text
 
 
 def _plain(value: Any) -> Any:
@@ -122,11 +124,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, os.PathLike) else value
-
-
-def _write_atomically(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be text
-    temporary.replace(path)
-    return path

@@ -31,10 +31,6 @@ table.results { width: 100%; border-collapse: collapse; }
 figure { margin: 0; }
 .chart svg { width: 100%; height: auto; display: block; }
 .chart figcaption { font-size: 13px; color: var(--soft); margin-bottom: 4px; } .chart figcaption strong { color: var(--ink); }
-.chart text { font-size: 11px; fill: #6b7683; font-family: inherit; }
-.chart .grid { stroke: #e6eaef; stroke-width: 1; fill: none; }
-.chart .raw { fill: none; stroke-width: 1; opacity: 0.25; }
-.chart .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .key { display: inline-block; margin-left: 10px; white-space: nowrap; } .key b { color: var(--ink); }
 .key i { display: inline-block; width: 14px; height: 3px; margin-right: 5px; vertical-align: middle; print-color-adjust: exact; }
 .strip { display: flex; flex-wrap: wrap; gap: 8px; margin: 8px 0 14px; }

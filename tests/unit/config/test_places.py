@@ -6,12 +6,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import yaml
 from hypothesis import settings
 from hypothesis import strategies as st
 from train_samples import batches, tiny_config
 
 from internlm.cli import main
+from internlm.config import yaml12
 from internlm.config.errors import ConfigError
 from internlm.config.load import load_config, save_config
 from internlm.config.places import portable, record_of
@@ -42,9 +42,9 @@ def write_run(run_dir, **sections) -> Config:
 
 def old_record(path: Path) -> None:
     """As versions wrote it that did not say where the paths start from."""
-    values = yaml.safe_load(path.read_text())
+    values = yaml12.parse(path.read_text())
     del values["paths_from"]
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml12.dump(values))
 
 
 def seen(path, *overrides) -> tuple[str, set[str]]:

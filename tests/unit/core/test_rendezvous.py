@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from internlm.core.rendezvous import RendezvousError, step_rendezvous
+from internlm.core.launch import MeshError
+from internlm.core.rendezvous import step_rendezvous
 
 SCONTROL = """#!/bin/sh
 case "$2 $3" in
@@ -62,12 +63,12 @@ def test_jobs_and_steps_on_one_node_do_not_meet():
     ("nodes", "named"), [("lost", "lost has no host name"), ("gpu[1-", "gpu\\[1-"), ("gone", "show node gone")]
 )
 def test_what_cannot_be_found_is_named(nodes, named):
-    with pytest.raises(RendezvousError, match=f"{named}.*export MASTER_ADDR"):
+    with pytest.raises(MeshError, match=f"{named}.*export MASTER_ADDR"):
         found(nodes)
 
 
 def test_what_srun_did_not_set_is_named():
-    with pytest.raises(RendezvousError, match="SLURM_STEP_NODELIST.*not set; export MASTER_ADDR"):
+    with pytest.raises(MeshError, match="SLURM_STEP_NODELIST.*not set; export MASTER_ADDR"):
         step_rendezvous({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"})
     unnumbered = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": "", "SLURM_STEP_ID": "interactive"}
     assert step_rendezvous(unnumbered)[1][0] == 20_000
@@ -76,5 +77,5 @@ def test_what_srun_did_not_set_is_named():
 def test_without_scontrol(scontrol):
     scontrol.unlink()
     assert found("localhost")[0] == "localhost"  # nothing to ask
-    with pytest.raises(RendezvousError, match="scontrol show hostnames"):
+    with pytest.raises(MeshError, match="scontrol show hostnames"):
         found("gpu[07-08,12]")

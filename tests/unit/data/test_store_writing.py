@@ -75,7 +75,7 @@ def test_one_writer_a_take_at_a_time(tmp_path, monkeypatch):
     def frames():
         yield FRAMES[0]
         writer.discard("take")  # must not touch the folder of a live writer
-        with pytest.raises(StoreError, match="take 'take' is being written by another process"):
+        with pytest.raises(StoreError, match="takes/take: is being written by another process"):
             StoreWriter(tmp_path / "s").add_take(info(), FRAMES)
         yield FRAMES[1]
 

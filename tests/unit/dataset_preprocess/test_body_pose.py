@@ -25,11 +25,11 @@ def raw(tmp_path_factory):
     path = tmp_path_factory.mktemp("raw")
     generate_raw(path, TAKES, seed=5, size=SIZE, seconds=SECONDS)
     truth = {}
-    camera = device_camera(np.random.default_rng(0), SIZE)
-    plans = plan_takes(path, TAKES, seed=5, camera=camera, seconds=SECONDS, image_stride=1)
+    options = {"seed": 5, "seconds": SECONDS, "image_stride": 1, "places": (), "motions": ()}
+    plans = plan_takes(path, TAKES, camera=device_camera(np.random.default_rng(0), SIZE), **options)
     for plan in plans:
         camera = device_camera(np.random.default_rng([*plan.seed, 214]), SIZE)
-        take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1, dropout=plan.dropout)
+        take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1)
         world = arbitrary_world(take, np.random.default_rng([*plan.seed, 3]))
         joints = take.joints @ world[:3, :3].T + world[:3, 3]
         truth[plan.name] = (joints, take.visible, world @ take.world_from_camera)

@@ -6,8 +6,8 @@ import sys
 import pytest
 from data_samples import data_command
 
-from dataset_preprocess import command
 from internlm import cli
+from internlm.commands import data as command
 
 # Optional, or slow to import: only the work itself may import them. The store needs numpy.
 HEAVY = ("torch", "cv2", "av", "PIL", "projectaria_tools", "submitit", "simplejpeg", "scipy", "smplx", "rich")

@@ -25,10 +25,10 @@ def joined(tmp_path_factory):
     raw, store = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("out") / "store"
     generate_raw(raw, TAKES, seed=9, size=SIZE, seconds=SECONDS)
     assert data_command("egoexo", raw, store, "--size", SIZE, "--stride", 5, "--quality", 95) == 0
-    camera = device_camera(np.random.default_rng(0), SIZE)
-    (plan,) = plan_takes(raw, TAKES, seed=9, camera=camera, seconds=SECONDS, image_stride=1)
+    options = {"seed": 9, "seconds": SECONDS, "image_stride": 1, "places": (), "motions": ()}
+    (plan,) = plan_takes(raw, TAKES, camera=device_camera(np.random.default_rng(0), SIZE), **options)
     camera = device_camera(np.random.default_rng([*plan.seed, 214]), SIZE)
-    take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1, dropout=plan.dropout)
+    take = simulate_take(plan.seed, plan.place, camera, seconds=SECONDS, image_stride=1)
     return raw, store, take, arbitrary_world(take, np.random.default_rng([*plan.seed, 3]))
 
 

@@ -17,8 +17,8 @@ from store_samples import tree
 
 from dataset_preprocess import slurm
 from dataset_preprocess.manifest import Entry, Manifest, parse_entry
-from dataset_preprocess.pipeline import PipelineError
-from dataset_preprocess.slurm import SlurmError, SlurmOptions, _queued
+from dataset_preprocess.slurm import SlurmOptions, _queued
+from internlm.core.errors import UserError
 from internlm.data.store import TakeStore
 
 
@@ -97,7 +97,7 @@ def test_full_disk_ends_the_run(tmp_path, workers):
 
 
 def test_manifest_on_a_full_disk_leaves_the_take_missing(tmp_path, monkeypatch):
-    def full(self, *_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     run(tmp_path, Recording("a"))
@@ -109,9 +109,9 @@ def test_manifest_on_a_full_disk_leaves_the_take_missing(tmp_path, monkeypatch):
 
 
 def test_two_recordings_of_one_name_and_bad_names_are_refused(tmp_path):
-    with pytest.raises(PipelineError, match="2 recordings would become the take 'a'"):
+    with pytest.raises(UserError, match="2 recordings would become the take 'a'"):
         run(tmp_path, Recording("a"), Recording("a"))
-    with pytest.raises(PipelineError, match="cannot be a file name"):
+    with pytest.raises(UserError, match="cannot be a file name"):
         run(tmp_path, Recording("../a"))
 
 
@@ -210,7 +210,7 @@ def test_array_is_left_alone_when_nobody_waits(tmp_path, array, capsys):
 
 def test_without_slurm_the_array_is_refused_in_words(tmp_path, array, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(SlurmError, match="could not be submitted"):
+    with pytest.raises(UserError, match="could not be submitted"):
         run(tmp_path / "s", *GOOD, slurm=array())
 
 

@@ -323,7 +323,7 @@ def test_preprocessing_needs_no_torch(tmp_path):
     write_take(tmp_path / "s")
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import importlib; from dataset_preprocess.command import ACTIONS\n"
+        "import importlib; from internlm.commands.data import ACTIONS\n"
         "for module, _ in ACTIONS.values(): importlib.import_module(module)\n"
         "from dataset_preprocess.check_store import check_store\n"
         f"sys.exit(check_store({str(tmp_path / 's')!r}))"

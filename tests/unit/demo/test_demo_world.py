@@ -5,7 +5,7 @@ from pathlib import Path
 
 from internlm import egoworld
 from internlm.data import camera
-from internlm.demo import command as demo
+from internlm.demo import run as demo
 
 
 def test_any_change_of_the_code_that_makes_a_world_gives_it_another_name(tmp_path, monkeypatch):

@@ -6,8 +6,7 @@ import shlex
 
 import pytest
 
-from dataset_preprocess import command
-from internlm.egoworld import command as world_command
+from internlm.commands import data, world
 
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 
@@ -21,7 +20,7 @@ def commands(text: str) -> list[list[str]]:
 
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
-    {"data": command, "world": world_command}[words[0]].add_arguments(parser)
+    {"data": data, "world": world}[words[0]].add_arguments(parser)
     return parser.parse_args(words[1:])
 
 
@@ -41,7 +40,7 @@ def test_every_command_of_the_guide_is_understood(guide):
 
 def test_every_action_is_explained(guide):
     told = {words[1] for words in guide if words[0] == "data"}
-    assert told == set(command.ACTIONS)
+    assert told == set(data.ACTIONS)
 
 
 def test_the_reader_of_commands_sees_what_it_should():

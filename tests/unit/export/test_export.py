@@ -20,6 +20,7 @@ from train_samples import tiny_config
 
 from internlm.checkpoint.manager import CheckpointError, CheckpointManager
 from internlm.cli import main
+from internlm.commands.export import hf_models_folder
 from internlm.config.resolve import parse_config
 from internlm.data.evaluation import evaluation_images
 from internlm.data.frames import open_images
@@ -27,10 +28,9 @@ from internlm.data.store import StoreWriter, TakeInfo, TakeStore
 from internlm.data.view import MEAN, STD, normalise
 from internlm.export import hub
 from internlm.export import write as export
-from internlm.export.results import ResultError
+from internlm.export.errors import ExportError
 from internlm.export.sources import exported_sources
-from internlm.export.write import ExportError, export_model
-from internlm.launch.export import hf_models_folder
+from internlm.export.write import export_model
 from internlm.systems.egoagent.hf.describe import describe
 from internlm.systems.egoagent.upstream.reading import UpstreamError
 from internlm.systems.resolve import build_system, load_system
@@ -314,8 +314,8 @@ def test_an_interrupted_export_leaves_the_earlier_one(run, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name: path.read_bytes() for path in first.iterdir()} == before
     # Killed between the two renames, with an unfinished folder beside: the earlier one is still known as an export.
-    first.rename(tmp_path / ".out.replaced")
-    (tmp_path / ".out.writing").mkdir()
+    first.rename(tmp_path / ".replaced-out")
+    (tmp_path / ".partial-out").mkdir()
     export_model(run, tmp_path / "out", branch="predictor", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert json.loads((first / "export.json").read_text())["network"] == "predictor"
@@ -346,9 +346,9 @@ def test_what_cannot_be_exported_is_named(run, exported, tmp_path, monkeypatch, 
         export_model(run, tmp_path / "out", branch="teacher")
     with pytest.raises(ExportError, match="'coreml' is unknown; choose from hf"):
         export_model(run, tmp_path / "out", formats=["coreml"])
-    with pytest.raises(ResultError, match="measured at step 3, the exported weights are of step 8"):
+    with pytest.raises(ExportError, match="measured at step 3, the exported weights are of step 8"):
         export_model(run, tmp_path / "out", results=[run / "early.json"])
-    with pytest.raises(ResultError, match="is not a result"):
+    with pytest.raises(ExportError, match="is not a result"):
         export_model(run, tmp_path / "out", results=[run / "other.json"])
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name, *_: None)

@@ -9,7 +9,8 @@ from train_samples import SIZE, tiny_config
 
 from internlm.cli import main
 from internlm.export import hub, programs
-from internlm.export.write import ExportError, export_model
+from internlm.export.errors import ExportError
+from internlm.export.write import export_model
 from internlm.systems.resolve import load_system
 
 

@@ -10,11 +10,12 @@ import sys
 import pytest
 
 from internlm.cli import main
+from internlm.commands.launch import fit_mesh
 from internlm.config.errors import ConfigError
 from internlm.config.load import load_config
 from internlm.config.schema import ParallelConfig
+from internlm.core.errors import UserError
 from internlm.launch import slurm
-from internlm.launch.command import fit_mesh
 from internlm.launch.local import run_local, torchrun_words
 from internlm.launch.snapshot import write_snapshot
 from internlm.train.signals import STOPPING
@@ -104,7 +105,7 @@ def test_slurms_times(text, minutes):
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "1h", "-5", "1:2:3:4"])
 def test_no_time(text):
-    with pytest.raises(slurm.SlurmError, match="--time"):
+    with pytest.raises(UserError, match="--time"):
         slurm.minutes_of(text)
 
 

@@ -84,21 +84,3 @@ def decide(
             rank, best = rank.sort(dim=1, descending=True, stable=True)
             ranked[k][part] = best[:, :top].masked_fill(rank[:, :top] < 0, -1)
     return Outcome(ranked, index, similarity)
-
-
-def classify(
-    train: Tensor,
-    train_labels: Tensor,
-    test: Tensor,
-    test_labels: Tensor,
-    num_classes: int,
-    *,
-    ks: tuple[int, ...] = KS,
-    temperature: float = TEMPERATURE,
-    backend: str = "auto",
-) -> dict[int, dict[str, float]]:
-    """Top-1 and top-5 accuracy in per cent for every k: {k: {"top1", "top5"}}; see ``decide``."""
-    if len(test) != len(test_labels):
-        raise EvalError(f"{len(test)} test features with {len(test_labels)} labels")
-    outcome = decide(train, train_labels, test, num_classes, ks=ks, temperature=temperature, backend=backend)
-    return outcome.scores(test_labels)

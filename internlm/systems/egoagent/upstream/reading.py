@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from internlm.config.errors import ConfigError
 from internlm.config.legacy import translate_model
+from internlm.core.errors import ConfigError, UserError
 
 from ..config import ModelConfig
 from ..network import EgoNetwork
@@ -27,7 +27,7 @@ _WRAPPERS = ("model.", "module.")
 ACTIONS = ("action_query", "pose_projector.", "pose_head.", "context_projector.")
 
 
-class UpstreamError(RuntimeError):
+class UpstreamError(UserError):
     """A folder in upstream's layout that cannot be read completely; the message names the file or the tensor."""
 
 

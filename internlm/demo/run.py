@@ -1,20 +1,20 @@
-"""``egoagent demo``: a small world, both training stages, every evaluation, one report. Minutes on two CPU cores.
+"""The demo: a small world, both training stages, every evaluation, one report. Minutes on two CPU cores.
 
 Everything lies in the output folder and is made once: a rerun keeps the world and continues or reuses the two runs as
 long as their settings are the same.
 """
 
-import argparse
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .size import FULL, SMALL, DemoSize
-from .training import DemoError, train_stage
+from internlm.core.errors import UserError
+
+from .size import DemoSize
+from .training import train_stage
 
 if TYPE_CHECKING:
     from internlm.systems.egoagent.config import EgoAgentConfig as Config
@@ -23,27 +23,6 @@ if TYPE_CHECKING:
     from .evaluation import Evaluated
 
 STAGES = {"stage1": "dino_pretrain/demo.py", "stage2": "joint_train/demo.py"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the command."""
-    parser.add_argument("--out", type=Path, help="folder of world, runs and report (default runs/demo, or runs/demo-full)")
-    parser.add_argument("--full", action="store_true", help="bigger world and longer training: the learning proof")
-    parser.add_argument("--seed", type=int, default=1, help="of the world and of both runs (default 1)")
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="takes to report; choose settings on val")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that render the world")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="train in N processes, each a part of the batches")
-    parser.add_argument("--configs", type=Path, help="folder with dino_pretrain/demo.py and joint_train/demo.py")
-    parser.add_argument("--fresh", action="store_true", help="train anew; earlier runs there are moved aside")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the demo and return the exit code (that of a stopped training where one was stopped)."""
-    size, name = (FULL, "demo-full") if args.full else (SMALL, "demo")
-    out = args.out or Path("runs") / name
-    options = {name: getattr(args, name) for name in ("seed", "split", "jobs", "processes", "configs", "fresh")}
-    report = run_demo(out, size, **options)
-    return 0 if report is not None else 75
 
 
 def run_demo(
@@ -92,12 +71,12 @@ def run_demo(
 
 
 def find_configs(folder: Path | None) -> dict[str, Path]:
-    """The two config files, from ``folder`` or from beside the package's source; DemoError when they are not there."""
+    """The two config files, from ``folder`` or from beside the package's source; UserError when they are not there."""
     root = folder or Path(__file__).resolve().parents[2] / "configs"
     files = {stage: root / name for stage, name in STAGES.items()}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
-        raise DemoError(
+        raise UserError(
             f"{missing[0]} does not exist: the demo's configs belong to the source tree, not to an installed package; run "
             "'make demo' in a clone, or name a folder with both files (--configs FOLDER)"
         )

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and return the exit code (``signals.py``)."""
+    """Train and return the exit code (``train/signals.py``)."""
     from internlm.config.load import load_config
 
     overrides = [*args.overrides, *([f"run_dir={json.dumps(args.run_dir)}"] if args.run_dir else [])]
@@ -28,10 +28,9 @@ def run(args: argparse.Namespace) -> int:
 
     from internlm.core.mesh import read_launch
     from internlm.monitor.console import say
-
-    from .bad_steps import BadStepsError
-    from .loop import LostProcessError, train
-    from .signals import EXIT_BAD_STEPS, EXIT_STOPPED, EXIT_STUCK
+    from internlm.train.bad_steps import BadStepsError
+    from internlm.train.loop import LostProcessError, train
+    from internlm.train.signals import EXIT_BAD_STEPS, EXIT_STOPPED, EXIT_STUCK
 
     rank = read_launch().rank
     first = rank == 0

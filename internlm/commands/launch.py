@@ -7,8 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from internlm.config.errors import ConfigError
 from internlm.config.places import LAUNCH, RESOLVED_NAME
+from internlm.core.errors import ConfigError, UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def fit_mesh(mesh, processes: int):
 
 
 def _here(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...]) -> int:
-    from .local import run_local, torchrun_words
+    from internlm.launch.local import run_local, torchrun_words
 
     options = dict(processes=args.gpus, max_restarts=args.max_restarts, grace=args.signal_ahead)
     if args.dry_run:
@@ -88,12 +88,12 @@ def _here(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...
 
 
 def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...]) -> int:
-    from .slurm import JobOptions, SlurmError, TrainTask, batch_script, minutes_of, submit
+    from internlm.launch.slurm import JobOptions, TrainTask, batch_script, minutes_of, submit
 
     minutes = minutes_of(args.time)
     if args.signal_ahead + 60 >= 60 * minutes:  # Slurm may warn up to a minute early
         early = f"--signal-ahead {args.signal_ahead} s, and up to a minute earlier by Slurm"
-        raise SlurmError(f"{early}, leaves nothing of --time {args.time}")
+        raise UserError(f"{early}, leaves nothing of --time {args.time}")
     options = JobOptions(
         folder=run_dir / LAUNCH,
         name=config.job_name,
@@ -121,6 +121,6 @@ def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, .
 
 
 def _snapshot(config, run_dir: Path) -> None:
-    from .snapshot import write_snapshot
+    from internlm.launch.snapshot import write_snapshot
 
     write_snapshot(config, run_dir, ["egoagent", *sys.argv[1:]])

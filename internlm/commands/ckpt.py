@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from internlm.checkpoint.manager import open_checkpoint
+    from internlm.checkpoint.manager import read_checkpoint
 
-    checkpoint = open_checkpoint(_checkpoints(args.source)[-1], None, slice(0))
+    checkpoint = read_checkpoint(_checkpoints(args.source)[-1], None, slice(0))
     print("\n".join(_description(checkpoint, tensors=args.tensors)))
     return 0
 

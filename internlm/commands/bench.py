@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ...options import real, whole
+from internlm.eval.options import real, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the benchmark; returns 0."""
     from internlm.core.init import set_threads
     from internlm.data.motion import Recordings
-
-    from .bench import Protocol, run_benchmark
-    from .forecasters import TITLES
+    from internlm.eval.tasks.motion.bench import Protocol, run_benchmark
+    from internlm.eval.tasks.motion.forecasters import TITLES
 
     set_threads(args.threads)
     methods = args.methods or list(TITLES)

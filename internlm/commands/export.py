@@ -3,11 +3,8 @@
 import argparse
 from pathlib import Path
 
+from internlm.core.errors import UserError
 from internlm.export.formats import FORMATS
-
-
-class UsageError(ValueError):
-    """Arguments that cannot be combined."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,18 +32,18 @@ def add_rename(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_rename(texts: list[str]) -> tuple[tuple[str, str], ...]:
-    """``PATTERN=NAME`` texts as pairs. Raises UsageError for one without '=' or with a wrong pattern."""
+    """``PATTERN=NAME`` texts as pairs. Raises UserError for one without '=' or with a wrong pattern."""
     import re
 
     pairs = []
     for text in texts:
         pattern, equals, name = text.rpartition("=")
         if not equals:
-            raise UsageError(f"--rename {text!r} is not of the form PATTERN=NAME")
+            raise UserError(f"--rename {text!r} is not of the form PATTERN=NAME")
         try:
             re.compile(pattern)
         except re.error as error:
-            raise UsageError(f"--rename {text!r}: {pattern!r} is not a regular expression: {error}") from error
+            raise UserError(f"--rename {text!r}: {pattern!r} is not a regular expression: {error}") from error
         pairs.append((pattern, name))
     return tuple(pairs)
 
@@ -69,16 +66,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _folders(args: argparse.Namespace) -> tuple[Path, Path]:
     if args.source and args.src_folder:
-        raise UsageError(f"the source is given twice: {args.source} and --src_folder {args.src_folder}")
+        raise UserError(f"the source is given twice: {args.source} and --src_folder {args.src_folder}")
     if args.out and args.tgt_folder:
-        raise UsageError(f"the target is given twice: {args.out} and --tgt_folder {args.tgt_folder}")
+        raise UserError(f"the target is given twice: {args.out} and --tgt_folder {args.tgt_folder}")
     source, out = args.source or args.src_folder, args.out or args.tgt_folder
     if source is None:
-        raise UsageError("nothing to export: give RUN_OR_CHECKPOINT and OUT, or --src_folder")
+        raise UserError("nothing to export: give RUN_OR_CHECKPOINT and OUT, or --src_folder")
     if out is None and args.src_folder:
         out = hf_models_folder(args.src_folder)
     if out is None:
-        raise UsageError(f"give the folder to write {source} to: egoagent export {source} OUT")
+        raise UserError(f"give the folder to write {source} to: egoagent export {source} OUT")
     return source, out
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from data_samples import write_take
 from motion_samples import figure, forecaster_config
-from test_loop import same_weights
+from train_samples import same_weights
+from validate_samples import config, figures, without
 
-from internlm.config.resolve import parse_config
 from internlm.data.frames import DataError
 from internlm.data.loader import training_batches
 from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
@@ -19,11 +19,6 @@ from internlm.train.state import TrainState, build_state
 from internlm.train.validate import held_out_losses
 
 CPU = torch.device("cpu")
-MODEL = dict(
-    hidden_size=16, num_layers=1, num_heads=2, mlp_multiple_of=8, image_size=16, local_image_size=8, patch_size=8,
-    head_hidden=16, head_bottleneck=8, prototypes=12, poses_per_step=5,
-)  # fmt: skip
-TIMED = ("time/", "memory/", "seconds", "images_per_s", "tokens_per_s", "data_share")
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +28,6 @@ def store(tmp_path_factory):
     for name, split in (("a", "train"), ("b", "train"), ("c", "val")):
         write_take(path, name, split=split, size=24)
     return path
-
-
-def config(store, run_dir, every=0, **sections):
-    values = {
-        "stage": "joint",
-        "run_dir": str(run_dir),
-        "model": MODEL,
-        "data": {"images": [str(store)], "clips": [str(store)], "workers": 0, "clip": {"steps": 2}, "crops": {"local_crops": 1}},
-        "optim": {"lr": 1e-2, "momentum": 0.9},
-        "train": {
-            "steps": 8, "image_batch": 4, "clip_batch": 2, "accumulation": 2, "log_every": 1, "checkpoint_every": 3,
-            "validate_every": every,
-        },
-        "monitor": {"tensorboard": False, "progress": False, "health_every": 2},
-    }  # fmt: skip
-    for name, section in sections.items():
-        values[name] = values[name] | section if isinstance(section, dict) and name in values else section
-    return parse_config(values)
-
-
-def figures(run_dir):
-    return [{k: v for k, v in record.items() if not k.startswith(TIMED)} for record in read_metrics(run_dir)]
-
-
-def without(records):
-    return [{name: value for name, value in record.items() if not name.startswith("val/")} for record in records]
 
 
 RUNS = {

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from internlm.config.errors import ConfigError
+from internlm.core.errors import ConfigError
 from internlm.monitor.gpus import GPUS, Gpu
 
 
@@ -26,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the ranking; 0 where a mesh fits, 1 where none does."""
     from internlm.config.load import load_config
-
-    from .ranking import HIDDEN_SHARE, rank_meshes
+    from internlm.estimate.ranking import HIDDEN_SHARE, rank_meshes
 
     if args.gpus < 1 or args.gpus_per_node < 1 or not 0 < args.efficiency <= 1:
         raise ConfigError("--gpus and --gpus-per-node are at least 1, --efficiency is between 0 and 1")
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _dry_runs(config, row) -> list:
     """The first and the last process of a mesh."""
-    from .measure import dry_run
+    from internlm.estimate.measure import dry_run
 
     chosen = config.model_copy(update={"parallel": config.parallel.model_copy(update=row.parallel)})
     world = row.parallel["dp_replicate"] * row.parallel["dp_shard"] * row.parallel["tp"]
@@ -73,9 +72,8 @@ def _dry_text(row, runs: list) -> list[str]:
 
 def as_text(config, rows: list, args: argparse.Namespace) -> str:
     """A table of the meshes that fit, and one line for each kind of reason against the others."""
+    from internlm.estimate.ranking import HIDDEN_SHARE
     from internlm.systems.resolve import build_system_on_meta
-
-    from .ranking import HIDDEN_SHARE
 
     fitting, others = [row for row in rows if row.reason is None], [row for row in rows if row.reason is not None]
     streams = build_system_on_meta(config).streams()
