@@ -24,7 +24,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
-        return _Normalise.apply(x, self.weight, self.bias, mean, variance, self.eps, self.group)
+        return _Normalise.apply(x, self.weight.float(), self.bias.float(), mean, variance, self.eps, self.group)
 
 
 def _statistics(x: Tensor, group: Group) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def _statistics(x: Tensor, group: Group) -> tuple[Tensor, Tensor]:
     The variance of all is the mean of the processes' variances and of their means' squared distances from the common mean
     (Chan, Golub, LeVeque 1979), which loses no digits, unlike mean(x²) − mean(x)².
     """
-    mean, variance = (part.float() for part in torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0))
+    mean, variance = torch.ops.aten.batch_norm_update_stats(x.float(), None, None, 0.0)
     if group.size == 1:
         return mean, variance
     means, variances = group.gathered(torch.stack((mean, variance))[None]).unbind(1)
@@ -62,9 +62,9 @@ class _Normalise(torch.autograd.Function):
         )
         if not ctx.needs_input_grad[0]:
             return None, to_weight, to_bias, None, None, None, None
-        sums = ctx.group.sum(torch.stack((to_weight, to_bias)).float()) / (x.numel() // x.shape[1] * ctx.group.size)
+        sums = ctx.group.sum(torch.stack((to_weight, to_bias))) / (x.numel() // x.shape[1] * ctx.group.size)
         # weight·scale·(gradient − mean(gradient) − x̂·mean(gradient·x̂)), gathered by what multiplies gradient, x and 1.
-        by_gradient = weight.float() * scale
+        by_gradient = weight * scale
         by_x = -by_gradient * scale * sums[0]
         rest = -by_gradient * sums[1] - by_x * mean
         shaped = (part.to(x.dtype)[:, None, None] for part in (rest, by_x, by_gradient))

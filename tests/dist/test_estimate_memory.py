@@ -60,6 +60,7 @@ def measure(config, folder: Path) -> dict[str, int]:
     shape = tuple(getattr(config.parallel, axis) for axis in ("dp_replicate", "dp_shard", "tp"))
     batches = both(larger(image_batch(0, 8)), larger(clip_batch(0, 8)) if config.stage == "joint" else None)
     with open_mesh(shape, CPU) as mesh:
+        mesh = replace(mesh, whole=False)  # as on GPUs, which estimates are for
         state = build_state(config, CPU, mesh)
         step = TrainStep(config, state, folder, getattr(torch, config.train.dtype))
         step(batches)
