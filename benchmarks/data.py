@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from internlm.data.augment import photometric
 from internlm.data.loader import training_batches
+from internlm.data.photometric import photometric
 from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.streams import streams

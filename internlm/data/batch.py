@@ -2,7 +2,7 @@
 
 Axes: B samples, T steps, P poses per step, J joints, G global crops, L local crops, S pixels of a side.
 Photometric parameters are 8 floats a view, drawn by the sampler and applied on the device in one batched pass
-(``augment.py``): brightness, contrast and saturation factors, hue shift (turns), gray (0/1), blur sigma (pixels,
+(``photometric.py``): brightness, contrast and saturation factors, hue shift (turns), gray (0/1), blur sigma (pixels,
 0 = none), solarize (0/1), order seed of the jitter.
 """
 

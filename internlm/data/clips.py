@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from internlm.config.schema import ClipConfig, CropConfig
-from internlm.data.augment import clip_crop, clip_photometric, resize_crop
+from internlm.data.augment import clip_crop, resize_crop
 from internlm.data.contents import Contents, described, joined
 from internlm.data.frames import BrokenFile, DataError, decode, frame_name, select_takes
 from internlm.data.geometry import camera_coordinates, chunk_coordinates, transform_points
+from internlm.data.photometric import clip_photometric
 from internlm.data.store import COCO_JOINTS, StoreError, Take
 
 _NO_ROW = -1

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internlm.data.augment import photometric
 from internlm.data.batch import ClipBatch, ImageBatch, to_device
+from internlm.data.photometric import photometric
 from internlm.data.view import normalise
 
 from .config import EgoAgentConfig

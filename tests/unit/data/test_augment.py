@@ -9,7 +9,8 @@ from data_samples import picture
 from PIL import Image
 
 from internlm.config.schema import ClipConfig, CropConfig
-from internlm.data.augment import (
+from internlm.data.augment import _random_boxes, resize_crop, sample_views
+from internlm.data.photometric import (
     BLUR,
     BRIGHTNESS,
     CONTRAST,
@@ -18,12 +19,10 @@ from internlm.data.augment import (
     ORDER,
     SATURATION,
     SOLARIZE,
-    _random_boxes,
+    _on_device,
     clip_photometric,
     identity_photometric,
     photometric,
-    resize_crop,
-    sample_views,
 )
 from internlm.data.view import eval_transform, normalise
 
@@ -34,6 +33,11 @@ def images(count=4, size=32) -> torch.Tensor:
     return torch.from_numpy(np.stack([picture(seed, size, size).transpose(2, 0, 1) for seed in range(count)]))
 
 
+def exactly(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    """In float32, as on an accelerator."""
+    return _on_device(x, params.numpy())
+
+
 def changed(x, **values) -> torch.Tensor:
     """photometric with the same named values for every sample, back in [0, 1]."""
     params = identity_photometric(len(x))
@@ -41,7 +45,7 @@ def changed(x, **values) -> torch.Tensor:
     columns |= {"gray": GRAY, "blur": BLUR, "solarize": SOLARIZE, "order": ORDER}
     for name, value in values.items():
         params[:, columns[name]] = value
-    return photometric(x, torch.from_numpy(params)) * STD + MEAN
+    return exactly(x, torch.from_numpy(params)) * STD + MEAN
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (412, 333), (256, 256), (90, 120), (57, 200)])
@@ -139,7 +143,7 @@ def test_recipe_probabilities():
 def test_identity_only_normalises():
     x = images()
     expected = (x.double() / 255 - MEAN) / STD
-    torch.testing.assert_close(photometric(x, torch.from_numpy(identity_photometric(4))).double(), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(exactly(x, torch.from_numpy(identity_photometric(4))).double(), expected, atol=2e-6, rtol=0)
     torch.testing.assert_close(normalise(x).double(), expected, atol=2e-6, rtol=0)
     assert normalise(x[None]).shape == (1, 4, 3, 32, 32) and x.dtype == torch.uint8
 
@@ -197,10 +201,10 @@ def test_order_of_the_jitter_steps_matters_and_is_per_sample():
     params = identity_photometric(24)
     params[:, : HUE + 1] = (1.4, 1.4, 1.2, 0.1)
     params[:, ORDER] = np.arange(24)
-    results = photometric(x, torch.from_numpy(params))
+    results = exactly(x, torch.from_numpy(params))
     distinct = torch.unique(results.flatten(1).round(decimals=4), dim=0)
     assert len(distinct) > 10
-    alone = photometric(x[7:8], torch.from_numpy(params[7:8]))
+    alone = exactly(x[7:8], torch.from_numpy(params[7:8]))
     torch.testing.assert_close(results[7:8], alone, atol=1e-6, rtol=0)
     brightness_first = changed(x[:1], brightness=1.4, contrast=1.4, order=0)  # order 0 is brightness, contrast, saturation, hue
     torch.testing.assert_close(brightness_first, _contrast_of((x[:1] / 255 * 1.4).clamp(0, 1), 1.4), atol=2e-6, rtol=0)
@@ -217,9 +221,9 @@ def test_a_batch_equals_its_samples_one_by_one():
     x = torch.from_numpy(np.concatenate([d["global_crops"] for d in drawn]))
     params = torch.from_numpy(np.concatenate([d["global_photometric"] for d in drawn]))
     params[:, BLUR] *= 7  # as at 224 pixels
-    whole = photometric(x, params)
+    whole = exactly(x, params)
     for row in range(len(x)):
-        torch.testing.assert_close(whole[row : row + 1], photometric(x[row : row + 1], params[row : row + 1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(whole[row : row + 1], exactly(x[row : row + 1], params[row : row + 1]), atol=1e-5, rtol=0)
 
 
 def test_clip_change_is_off_by_default_and_on_when_asked():
@@ -242,3 +246,34 @@ def test_clips_change_in_the_configured_strengths():
     images = torch.from_numpy(picture(1, 32, 32).transpose(2, 0, 1)[None].copy())
     unchanged = photometric(images, torch.from_numpy(identity_photometric(1)))
     assert photometric(images, torch.from_numpy(still[None])).equal(unchanged)
+
+
+def test_eight_bits_mean_what_floats_mean():
+    """Pictures as the recipe draws them: each within rounding of the float way, and the same on average."""
+    rng, crops = np.random.default_rng(0), CropConfig(color_jitter=1.0, blur_global=(0.5, 0.5), solarize=0.3, gray=0.2)
+    drawn = [sample_views(rng, picture(n, 96, 96), crops, 64, 32) for n in range(150)]
+    x = torch.from_numpy(np.concatenate([d["global_crops"] for d in drawn]))
+    params = torch.from_numpy(np.concatenate([d["global_photometric"] for d in drawn]))
+    before = x.clone()
+    found, expected = ((255 * (way(x, params) * STD + MEAN)).numpy() for way in (photometric, exactly))
+    assert x.equal(before), "the batch that came in is another's"
+    away = np.abs(found - expected)
+    # A rounded level that lies at the edge of solarize's threshold comes out on the other side of it.
+    kept = params[:, SOLARIZE].numpy() == 0
+    assert away.mean() < 1 and np.quantile(away[kept], 0.99) < 6
+    assert abs((found - expected).mean()) < 0.1 and abs(found.std() / expected.std() - 1) < 0.005
+    means = [values.mean((2, 3)) for values in (found, expected)]
+    assert np.corrcoef(means[0].ravel(), means[1].ravel())[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [(BRIGHTNESS, 1.4), (CONTRAST, 0.6), (SATURATION, 0.5), (HUE, -0.25), (GRAY, 1), (BLUR, 1.3), (SOLARIZE, 1)],
+)
+def test_each_step_of_eight_bits_is_that_of_floats(column, value):
+    x, params = images(6, 48), torch.from_numpy(identity_photometric(6))
+    params[:, column] = value
+    found, expected = (255 * (way(x, params) * STD + MEAN) for way in (photometric, exactly))
+    away = (found - expected).abs()
+    assert away.mean() < (1.5 if column == HUE else 0.6) and away.quantile(0.99) < (9 if column == HUE else 1.6)
+    assert (found - 255 * (photometric(x, torch.from_numpy(identity_photometric(6))) * STD + MEAN)).abs().mean() > 2
