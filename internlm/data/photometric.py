@@ -24,6 +24,7 @@ _ORDERS = np.array([[a, b, c, 6 - a - b - c] for a in range(4) for b in range(4)
 _LEVELS = np.arange(256, dtype=np.float32)
 _SOLARIZED = np.where(_LEVELS >= 128, 255 - _LEVELS, _LEVELS).astype(np.uint8)
 _GREY = np.tile(np.array(LUMA, np.float32), (3, 1))
+_NORMALISED = normalise(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)).numpy()  # a float32 for each level, by channel
 
 
 def clip_photometric(rng: np.random.Generator | None, clip: ClipConfig, crops: CropConfig) -> np.ndarray:
@@ -77,12 +78,11 @@ def photometric(images: Tensor, params: Tensor) -> Tensor:
     if images.device.type != "cpu":
         return _on_device(images, host)
     changed = (host[:, : HUE + 1] != NEUTRAL).any(1) | (host[:, GRAY : SOLARIZE + 1] > 0).any(1)
-    if changed.any():
-        pictures = images.numpy().copy()
-        for row in np.flatnonzero(changed):
-            pictures[row] = change(np.ascontiguousarray(pictures[row].transpose(1, 2, 0)), host[row]).transpose(2, 0, 1)
-        images = torch.from_numpy(pictures)
-    return normalise(images)
+    x = np.empty(images.shape, np.float32)
+    for planes, out, params, differs in zip(images.numpy(), x, host, changed):
+        for plane, table, into in zip(cv2.split(change(cv2.merge(planes), params)) if differs else planes, _NORMALISED, out):
+            cv2.LUT(plane, table, into)
+    return torch.from_numpy(x)
 
 
 def change(picture: np.ndarray, params: np.ndarray) -> np.ndarray:
