@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def train_stage(config: "Config", *, fresh: bool = False, processes: int = 1) -> "TrainResult | None":
     """Train a stage, continue it, or reuse it when complete; a run with other settings is moved aside.
 
-    ``processes`` above 1 divide the config's batches between them (``dp_shard``): the same samples a step, and the same run to
+    ``processes`` above 1 divide the config's batches between them (``dp_replicate``): the same samples a step, and the same run to
     rounding. None when they were stopped by a signal. Raises UserError when the batches cannot be divided or a process fails.
     """
     from internlm.config.load import RESOLVED_NAME, ConfigError, load_config
@@ -36,7 +36,7 @@ def _divided(config: "Config", processes: int) -> tuple["Config", "Config"]:
         if size % (processes * config.train.accumulation):
             raise UserError(f"train.{name} {size} cannot be divided between {processes} processes; choose a divisor of it")
     share = config.train.model_copy(update={name: size // processes for name, size in batches.items()})
-    mesh = config.parallel.model_copy(update={"dp_shard": processes})
+    mesh = config.parallel.model_copy(update={"dp_replicate": processes})
     return config.model_copy(update={"train": share, "parallel": mesh}), config.model_copy(update={"train": share})
 
 
