@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def train_stage(config: "Config", *, fresh: bool = False, processes: int = 1) -> "TrainResult | None":
     """Train a stage, continue it, or reuse it when complete; a run with other settings is moved aside.
 
-    ``processes`` above 1 divide the config's batches between them (``dp_replicate``): the same samples a step, and the same run to
-    rounding. None when they were stopped by a signal. Raises UserError when the batches cannot be divided or a process fails.
+    ``processes`` above 1 divide the config's batches between them (``dp_replicate``): the same samples a step, and the same run
+    to rounding. None when they were stopped by a signal. Raises UserError when the batches cannot be divided or a process fails.
     """
     from internlm.config.load import RESOLVED_NAME, ConfigError, load_config
     from internlm.train.loop import run_folder, train
