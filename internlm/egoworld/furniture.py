@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from internlm.egoworld.textures import SURFACES, TEXTURE_ID
+from internlm.egoworld.textures import PATTERNS, TEXTURE_ID
 
 PALETTE = 10  # colours of one room
-FINISHES = tuple(SURFACES)
+FINISHES = tuple(name for name, pattern in PATTERNS.items() if pattern.repeat_m)
 FINISH = -1  # instead of a texture: whatever finish the room gives the piece
 
 
