@@ -80,12 +80,7 @@ def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: b
     joint_map = dict(settings.joint_map) if settings.joint_map is not None else None
     try:
         motions = read_motions(
-            job.path,
-            joint_map=joint_map,
-            body_model=settings.body_model,
-            rate=settings.rate,
-            up=settings.up,
-            unit=settings.unit,
+            job.path, joint_map=joint_map, body_model=settings.body_model, rate=settings.rate, up=settings.up, unit=settings.unit
         )
     except MocapError as error:
         if job.searched and any(text in str(error) for text in NO_MOTION):

@@ -17,14 +17,7 @@ import numpy as np
 from dataset_preprocess.body_pose.annotations import AUTOMATIC, CHOICES, read_annotation, usual_step
 from dataset_preprocess.body_pose.camera_pose import read_camera_poses
 from dataset_preprocess.body_pose.filters import Filters
-from dataset_preprocess.body_pose.takes import (
-    COORDINATES,
-    PoseFiles,
-    PoseSettings,
-    build_track,
-    find_pose_files,
-    read_pose_files,
-)
+from dataset_preprocess.body_pose.takes import COORDINATES, PoseFiles, PoseSettings, build_track, find_pose_files, read_pose_files
 from dataset_preprocess.body_pose.upstream_json import SHORTEST, find_fragments, read_fragments, write_fragments
 from dataset_preprocess.egoexo import FRAME_RATE, SOURCE, read_takes
 from dataset_preprocess.errors import RecordingError

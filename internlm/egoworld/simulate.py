@@ -195,13 +195,7 @@ class TakePlan:
 
 
 def plan_takes(
-    path: Path,
-    takes: dict[str, int],
-    *,
-    seed: int,
-    places: Sequence[str] = (),
-    motions: Sequence[Motion] = (),
-    **how: Any,
+    path: Path, takes: dict[str, int], *, seed: int, places: Sequence[str] = (), motions: Sequence[Motion] = (), **how: Any
 ) -> list[TakePlan]:
     """Names, seeds and place classes of all takes; places take turns so that every split has them evenly.
 
