@@ -107,30 +107,25 @@ def read_joint_map(path: Path) -> dict[str, str]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".npz, .bvh, .amc (its .asf beside it), or a folder")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of motions that the file does not mark")
-    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label of every take; may be repeated")
-    parser.add_argument(
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="take store to create or extend")
+    add("files", type=Path, nargs="+", metavar="FILE", help=".npz, .bvh, .amc (its .asf beside it), or a folder")
+    add("--split", choices=SPLITS, default="train", help="of motions that the file does not mark")
+    add("--label", action="append", default=[], metavar="KEY=VALUE", help="label of every take; may be repeated")
+    add(
         "--joints",
         type=Path,
         metavar="MAP.json",
         help="COCO joint name (or head, neck) -> name in the files, for names not known",
     )
-    parser.add_argument(
-        "--rate", type=float, metavar="HZ", help="frames a second, in place of what the file says (.amc files say nothing: 120)"
-    )
-    parser.add_argument(
-        "--up", choices=UP_AXES, help="axis that points up, where file and body do not tell (-y and such: --up=-y)"
-    )
-    parser.add_argument(
-        "--unit", metavar="UNIT", help=f"unit of length, where file and body do not tell: {', '.join(UNITS)}, or metres"
-    )
-    parser.add_argument("--body-model", type=Path, metavar="MODEL.npz", help="SMPL-family model, for AMASS-like files")
-    parser.add_argument(
+    add("--rate", type=float, metavar="HZ", help="frames a second, in place of what the file says (.amc files say nothing: 120)")
+    add("--up", choices=UP_AXES, help="axis that points up, where file and body do not tell (-y and such: --up=-y)")
+    add("--unit", metavar="UNIT", help=f"unit of length, where file and body do not tell: {', '.join(UNITS)}, or metres")
+    add("--body-model", type=Path, metavar="MODEL.npz", help="SMPL-family model, for AMASS-like files")
+    add(
         "--average-face", action="store_true", help="mark nose, eyes and ears visible that are an average face on a recorded head"
     )
-    parser.add_argument(
+    add(
         "--skip",
         type=int,
         default=0,

@@ -72,9 +72,7 @@ def _size(track: PoseTrack) -> list[str]:
     for (a, b), own in heights.items():
         if not height / SEGMENT < own < height * SEGMENT:
             name, usual = f"{COCO_JOINTS[a]} to {COCO_JOINTS[b]}", height * SHARES[a, b]
-            odd.append(
-                f"{name} is {own * SHARES[a, b]:.2f} m long (median), about {usual:.2f} m fits the other limbs; is it that joint?"
-            )
+            odd.append(f"{name} is {own * SHARES[a, b]:.2f} m long (median), {usual:.2f} m fits the other limbs; is it that one?")
     return odd
 
 

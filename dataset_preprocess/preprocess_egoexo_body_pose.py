@@ -114,27 +114,24 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every command that stores Ego-Exo4D poses."""
     limits = Filters()
     group = parser.add_argument_group("poses")
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--annotations",
         choices=CHOICES,
         default="either",
         help="either: automatic, or manual where a take has no automatic (default); merged: all frames, manual before automatic",
     )
-    group.add_argument(
+    add(
         "--coordinates",
         choices=COORDINATES,
         default="world",
         help="of the stored joints: world (default), each frame's camera, or the first frame's camera",
     )
-    group.add_argument("--min-views", type=int, default=limits.min_views, help="cameras that saw a joint (default: %(default)s)")
-    group.add_argument(
-        "--bone-ratio", type=float, default=limits.bone_ratio, help="a bone's length against its median (default: %(default)s)"
-    )
-    group.add_argument("--max-speed", type=float, default=limits.max_speed, help="of a joint, m/s (default: %(default)s)")
-    group.add_argument(
-        "--head-distance", type=float, default=limits.head_distance, help="face to head camera, metres (default: %(default)s)"
-    )
-    group.add_argument("--no-filters", action="store_true", help="keep every joint as annotated")
+    add("--min-views", type=int, default=limits.min_views, help="cameras that saw a joint (default: %(default)s)")
+    add("--bone-ratio", type=float, default=limits.bone_ratio, help="a bone's length against its median (default: %(default)s)")
+    add("--max-speed", type=float, default=limits.max_speed, help="of a joint, m/s (default: %(default)s)")
+    add("--head-distance", type=float, default=limits.head_distance, help="face to head camera, metres (default: %(default)s)")
+    add("--no-filters", action="store_true", help="keep every joint as annotated")
 
 
 def pose_settings(args: argparse.Namespace) -> PoseSettings:

@@ -57,9 +57,7 @@ class ImageFolder:
         if labelled:
             firsts = [name.split("/", 1)[0] if "/" in name else None for name in names]
             if None in firsts:
-                raise DataError(
-                    f"{self.path / names[firsts.index(None)]}: is in no class folder; labels need {self.path}/<class>/<image>"
-                )
+                raise DataError(f"{self.path / names[firsts.index(None)]}: is in no class folder ({self.path}/<class>/<image>)")
             # One class whichever way a file system spells its accents.
             firsts = [unicodedata.normalize("NFC", first) for first in firsts]
             self.classes = tuple(sorted(set(firsts)))

@@ -60,9 +60,8 @@ class Piece:
         skin = skin or "finish"
         names = [sides or skin, sides or skin, back or skin, front or skin, skin, top or skin]
         low, high = np.array([x[0], y[0], z[0]], np.float32), np.array([x[1], y[1], z[1]], np.float32)
-        self.parts.append(
-            Part(low, high, [FINISH if name == "finish" else TEXTURE_ID[name] for name in names], self.schemes[scheme], thing)
-        )
+        textures = [FINISH if name == "finish" else TEXTURE_ID[name] for name in names]
+        self.parts.append(Part(low, high, textures, self.schemes[scheme], thing))
 
     def legs(self, x: tuple[float, float], y: tuple[float, float], z: float, thick: float = 0.05, scheme: int = 1) -> None:
         for x0 in (x[0], x[1] - thick):

@@ -58,10 +58,8 @@ class Motion:
     def cut(self, start: int, stop: int) -> "Motion":
         """Frames ``start`` to ``stop`` as a motion of its own."""
         part = slice(start, stop)
-        head = self.world_from_head
-        return replace(
-            self, joints=self.joints[part], visible=self.visible[part], world_from_head=None if head is None else head[part]
-        )
+        head = None if self.world_from_head is None else self.world_from_head[part]
+        return replace(self, joints=self.joints[part], visible=self.visible[part], world_from_head=head)
 
     def moved(self, yaw: float, shift: np.ndarray) -> "Motion":
         """The motion turned about the vertical through the origin by ``yaw`` radians, then shifted by [3] metres."""

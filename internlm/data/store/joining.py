@@ -113,9 +113,7 @@ def check_labels_kept(old: Path, labels: dict[str, np.ndarray] | None) -> None:
     """TakeConflict when labels that the take has are not among those that replace them."""
     lost = sorted(read_labels(old).keys() - labels.keys()) if labels else []
     if lost:
-        raise TakeConflict(
-            f"take {old.name!r}: its labels {', '.join(lost)} would be lost; give them together with the new, or {_WAY_OUT}"
-        )
+        raise TakeConflict(f"take {old.name!r}: its labels {', '.join(lost)} would be lost; give them with the new or {_WAY_OUT}")
 
 
 @dataclass(frozen=True)

@@ -124,11 +124,8 @@ def clothes(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.fill(light=0.25).rect(0, 0.06, 1, 0.09, 1, 1)
     for i in range(9):
         x = 0.03 + i * 0.107
-        canvas.poly(
-            [(x, 0.16), (x + 0.05, 0.1), (x + 0.1, 0.16), (x + 0.1, rng.uniform(0.6, 0.9)), (x, 0.85)],
-            1 + i % 3,
-            rng.uniform(0.6, 1),
-        )
+        outline = [(x, 0.16), (x + 0.05, 0.1), (x + 0.1, 0.16), (x + 0.1, rng.uniform(0.6, 0.9)), (x, 0.85)]
+        canvas.poly(outline, 1 + i % 3, rng.uniform(0.6, 1))
 
 
 def pegboard(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -144,9 +141,8 @@ def pegboard(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas.poly([(x - 0.06, 0.12), (x + 0.06, 0.12), (x + 0.03, 0.6), (x - 0.01, 0.6)], slot, 0.45)
             canvas.rect(x - 0.06, 0.1, x + 0.06, 0.22, 1, 0.3)
         elif kind == 2:  # wrench
-            canvas.disc(x, 0.16, 0.05, slot, 0.3, 2).rect(x - 0.015, 0.2, x + 0.025, 0.52, slot, 0.3).disc(
-                x, 0.55, 0.045, slot, 0.3, 2
-            )
+            canvas.disc(x, 0.16, 0.05, slot, 0.3, 2).rect(x - 0.015, 0.2, x + 0.025, 0.52, slot, 0.3)
+            canvas.disc(x, 0.55, 0.045, slot, 0.3, 2)
         else:  # screwdriver
             canvas.rect(x - 0.03, 0.1, x + 0.03, 0.3, slot, 0.9).rect(x - 0.01, 0.3, x + 0.015, 0.52, 1, 0.25)
     for i in range(5):
@@ -208,9 +204,8 @@ def towels(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.fill(light=0.85).rect(0, 0, 1, 0.08, 1, 0.4)
     for i in range(3):
         x = 0.04 + i / 3
-        canvas.rect(x, 0.04, x + 0.25, rng.uniform(0.7, 0.96), 1 + i, 0.9).rect(x, 0.5, x + 0.25, 0.56, 0, 0.9).rect(
-            x, 0.6, x + 0.25, 0.63, 0, 0.9
-        )
+        canvas.rect(x, 0.04, x + 0.25, rng.uniform(0.7, 0.96), 1 + i, 0.9)
+        canvas.rect(x, 0.5, x + 0.25, 0.56, 0, 0.9).rect(x, 0.6, x + 0.25, 0.63, 0, 0.9)
 
 
 def leaves(canvas: Canvas, rng: np.random.Generator) -> None:
