@@ -6,7 +6,7 @@ SMPL-ordered joints, .bvh, and .amc beside its .asf. Joint names that are not kn
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ class MotionSettings:
     motion loses at its start; the others keep their numbers."""
 
     split: str = "train"
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     average_face: bool = False
     stated: Stated = NOTHING_STATED
     body_model: Path | None = None
@@ -85,12 +85,8 @@ def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: b
     for motion in motions:
         if len(motion) <= settings.skip:
             raise RecordingError(f"{job.path}: {motion.name!r} has {len(motion)} frames, --skip {settings.skip} leaves none")
-        info, track = motion_take(
-            motion.cut(settings.skip, len(motion)),
-            split=settings.split,
-            labels=dict(settings.labels),
-            average_face=settings.average_face,
-        )
+        kept = motion.cut(settings.skip, len(motion))
+        info, track = motion_take(kept, split=settings.split, labels=settings.labels, average_face=settings.average_face)
         track = replace(track, frames=track.frames + settings.skip, camera_frames=track.camera_frames + settings.skip)
         name = job.name if len(motions) == 1 else f"{job.name}_{info.name}"
         if name in names:

@@ -32,22 +32,11 @@ def write_poses(files: PoseFiles, *, out: Path, settings: PoseSettings, anew: bo
     step = usual_step(track.frames)
     # A take is its first wearer's; what another wearer saw and did is a take of its own.
     other = f".{cameras.camera}" if files.take.wearers and cameras.camera != files.take.wearers[0] else ""
-    info = TakeInfo(
-        name=files.name + other,
-        uid=files.uid + other,
-        split=files.split,
-        frame_rate=FRAME_RATE,
-        pose_space="camera" if settings.coordinates == "camera" else "world",
-        labels={"task": files.take.task} if files.take.task else {},
-        source=SOURCE,
-        extra={
-            "annotations": settings.annotations,
-            "coordinates": settings.coordinates,
-            "pose_camera": cameras.camera,
-            "pose_step": step,
-            "pose_rate_hz": FRAME_RATE / step,
-        },
-    )
+    space, task = "camera" if settings.coordinates == "camera" else "world", files.take.task
+    extra = {"annotations": settings.annotations, "coordinates": settings.coordinates, "pose_camera": cameras.camera}
+    extra |= {"pose_step": step, "pose_rate_hz": FRAME_RATE / step}
+    about = {"pose_space": space, "labels": {"task": task} if task else {}, "source": SOURCE, "extra": extra}
+    info = TakeInfo(files.name + other, files.uid + other, files.split, FRAME_RATE, **about)
     StoreWriter(out).extend_take(info, poses=track, labels=labels, replace=anew)
     return facts
 
@@ -82,15 +71,8 @@ def import_upstream(files: FragmentFiles, *, out: Path, anew: bool = False) -> d
     """A take of the store from its fragments: poses in the upright camera of their own frame, no camera poses."""
     poses = read_fragments(list(files.paths))
     step = usual_step(poses.frames)
-    info = TakeInfo(
-        name=files.name,
-        uid=files.uid,
-        split=files.split,
-        frame_rate=FRAME_RATE,
-        pose_space="camera",
-        source=SOURCE,
-        extra={"coordinates": "camera", "pose_step": step, "pose_rate_hz": FRAME_RATE / step},
-    )
+    extra = {"coordinates": "camera", "pose_step": step, "pose_rate_hz": FRAME_RATE / step}
+    info = TakeInfo(files.name, files.uid, files.split, FRAME_RATE, pose_space="camera", source=SOURCE, extra=extra)
     nowhere = np.empty((0, 4, 4))
     track = PoseTrack(poses.frames, poses.joints.astype(np.float32), poses.visible, poses.frames[:0], nowhere)
     StoreWriter(out).extend_take(info, poses=track, replace=anew)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from internlm.data.contents import listed
+
 SHOWN = 20
 
 
@@ -30,7 +32,7 @@ class Summary:
         file = file or sys.stdout
         for word, reasons in (("skipped", self.skipped), ("failed", self.failed)):
             for reason, names in _by_reason(reasons):
-                print(f"  {word:<8}{_some(names)}: {reason}", file=file)
+                print(f"  {word:<8}{listed(names, SHOWN)}: {reason}", file=file)
         became = {word: len(getattr(self, word)) for word in ("done", "kept", "skipped", "failed", "submitted")}
         told = [f"{count} {word}" for word, count in became.items() if count or word in ("done", "failed")]
         made = Counter()
@@ -51,8 +53,3 @@ def _by_reason(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
     for name, reason in sorted(reasons.items()):
         groups.setdefault(reason.removeprefix(f"take {name!r}: "), []).append(name)
     return list(groups.items())
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

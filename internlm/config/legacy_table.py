@@ -59,12 +59,10 @@ def _rules(rows: dict[str, dict[str, Any]]) -> dict[str, Rule]:
 
 _TABLE = json.loads(Path(__file__).with_name("legacy_table.json").read_text(encoding="utf-8"))
 TRUNK = _rules(_TABLE["trunk"])  # keys of the sections model and teacher
+_CHECKED = Ignore("checked against the model section")
 RULES: dict[str, Rule] = {
     **{f"model.{key}": rule for key, rule in TRUNK.items()},
-    **{
-        f"teacher.{key}": Ignore("checked against the model section") if isinstance(rule, Map) else rule
-        for key, rule in TRUNK.items()
-    },
+    **{f"teacher.{key}": _CHECKED if isinstance(rule, Map) else rule for key, rule in TRUNK.items()},
     **_rules(_TABLE["others"]),
 }
 COMBINED = frozenset(_TABLE["combined"])  # keys that only make sense together; `legacy.py` reads them

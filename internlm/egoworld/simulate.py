@@ -212,17 +212,8 @@ def plan_takes(
             raise SettingsError(f"no recorded motion belongs to split {split!r}; give motions of that split or no takes for it")
         for index in range(count):
             place = places[index % len(places)]
-            plans.append(
-                TakePlan(
-                    path=Path(path),
-                    name=f"{split}_{index:04d}_{place}",
-                    split=split,
-                    place=place,
-                    seed=(seed, SPLITS.index(split), index),
-                    motion=pool[index % len(pool)] if pool else None,
-                    **how,
-                )
-            )
+            name, motion = f"{split}_{index:04d}_{place}", pool[index % len(pool)] if pool else None
+            plans.append(TakePlan(path, name, split, (seed, SPLITS.index(split), index), place, motion=motion, **how))
     return plans
 
 

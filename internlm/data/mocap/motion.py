@@ -142,15 +142,9 @@ def build_motion(
                 visible[:, :5] = True
         world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
         world_from_head[:, :3, :3], world_from_head[:, :3, 3] = head_axes, eyes
-    motion = Motion(
-        name,
-        split,
-        joints,
-        visible,
-        world_from_head,
-        head=None if head_base is None else "recorded" if measured else "estimated",
-        face="recorded" if has_face else "average" if measured else None,
-    )
+    head_from = None if head_base is None else "recorded" if measured else "estimated"
+    face_from = "recorded" if has_face else "average" if measured else None
+    motion = Motion(name, split, joints, visible, world_from_head, head_from, face_from)
     if not visible[:, [LEFT_ANKLE, RIGHT_ANKLE]].all():
         return motion
     floor = np.percentile(joints[:, [LEFT_ANKLE, RIGHT_ANKLE], 2].min(1), 1) - 0.039 * height
