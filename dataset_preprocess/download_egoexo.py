@@ -19,8 +19,8 @@ from pathlib import Path
 from dataset_preprocess.egoexo import EgoExoTake, calibration_files, find_table, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from dataset_preprocess.summary import listed
 from internlm.core.files import write_text, written
-from internlm.data.contents import listed
 
 # part: (gigabytes of the whole release, what it is for). The downloader's own part names.
 PARTS = {

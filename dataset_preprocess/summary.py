@@ -2,11 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
-
-from internlm.data.contents import listed
 
 SHOWN = 20
 
@@ -53,3 +51,8 @@ def _by_reason(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
     for name, reason in sorted(reasons.items()):
         groups.setdefault(reason.removeprefix(f"take {name!r}: "), []).append(name)
     return list(groups.items())
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

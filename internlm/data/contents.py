@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 Contents = dict[str, str]  # by unit (a take, a folder, a recording), in the order of the source
 
 _LIMIT = 20_000  # units that a checkpoint names one by one
+_SHOWN = 3  # units that a message names
 
 
 def described(count: int, noun: str, order: bytes) -> str:
@@ -43,8 +44,8 @@ def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     return ", ".join(said) or "the same takes or folders in another order"
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
+def listed(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     names = list(names)
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
