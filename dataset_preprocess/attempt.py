@@ -61,13 +61,9 @@ class Attempt:
             changed = _differences(was, now)
             return Outcome(Entry("failed", f"was made with other settings ({changed}); --force makes it again"))
         if was_input and now_input and was_input != now_input:
-            return Outcome(
-                Entry(
-                    "failed",
-                    f"was made from another file of that name ({_of_bytes(was_input)}, now {_of_bytes(now_input)}); "
-                    "rename one of them, or --force makes it again from this one",
-                )
-            )
+            files = f"{_of_bytes(was_input)}, now {_of_bytes(now_input)}"
+            way_out = "rename one of them, or --force makes it again from this one"
+            return Outcome(Entry("failed", f"was made from another file of that name ({files}); {way_out}"))
         return Outcome(entry, kept=True)
 
     def record(self, job: Job, outcome: Outcome) -> Outcome:

@@ -4,7 +4,8 @@ import argparse
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,14 @@ class Findings:
     faults: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What cannot be read in the block is a fault."""
+        try:
+            yield
+        except (StoreError, OSError) as error:
+            self.faults.append(str(error))
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
@@ -48,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 = sound; 1 = faults, or nothing in it."""
-    return check_store(
-        args.store, decode_every=args.decode_every, takes_json=args.takes_json, strict=args.strict, workers=args.workers
-    )
+    return check_store(args.store, **{name: getattr(args, name) for name in ("decode_every", "takes_json", "strict", "workers")})
 
 
 def check_store(
@@ -79,28 +86,21 @@ def check_store(
 def check_take(take: Take, *, decode_every: int = 1) -> Findings:
     """Whether all parts of a take can be read and fit together; never raises for what is in the files."""
     found = Findings({"split": take.info.split, "Hz": f"{take.info.frame_rate:g}"})
-    numbers = np.empty(0, np.int64)
-    try:
+    numbers, poses = np.empty(0, np.int64), None
+    with found.reading():
         numbers = take.frame_numbers
         found.cells["images"], found.counts["frames"] = f"{len(numbers):,}{_spacing(numbers)}", len(numbers)
         _check_images(take, numbers, decode_every, found)
-    except (StoreError, OSError) as error:
-        found.faults.append(str(error))
-    poses = None
-    try:
+    with found.reading():
         poses = take.poses()
         if poses is not None:
             found.counts["poses"] = len(poses.frames)
             _check_poses(take.info, poses, numbers, found)
         elif not len(numbers) and not found.faults and not take.columns:
             found.faults.append("neither images nor poses")
-    except (StoreError, OSError) as error:
-        found.faults.append(str(error))
-    try:
+    with found.reading():
         found.cells["labels"] = " ".join(sorted(take.labels().keys() - {"frames"}))
         found.faults.extend(time_faults(take))
-    except (StoreError, OSError) as error:
-        found.faults.append(str(error))
     found.cells["columns"] = " ".join(take.columns)
     for name in take.columns:
         faults, odd = column_findings(take, name, numbers, poses, decode_every)
@@ -222,8 +222,7 @@ def _check_manifest(path: Path, found: dict[str, Findings]) -> list[str]:
             if status == "done":
                 _check_claims(path, step, name, entry, found)
             if status == "failed":
-                missing = f"step {step} failed when it was last tried: {entry.reason}"
-                found.setdefault(name, Findings()).faults.append(missing)
+                found.setdefault(name, Findings()).faults.append(f"step {step} failed when it was last tried: {entry.reason}")
         notes.append(f"step {step}: " + ", ".join(f"{count} {status}" for status, count in sorted(became.items())))
     if unfinished := remains(path / "takes"):
         notes.append(f"unfinished: {', '.join(unfinished)}; being written, or left by a killed run: repeat its command")

@@ -25,7 +25,7 @@ def column_findings(
             faults.append(f"{name}: goes on to frame {column.frames[-1]}, the take ends at frame {last}")
         if isinstance(column, StoredRows):
             if len(images) and (alone := np.setdiff1d(column.frames, images)).size:
-                odd.append(f"{name}: frame {alone[0]} has no image{_more(len(alone))}")
+                odd.append(f"{name}: frame {alone[0]} has no image{more(len(alone))}")
             _check_rows(take, name, column, decode_every, faults, odd)
         elif isinstance(column, Column):
             odd.extend(f"{name}: {words}" for words in _odd_values(take.info, name, column))
@@ -105,7 +105,7 @@ def _odd_values(info: TakeInfo, name: str, column: Column) -> list[str]:
     if name == "gaze" and info.camera is not None:
         inside = (arrays["uv"] >= -0.5) & (arrays["uv"] < np.array([info.camera.width, info.camera.height]) - 0.5)
         if (stray := arrays["valid"] & ~inside.all(-1)).any():
-            odd.append(f"valid, but outside the image at frame {column.frames[stray][0]}{_more(int(stray.sum()))}")
+            odd.append(f"valid, but outside the image at frame {column.frames[stray][0]}{more(int(stray.sum()))}")
     for key, array in (("target", arrays.get("target")), ("centre", arrays.get("centre"))):
         if array is not None and np.abs(array).max() > WORLD:
             odd.append(f"{key} is {np.abs(array).max():.3g} m from the origin; is the unit the metre?")
@@ -118,5 +118,6 @@ def _odd_values(info: TakeInfo, name: str, column: Column) -> list[str]:
     return odd
 
 
-def _more(count: int) -> str:
+def more(count: int) -> str:
+    """How a finding that is told once says that there are others."""
     return f" (and {count - 1} times more)" if count > 1 else ""

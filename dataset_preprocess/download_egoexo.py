@@ -19,6 +19,7 @@ from pathlib import Path
 from dataset_preprocess.egoexo import EgoExoTake, calibration_files, find_table, read_takes
 from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
+from dataset_preprocess.summary import listed
 from internlm.core.files import write_text, written
 
 # part: (gigabytes of the whole release, what it is for). The downloader's own part names.
@@ -119,8 +120,8 @@ def find_fault(out: Path, step: Step) -> str | None:
         return None if expected() else f"egoexo reports success, but {out} holds nothing of {step.part}"
     missing = [take.name for take in lacking(known_takes(out), step.part) if take.uid in step.uids]
     if missing and not step.asked:
-        print(f"  not in this release: {step.part} of {_some(missing)}", flush=True)
-    return f"still missing for {_some(missing)}" if missing and step.asked else None
+        print(f"  not in this release: {step.part} of {listed(missing, 10)}", flush=True)
+    return f"still missing for {listed(missing, 10)}" if missing and step.asked else None
 
 
 def lacking(takes: Sequence[EgoExoTake], part: str) -> list[EgoExoTake]:
@@ -253,7 +254,3 @@ def _has(take: EgoExoTake, wearer: str, part: str) -> bool:
 def _short(step: Step) -> str:
     words = [word for word in step.command if word not in step.uids]
     return shlex.join(words)
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

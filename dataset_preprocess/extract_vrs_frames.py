@@ -49,16 +49,9 @@ def convert_recording(job: Recording, *, out: Path, settings: FrameSettings, ane
     poses = None
     if job.adt:
         poses = read_adt_poses(find_adt(job.path.parent), stream.numbers, stream.stamps_ns, calibration.device_from_camera)
-    info = TakeInfo(
-        name=job.name,
-        uid=job.name,
-        split=job.split,
-        frame_rate=stream.frame_rate,
-        camera=pictures.camera,
-        pose_space="world" if poses is not None else None,
-        source="aria-digital-twin" if job.adt else "aria-vrs",
-        extra={"file": job.path.name, "geometry": describe_geometry(calibration, pictures, settings.lens)},
-    )
+    space, source = ("world" if poses is not None else None), "aria-digital-twin" if job.adt else "aria-vrs"
+    extra = {"file": job.path.name, "geometry": describe_geometry(calibration, pictures, settings.lens)}
+    info = TakeInfo(job.name, job.name, job.split, stream.frame_rate, pictures.camera, space, source=source, extra=extra)
 
     def frames() -> Iterator[tuple[int, bytes]]:
         for row in rows.tolist():

@@ -94,19 +94,9 @@ def convert_video(job: TourVideo, *, out: Path, settings: VideoSettings, anew: b
         facts = video.facts
         rate, chosen, numbers = choose_frames(video, settings.rate)
         size = stored_size(facts.width, facts.height, settings.size)
-        info = TakeInfo(
-            name=job.name,
-            uid=job.name,
-            split=job.split,
-            frame_rate=rate,
-            source="video",
-            extra={
-                "file": job.path.name,
-                "video_rate": facts.frame_rate,
-                "blurred": blurred,
-                **({"primaries": video.primaries} if video.primaries else {}),
-            },
-        )
+        extra = {"file": job.path.name, "video_rate": facts.frame_rate, "blurred": blurred}
+        extra |= {"primaries": video.primaries} if video.primaries else {}
+        info = TakeInfo(job.name, job.name, job.split, rate, source="video", extra=extra)
         number_of = dict(zip(chosen.tolist(), numbers.tolist()))
 
         def frames() -> Iterator[tuple[int, bytes]]:

@@ -6,8 +6,8 @@ SMPL-ordered joints, .bvh, and .amc beside its .asf. Joint names that are not kn
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dataset_preprocess.errors import RecordingError
 from dataset_preprocess.json_input import read_json
 from dataset_preprocess.pipeline import SkipTake, add_run_arguments, run_step
 from internlm.data.mocap import UNITS, UP_AXES, MocapError, as_joint_map, motion_take, parse_unit, read_motions
-from internlm.data.mocap.posture import Stated
+from internlm.data.mocap.posture import NOTHING_STATED, Stated
 from internlm.data.store import SPLITS, StoreWriter
 
 SUFFIXES = (".npz", ".bvh", ".amc")
@@ -38,14 +38,11 @@ class MotionSettings:
     motion loses at its start; the others keep their numbers."""
 
     split: str = "train"
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
     average_face: bool = False
-    joint_map: tuple[tuple[str, str], ...] | None = None
+    stated: Stated = NOTHING_STATED
     body_model: Path | None = None
     skip: int = 0
-    rate: float | None = None
-    up: str | None = None
-    unit: float | None = None
 
 
 def find_motion_files(paths: Iterable[Path]) -> list[MotionFile]:
@@ -77,16 +74,8 @@ def _search(folder: Path) -> Iterable[Path]:
 
 def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: bool = False) -> dict[str, Any]:
     """Write all motions of a file as takes: <file>, or <file>_<split>_<motion> where the file holds several."""
-    joint_map = dict(settings.joint_map) if settings.joint_map is not None else None
     try:
-        motions = read_motions(
-            job.path,
-            joint_map=joint_map,
-            body_model=settings.body_model,
-            rate=settings.rate,
-            up=settings.up,
-            unit=settings.unit,
-        )
+        motions = read_motions(job.path, body_model=settings.body_model, **vars(settings.stated))
     except MocapError as error:
         if job.searched and any(text in str(error) for text in NO_MOTION):
             raise SkipTake(str(error)) from None
@@ -96,12 +85,8 @@ def import_file(job: MotionFile, *, out: Path, settings: MotionSettings, anew: b
     for motion in motions:
         if len(motion) <= settings.skip:
             raise RecordingError(f"{job.path}: {motion.name!r} has {len(motion)} frames, --skip {settings.skip} leaves none")
-        info, track = motion_take(
-            motion.cut(settings.skip, len(motion)),
-            split=settings.split,
-            labels=dict(settings.labels),
-            average_face=settings.average_face,
-        )
+        kept = motion.cut(settings.skip, len(motion))
+        info, track = motion_take(kept, split=settings.split, labels=settings.labels, average_face=settings.average_face)
         track = replace(track, frames=track.frames + settings.skip, camera_frames=track.camera_frames + settings.skip)
         name = job.name if len(motions) == 1 else f"{job.name}_{info.name}"
         if name in names:
@@ -118,30 +103,25 @@ def read_joint_map(path: Path) -> dict[str, str]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, metavar="OUT", help="take store to create or extend")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".npz, .bvh, .amc (its .asf beside it), or a folder")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of motions that the file does not mark")
-    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label of every take; may be repeated")
-    parser.add_argument(
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="take store to create or extend")
+    add("files", type=Path, nargs="+", metavar="FILE", help=".npz, .bvh, .amc (its .asf beside it), or a folder")
+    add("--split", choices=SPLITS, default="train", help="of motions that the file does not mark")
+    add("--label", action="append", default=[], metavar="KEY=VALUE", help="label of every take; may be repeated")
+    add(
         "--joints",
         type=Path,
         metavar="MAP.json",
         help="COCO joint name (or head, neck) -> name in the files, for names not known",
     )
-    parser.add_argument(
-        "--rate", type=float, metavar="HZ", help="frames a second, in place of what the file says (.amc files say nothing: 120)"
-    )
-    parser.add_argument(
-        "--up", choices=UP_AXES, help="axis that points up, where file and body do not tell (-y and such: --up=-y)"
-    )
-    parser.add_argument(
-        "--unit", metavar="UNIT", help=f"unit of length, where file and body do not tell: {', '.join(UNITS)}, or metres"
-    )
-    parser.add_argument("--body-model", type=Path, metavar="MODEL.npz", help="SMPL-family model, for AMASS-like files")
-    parser.add_argument(
+    add("--rate", type=float, metavar="HZ", help="frames a second, in place of what the file says (.amc files say nothing: 120)")
+    add("--up", choices=UP_AXES, help="axis that points up, where file and body do not tell (-y and such: --up=-y)")
+    add("--unit", metavar="UNIT", help=f"unit of length, where file and body do not tell: {', '.join(UNITS)}, or metres")
+    add("--body-model", type=Path, metavar="MODEL.npz", help="SMPL-family model, for AMASS-like files")
+    add(
         "--average-face", action="store_true", help="mark nose, eyes and ears visible that are an average face on a recorded head"
     )
-    parser.add_argument(
+    add(
         "--skip",
         type=int,
         default=0,
@@ -153,29 +133,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0, or 1 when a file failed."""
-    settings = MotionSettings(
-        split=args.split,
-        labels=tuple(_pairs(args.label)),
-        average_face=args.average_face,
-        joint_map=tuple(read_joint_map(args.joints).items()) if args.joints else None,
-        body_model=args.body_model,
-        skip=args.skip,
-        rate=args.rate,
-        up=args.up,
-        unit=parse_unit(args.unit) if args.unit else None,
-    )
+    labels, joint_map = dict(_pairs(args.label)), read_joint_map(args.joints) if args.joints else None
+    unit = parse_unit(args.unit) if args.unit else None
     if args.skip < 0:
         raise RecordingError(f"--skip {args.skip}: cannot be negative")
-    recorded: Mapping[str, Any] = {
-        "split": settings.split,
-        "labels": dict(settings.labels),
-        "average_face": settings.average_face,
-        "joint_map": dict(settings.joint_map) if settings.joint_map is not None else None,
-        "body_model": settings.body_model.name if settings.body_model else None,
-        "skip": settings.skip,
-        **{key: value for key in ("rate", "up", "unit") if (value := getattr(settings, key)) is not None},
+    stated = Stated(joint_map, args.rate, args.up, unit)  # refused here, not once for every file
+    settings = MotionSettings(args.split, labels, args.average_face, stated, args.body_model, args.skip)
+    recorded = {
+        "split": args.split,
+        "labels": labels,
+        "average_face": args.average_face,
+        "joint_map": joint_map,
+        "body_model": args.body_model.name if args.body_model else None,
+        "skip": args.skip,
+        **{key: value for key in ("rate", "up", "unit") if (value := getattr(stated, key)) is not None},
     }
-    Stated(rate=settings.rate, up=settings.up, unit=settings.unit)  # refused here, not once for every file
     files = find_motion_files(args.files)
     return run_step(args, files, partial(import_file, settings=settings), "motion", recorded)
 

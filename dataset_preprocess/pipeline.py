@@ -161,21 +161,18 @@ def _check_names(jobs: Sequence[Job]) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--workers, --force and the --slurm options, the same for every command that makes takes."""
     group = parser.add_argument_group("running")
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes, a take each at a time (default: 1)")
-    group.add_argument("--force", action="store_true", help="make takes again that are done")
-    group.add_argument(
-        "--replace", action="store_true", help="make takes anew from this command alone, without what other commands wrote"
-    )
-    group.add_argument("--slurm", type=Path, metavar="LOGS", help="submit a Slurm job array; its logs go to this folder")
-    group.add_argument("--slurm-tasks", type=int, default=100, metavar="N", help="array tasks at most (default: 100)")
-    group.add_argument("--slurm-minutes", type=int, default=240, metavar="N", help="time limit of a task (default: 240)")
-    group.add_argument("--slurm-memory", type=int, default=8, metavar="GB", help="memory of a task (default: 8)")
+    add = group.add_argument
+    add("--workers", type=int, default=1, metavar="N", help="processes, a take each at a time (default: 1)")
+    add("--force", action="store_true", help="make takes again that are done")
+    add("--replace", action="store_true", help="make takes anew from this command alone, without what other commands wrote")
+    add("--slurm", type=Path, metavar="LOGS", help="submit a Slurm job array; its logs go to this folder")
+    add("--slurm-tasks", type=int, default=100, metavar="N", help="array tasks at most (default: 100)")
+    add("--slurm-minutes", type=int, default=240, metavar="N", help="time limit of a task (default: 240)")
+    add("--slurm-memory", type=int, default=8, metavar="GB", help="memory of a task (default: 8)")
     for name in ("partition", "account", "qos"):
-        group.add_argument(f"--slurm-{name}", metavar="NAME", help=f"Slurm {name} of the array")
-    group.add_argument("--slurm-no-wait", action="store_true", help="return once the array is submitted")
-    group.add_argument(
-        "--slurm-cluster", choices=("slurm", "local", "debug"), default="slurm", help="local and debug try it without Slurm"
-    )
+        add(f"--slurm-{name}", metavar="NAME", help=f"Slurm {name} of the array")
+    add("--slurm-no-wait", action="store_true", help="return once the array is submitted")
+    add("--slurm-cluster", choices=("slurm", "local", "debug"), default="slurm", help="local and debug try it without Slurm")
 
 
 def add_pack_argument(parser: argparse._ActionsContainer) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset_preprocess.body_pose.filters import FACE, LIMBS, PAIRS, Filters
+from dataset_preprocess.column_sanity import more
 from internlm.data.geometry import transform_points
 from internlm.data.store import COCO_JOINTS, PoseTrack
 
@@ -72,9 +73,7 @@ def _size(track: PoseTrack) -> list[str]:
     for (a, b), own in heights.items():
         if not height / SEGMENT < own < height * SEGMENT:
             name, usual = f"{COCO_JOINTS[a]} to {COCO_JOINTS[b]}", height * SHARES[a, b]
-            odd.append(
-                f"{name} is {own * SHARES[a, b]:.2f} m long (median), about {usual:.2f} m fits the other limbs; is it that joint?"
-            )
+            odd.append(f"{name} is {own * SHARES[a, b]:.2f} m long (median), {usual:.2f} m fits the other limbs; is it that one?")
     return odd
 
 
@@ -159,7 +158,9 @@ def _bones(track: PoseTrack) -> list[str]:
         stray = both & ((length > usual * LIMITS.bone_ratio) | (length < usual / LIMITS.bone_ratio))
         if stray.any():
             first = int(np.flatnonzero(stray)[0])
-            odd.append(f"{name} is {length[first]:.2f} m at frame {track.frames[first]}, {usual:.2f} m usually{_more(stray)}")
+            odd.append(
+                f"{name} is {length[first]:.2f} m at frame {track.frames[first]}, {usual:.2f} m usually{more(stray.sum())}"
+            )
     return odd
 
 
@@ -180,7 +181,7 @@ def _distance(face: np.ndarray, frames: np.ndarray) -> tuple[float | None, list[
     words = []
     if far.any():
         first = int(np.flatnonzero(far)[0])
-        words.append(f"the face is {distance[first]:.2f} m from the camera at frame {frames[first]}{_more(far)}")
+        words.append(f"the face is {distance[first]:.2f} m from the camera at frame {frames[first]}{more(far.sum())}")
     return float(np.median(distance[known])), words
 
 
@@ -195,7 +196,9 @@ def _speed(joints: np.ndarray, visible: np.ndarray, frames: np.ndarray, rate: fl
     fast, words = speed > LIMITS.max_speed, []
     if fast.any():
         frame, joint = np.argwhere(fast)[0]
-        words.append(f"{COCO_JOINTS[joint]} moves at {speed[frame, joint]:.0f} m/s at frame {frames[frame + 1]}{_more(fast)}")
+        words.append(
+            f"{COCO_JOINTS[joint]} moves at {speed[frame, joint]:.0f} m/s at frame {frames[frame + 1]}{more(fast.sum())}"
+        )
     return float(speed.max()), words
 
 
@@ -209,8 +212,3 @@ def _upside_down(joints: np.ndarray, visible: np.ndarray) -> list[str]:
     if np.median(height) > 0:
         return []
     return [f"the shoulders are {np.median(height):.2f} m above the ankles (median); is the world's z axis up?"]
-
-
-def _more(found: np.ndarray) -> str:
-    count = int(found.sum())
-    return f" (and {count - 1} times more)" if count > 1 else ""

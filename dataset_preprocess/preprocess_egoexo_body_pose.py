@@ -17,14 +17,7 @@ import numpy as np
 from dataset_preprocess.body_pose.annotations import AUTOMATIC, CHOICES, read_annotation, usual_step
 from dataset_preprocess.body_pose.camera_pose import read_camera_poses
 from dataset_preprocess.body_pose.filters import Filters
-from dataset_preprocess.body_pose.takes import (
-    COORDINATES,
-    PoseFiles,
-    PoseSettings,
-    build_track,
-    find_pose_files,
-    read_pose_files,
-)
+from dataset_preprocess.body_pose.takes import COORDINATES, PoseFiles, PoseSettings, build_track, find_pose_files, read_pose_files
 from dataset_preprocess.body_pose.upstream_json import SHORTEST, find_fragments, read_fragments, write_fragments
 from dataset_preprocess.egoexo import FRAME_RATE, SOURCE, read_takes
 from dataset_preprocess.errors import RecordingError
@@ -39,22 +32,11 @@ def write_poses(files: PoseFiles, *, out: Path, settings: PoseSettings, anew: bo
     step = usual_step(track.frames)
     # A take is its first wearer's; what another wearer saw and did is a take of its own.
     other = f".{cameras.camera}" if files.take.wearers and cameras.camera != files.take.wearers[0] else ""
-    info = TakeInfo(
-        name=files.name + other,
-        uid=files.uid + other,
-        split=files.split,
-        frame_rate=FRAME_RATE,
-        pose_space="camera" if settings.coordinates == "camera" else "world",
-        labels={"task": files.take.task} if files.take.task else {},
-        source=SOURCE,
-        extra={
-            "annotations": settings.annotations,
-            "coordinates": settings.coordinates,
-            "pose_camera": cameras.camera,
-            "pose_step": step,
-            "pose_rate_hz": FRAME_RATE / step,
-        },
-    )
+    space, task = "camera" if settings.coordinates == "camera" else "world", files.take.task
+    extra = {"annotations": settings.annotations, "coordinates": settings.coordinates, "pose_camera": cameras.camera}
+    extra |= {"pose_step": step, "pose_rate_hz": FRAME_RATE / step}
+    about = {"pose_space": space, "labels": {"task": task} if task else {}, "source": SOURCE, "extra": extra}
+    info = TakeInfo(files.name + other, files.uid + other, files.split, FRAME_RATE, **about)
     StoreWriter(out).extend_take(info, poses=track, labels=labels, replace=anew)
     return facts
 
@@ -89,15 +71,8 @@ def import_upstream(files: FragmentFiles, *, out: Path, anew: bool = False) -> d
     """A take of the store from its fragments: poses in the upright camera of their own frame, no camera poses."""
     poses = read_fragments(list(files.paths))
     step = usual_step(poses.frames)
-    info = TakeInfo(
-        name=files.name,
-        uid=files.uid,
-        split=files.split,
-        frame_rate=FRAME_RATE,
-        pose_space="camera",
-        source=SOURCE,
-        extra={"coordinates": "camera", "pose_step": step, "pose_rate_hz": FRAME_RATE / step},
-    )
+    extra = {"coordinates": "camera", "pose_step": step, "pose_rate_hz": FRAME_RATE / step}
+    info = TakeInfo(files.name, files.uid, files.split, FRAME_RATE, pose_space="camera", source=SOURCE, extra=extra)
     nowhere = np.empty((0, 4, 4))
     track = PoseTrack(poses.frames, poses.joints.astype(np.float32), poses.visible, poses.frames[:0], nowhere)
     StoreWriter(out).extend_take(info, poses=track, replace=anew)
@@ -121,27 +96,24 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every command that stores Ego-Exo4D poses."""
     limits = Filters()
     group = parser.add_argument_group("poses")
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--annotations",
         choices=CHOICES,
         default="either",
         help="either: automatic, or manual where a take has no automatic (default); merged: all frames, manual before automatic",
     )
-    group.add_argument(
+    add(
         "--coordinates",
         choices=COORDINATES,
         default="world",
         help="of the stored joints: world (default), each frame's camera, or the first frame's camera",
     )
-    group.add_argument("--min-views", type=int, default=limits.min_views, help="cameras that saw a joint (default: %(default)s)")
-    group.add_argument(
-        "--bone-ratio", type=float, default=limits.bone_ratio, help="a bone's length against its median (default: %(default)s)"
-    )
-    group.add_argument("--max-speed", type=float, default=limits.max_speed, help="of a joint, m/s (default: %(default)s)")
-    group.add_argument(
-        "--head-distance", type=float, default=limits.head_distance, help="face to head camera, metres (default: %(default)s)"
-    )
-    group.add_argument("--no-filters", action="store_true", help="keep every joint as annotated")
+    add("--min-views", type=int, default=limits.min_views, help="cameras that saw a joint (default: %(default)s)")
+    add("--bone-ratio", type=float, default=limits.bone_ratio, help="a bone's length against its median (default: %(default)s)")
+    add("--max-speed", type=float, default=limits.max_speed, help="of a joint, m/s (default: %(default)s)")
+    add("--head-distance", type=float, default=limits.head_distance, help="face to head camera, metres (default: %(default)s)")
+    add("--no-filters", action="store_true", help="keep every joint as annotated")
 
 
 def pose_settings(args: argparse.Namespace) -> PoseSettings:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -30,7 +30,7 @@ class Summary:
         file = file or sys.stdout
         for word, reasons in (("skipped", self.skipped), ("failed", self.failed)):
             for reason, names in _by_reason(reasons):
-                print(f"  {word:<8}{_some(names)}: {reason}", file=file)
+                print(f"  {word:<8}{listed(names, SHOWN)}: {reason}", file=file)
         became = {word: len(getattr(self, word)) for word in ("done", "kept", "skipped", "failed", "submitted")}
         told = [f"{count} {word}" for word, count in became.items() if count or word in ("done", "failed")]
         made = Counter()
@@ -53,6 +53,6 @@ def _by_reason(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
     return list(groups.items())
 
 
-def _some(names: list[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

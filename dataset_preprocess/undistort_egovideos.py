@@ -121,16 +121,9 @@ def convert_video(job: WearerVideo, *, out: Path, settings: FrameSettings, anew:
         check_aligned(job.video, video.seconds, video.skipped)
         options = {"size": settings.size, "lens": settings.lens, "focal": settings.focal, "name": str(job.video)}
         pictures = picture_map(calibration, (facts.width, facts.height), orientation="upright", **options)
-        info = TakeInfo(
-            name=job.name,
-            uid=job.uid,
-            split=job.split,
-            frame_rate=FRAME_RATE,
-            camera=pictures.camera,
-            labels={"task": job.take.task} if job.take.task else {},
-            source=SOURCE,
-            extra={"aria": job.aria, "geometry": describe_geometry(calibration, pictures, settings.lens)},
-        )
+        labels = {"task": job.take.task} if job.take.task else {}
+        extra = {"aria": job.aria, "geometry": describe_geometry(calibration, pictures, settings.lens)}
+        info = TakeInfo(job.name, job.uid, job.split, FRAME_RATE, pictures.camera, labels=labels, source=SOURCE, extra=extra)
         written = 0
 
         def frames() -> Iterator[tuple[int, bytes]]:

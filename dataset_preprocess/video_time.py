@@ -111,18 +111,8 @@ def read_timeline(path: Path, container, stream) -> Timeline:
         raise RecordingError(f"{path}: shows two frames at the time of frame {place}; {REMAKE}")
     early = (p for place, p in enumerate(packets) if place < first_packet or (p.pts is not None and p.pts < start))
     skipped = 0 if counted else sum(not packet.hidden for packet in early)
-    return Timeline(
-        found,
-        Fraction(stream.time_base),
-        counted,
-        not counted and not decode_all,
-        skipped,
-        first_packet,
-        leading,
-        torn,
-        first,
-        aspect,
-    )
+    unit, skippable = Fraction(stream.time_base), not counted and not decode_all
+    return Timeline(found, unit, counted, skippable, skipped, first_packet, leading, torn, first, aspect)
 
 
 def whole_packets(container, stream, torn: bool) -> Iterator[Any]:

@@ -54,18 +54,13 @@ def find_pose_files(root: Path, splits: tuple[str, ...] = SPLITS) -> list[PoseFi
     takes = {take.uid: take for take in read_takes(root)}
     found: dict[str, PoseFiles] = {}
     for split in splits:
-        folders = {kind: base / split / "body" / kind for kind in ("annotation", "automatic")}
-        for uid in sorted({path.stem for folder in folders.values() for path in folder.glob("*.json") if path.name[0] != "."}):
+        folders = [base / split / "body" / kind for kind in ("annotation", "automatic")]
+        for uid in sorted({path.stem for folder in folders for path in folder.glob("*.json") if path.name[0] != "."}):
             if uid in found:
                 raise RecordingError(f"{base}: {uid} is annotated in both {found[uid].split} and {split}")
             take = takes.get(uid)
-            manual, automatic, cameras = (
-                path if path.is_file() else None
-                for path in (
-                    *(folder / f"{uid}.json" for folder in folders.values()),
-                    base / split / "camera_pose" / f"{uid}.json",
-                )
-            )
+            paths = (folder / f"{uid}.json" for folder in (*folders, base / split / "camera_pose"))
+            manual, automatic, cameras = (path if path.is_file() else None for path in paths)
             found[uid] = PoseFiles(take.name if take else uid, uid, split, take, manual, automatic, cameras)
     if not found:
         raise RecordingError(
@@ -135,14 +130,8 @@ def build_track(
         first_from_world = invert_rigid(world_from_camera[rows[has_camera][0]])
         joints = transform_points(first_from_world, joints)
         world_from_camera = first_from_world @ world_from_camera
-    frames = annotation.frames[kept]
-    track = PoseTrack(
-        frames=frames,
-        joints=np.where(visible[..., None], joints, 0.0)[kept].astype(np.float32),
-        visible=visible[kept],
-        camera_frames=cameras.frames,
-        world_from_camera=world_from_camera,
-    )
+    frames, joints = annotation.frames[kept], np.where(visible[..., None], joints, 0.0)[kept].astype(np.float32)
+    track = PoseTrack(frames, joints, visible[kept], cameras.frames, world_from_camera)
     labels = {"frames": frames, "annotation": annotation.source[kept], "num_views": annotation.num_views[kept]}
     step = usual_step(frames)
     counts = {

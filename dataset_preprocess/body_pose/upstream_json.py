@@ -50,10 +50,7 @@ def fragments(annotation: Annotation, cameras: CameraPoses) -> Iterator[tuple[st
         content = {
             str(frame): {"pose": pose, "confidence": seen, "trajectory": shift}
             for frame, pose, seen, shift in zip(
-                frames[part].tolist(),
-                poses[part].tolist(),
-                visible[part].astype(int).tolist(),
-                transforms[part, :3, 3].tolist(),
+                frames[part].tolist(), poses[part].tolist(), visible[part].astype(int).tolist(), transforms[part, :3, 3].tolist()
             )
         }
         yield f"{frames[part][0]}-{frames[part][-1]}", content

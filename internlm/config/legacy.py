@@ -99,9 +99,7 @@ def _flatten(values: dict[str, Any], origin: str, prefix: str = "") -> dict[str,
         key = prefix + name
         if isinstance(value, dict) and any(known.startswith(key + ".") for known in KNOWN):
             flat.update(_flatten(value, origin, key + "."))
-        elif key in KNOWN:
-            flat[key] = value
-        elif not prefix and name.isupper():
+        elif key in KNOWN or (not prefix and name.isupper()):
             flat[key] = value
         else:
             near = nearest_key(key, KNOWN)
@@ -144,8 +142,6 @@ def _weights(flat: dict[str, Any], result: Translation, has_images: bool) -> Non
         result.ignored.extend((key, "stage 1 has no labels and one loss") for key in unused)
     for key, (upstream, weight) in weights.items():
         result.put(upstream, f"loss.{key}", float(weight))
-    if "motion_config" in flat:
-        result.ignored.append(("motion_config", "belongs to loss latent_motion, which has no observer"))
 
 
 def _batch(flat: dict[str, Any], result: Translation, origin: str, has_images: bool) -> None:
@@ -160,15 +156,12 @@ def _batch(flat: dict[str, Any], result: Translation, origin: str, has_images: b
             result.put("loss.name", "train.mixing", "alternate")
     elif "data.micro_bsz" in flat:
         raise ConfigError(f"{origin}: data.micro_bsz needs data.micro_num beside it")
-    if "data.frames_per_clip" in flat:
-        if joint:
-            result.put("data.frames_per_clip", "data.clip.steps", flat["data.frames_per_clip"])
-        else:
-            frames = flat["data.frames_per_clip"]
-            _require(origin, "data.frames_per_clip", frames == 1, frames, "stage 1 reads single frames")
-            result.ignored.append(("data.frames_per_clip", "stage 1 reads single frames"))
-    if "data.step_between_clips" in flat:
-        result.ignored.append(("data.step_between_clips", "every frame is a sample, every valid frame starts a clip"))
+    frames = flat.get("data.frames_per_clip")
+    if joint and "data.frames_per_clip" in flat:
+        result.put("data.frames_per_clip", "data.clip.steps", frames)
+    elif "data.frames_per_clip" in flat:
+        _require(origin, "data.frames_per_clip", frames == 1, frames, "stage 1 reads single frames")
+        result.ignored.append(("data.frames_per_clip", "stage 1 reads single frames"))
     crops = flat.get("data.local_crops_number", flat.get("loss.local_crops_number"))
     if flat.get("data.use_local_crop") is False:
         crops = 0
@@ -237,11 +230,6 @@ def _optimizer(flat: dict[str, Any], result: Translation, origin: str) -> None:
         result.ignored.append(
             ("parallel.zero1", "1 is plain data parallelism; 0 or less means all processes: `egoagent launch` sets dp_shard")
         )
-    for key in ("parallel.pipeline", "parallel.pipeline.size", "parallel.pipeline.interleaved_overlap"):
-        if key in flat:
-            allowed = key.endswith("overlap") or flat[key] == 1
-            _require(origin, key, allowed, flat[key], "there is no pipeline parallelism")
-            result.ignored.append((key, "there is no pipeline parallelism"))
 
 
 def _check_repeats(flat: dict[str, Any], result: Translation, origin: str) -> None:

@@ -173,9 +173,7 @@ class ParallelConfig(Section):
     def _engine(self):
         if self.engine == "torch":
             if self.zero == 1:
-                raise ValueError(
-                    "zero 1 is DeepSpeed's: set engine=deepspeed, or zero=2, which sends as much and also divides gradients"
-                )
+                raise ValueError("zero 1 is DeepSpeed's: engine=deepspeed, or zero=2, which sends as much and divides gradients")
             return self
         if self.tp > 1:
             raise ValueError(f"engine deepspeed has no tensor parallelism and tp is {self.tp}; set tp=1 or engine=torch")

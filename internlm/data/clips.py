@@ -13,9 +13,13 @@ from internlm.data.contents import Contents, described, joined
 from internlm.data.frames import BrokenFile, DataError, decode, frame_name, select_takes
 from internlm.data.geometry import camera_coordinates, chunk_coordinates, transform_points
 from internlm.data.photometric import clip_photometric
-from internlm.data.store import COCO_JOINTS, StoreError, Take
+from internlm.data.store import COCO_JOINTS, PoseTrack, StoreError, Take
 
 _NO_ROW = -1
+_NO_FRAMES, _JOINTS = np.empty(0, np.int64), len(COCO_JOINTS)
+_NO_POSES = PoseTrack(
+    _NO_FRAMES, np.empty((0, _JOINTS, 3), np.float32), np.empty((0, _JOINTS), bool), _NO_FRAMES, np.empty((0, 4, 4))
+)
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,7 @@ class _Track:
     has_image: np.ndarray  # bool [span]
     pose_row: np.ndarray  # int32 [span]
     camera_row: np.ndarray  # int32 [span]
-    joints: np.ndarray  # float32 [N, 17, 3]
-    visible: np.ndarray  # bool [N, 17]
-    world_from_camera: np.ndarray  # float64 [M, 4, 4]
+    poses: PoseTrack
 
 
 class ClipDataset:
@@ -119,7 +121,7 @@ class ClipDataset:
         """
         track = self._tracks[take_row]
         rows, known = _look_up(track.camera_row, numbers)
-        stored = track.world_from_camera if len(track.world_from_camera) else np.eye(4)[None]
+        stored = track.poses.world_from_camera if len(track.poses.world_from_camera) else np.eye(4)[None]
         return np.where(known[..., None, None], stored[rows], np.eye(4)), known
 
     def evaluation_starts(self, hop: int | None = None, limit: int | None = None) -> np.ndarray:
@@ -159,20 +161,20 @@ class ClipDataset:
         Frames that lack a pose or a needed camera come out as zeros, not visible.
         """
         rows, known = _look_up(track.pose_row, numbers)
-        joints = track.joints[rows]
+        joints = track.poses.joints[rows]
         chunk = self.clip.pose_coordinates == "chunk"
         if track.pose_space == "world" or chunk:
             own_rows, own_known = _look_up(track.camera_row, numbers)
             world = joints.astype(np.float64)
             if track.pose_space == "camera":
-                world = transform_points(track.world_from_camera[own_rows], world)
+                world = transform_points(track.poses.world_from_camera[own_rows], world)
             if track.pose_space == "camera" or not chunk:
                 known = known & own_known
             if chunk:
-                joints = chunk_coordinates(world, track.world_from_camera[_look_up(track.camera_row, anchors)[0]])
+                joints = chunk_coordinates(world, track.poses.world_from_camera[_look_up(track.camera_row, anchors)[0]])
             else:
-                joints = camera_coordinates(world, track.world_from_camera[own_rows])
-        visible = track.visible[rows] & known[..., None]
+                joints = camera_coordinates(world, track.poses.world_from_camera[own_rows])
+        visible = track.poses.visible[rows] & known[..., None]
         return np.where(visible[..., None], joints, 0).astype(np.float32), visible
 
     def _valid_starts(self, track: _Track, excluded: Counter[str]) -> np.ndarray:
@@ -210,23 +212,13 @@ class ClipDataset:
 
 def _load_track(take: Take) -> _Track:
     try:
-        images, poses = take.frame_numbers, take.poses()
+        images, poses = take.frame_numbers, take.poses() or _NO_POSES
     except StoreError as error:
         raise DataError(str(error)) from None
-    empty = np.empty(0, np.int64)
-    pose_frames, camera_frames = (poses.frames, poses.camera_frames) if poses is not None else (empty, empty)
-    span = 1 + max((int(numbers[-1]) for numbers in (images, pose_frames, camera_frames) if len(numbers)), default=-1)
+    span = 1 + max((int(own[-1]) for own in (images, poses.frames, poses.camera_frames) if len(own)), default=-1)
     has_image = np.zeros(span, bool)
     has_image[images] = True
-    return _Track(
-        pose_space=take.info.pose_space,
-        has_image=has_image,
-        pose_row=_row_table(pose_frames, span),
-        camera_row=_row_table(camera_frames, span),
-        joints=poses.joints if poses is not None else np.empty((0, len(COCO_JOINTS), 3), np.float32),
-        visible=poses.visible if poses is not None else np.empty((0, len(COCO_JOINTS)), bool),
-        world_from_camera=poses.world_from_camera if poses is not None else np.empty((0, 4, 4)),
-    )
+    return _Track(take.info.pose_space, has_image, _row_table(poses.frames, span), _row_table(poses.camera_frames, span), poses)
 
 
 def _row_table(numbers: np.ndarray, span: int) -> np.ndarray:

@@ -57,9 +57,7 @@ class ImageFolder:
         if labelled:
             firsts = [name.split("/", 1)[0] if "/" in name else None for name in names]
             if None in firsts:
-                raise DataError(
-                    f"{self.path / names[firsts.index(None)]}: is in no class folder; labels need {self.path}/<class>/<image>"
-                )
+                raise DataError(f"{self.path / names[firsts.index(None)]}: is in no class folder ({self.path}/<class>/<image>)")
             # One class whichever way a file system spells its accents.
             firsts = [unicodedata.normalize("NFC", first) for first in firsts]
             self.classes = tuple(sorted(set(firsts)))
@@ -140,27 +138,22 @@ class StoreImages:
 
     def locate(self, index: int) -> tuple[Take, int]:
         """The take and frame number of a sample."""
-        row, number = self._row(index)
-        return self.takes[row], number
-
-    def _row(self, index: int) -> tuple[int, int]:
-        row = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[row - 1]) if row else 0
-        return row, int(self.frames[row][index - start])
+        row, inner = _place(self._ends, index)
+        return self.takes[row], int(self.frames[row][inner])
 
     def name(self, index: int) -> str:
         take, number = self.locate(index)
         return frame_name(take, number)
 
     def label(self, index: int) -> int | None:
-        return self._labels[int(np.searchsorted(self._ends, index, side="right"))] if self.classes else None
+        return self._labels[_place(self._ends, index)[0]] if self.classes else None
 
     def group(self, index: int) -> str:
         return str(self.locate(index)[0].path)
 
     def identity(self, index: int) -> str:
-        row, number = self._row(index)
-        return f"{self._real[row]} frame {number}"
+        row, inner = _place(self._ends, index)
+        return f"{self._real[row]} frame {self.frames[row][inner]}"
 
     def contents(self) -> Contents:
         """By take the numbers of its frames."""
@@ -173,6 +166,12 @@ class StoreImages:
             return decode(take.read_frame(number), min_side)
         except (OSError, ValueError, StoreError) as error:
             raise BrokenFile(frame_name(take, number), error, index + 1) from None
+
+
+def _place(ends: np.ndarray, index: int) -> tuple[int, int]:
+    """Which of several parts that end at ``ends`` an index falls into, and its index there."""
+    row = int(np.searchsorted(ends, index, side="right"))
+    return row, index - (int(ends[row - 1]) if row else 0)
 
 
 class JoinedImages:
@@ -192,34 +191,27 @@ class JoinedImages:
         """Of all sources."""
         return joined([source.contents() for source in self.sources])
 
-    def _locate(self, index: int) -> tuple[ImageSource, int]:
-        row = self._source(index)
-        return self.sources[row], index - (int(self._ends[row - 1]) if row else 0)
-
-    def _source(self, index: int) -> int:
-        return int(np.searchsorted(self._ends, index, side="right"))
-
     def name(self, index: int) -> str:
-        source, inner = self._locate(index)
-        return source.name(inner)
+        row, inner = _place(self._ends, index)
+        return self.sources[row].name(inner)
 
     def label(self, index: int) -> int | None:
-        source, inner = self._locate(index)
-        label = source.label(inner)
-        return None if label is None else self._rows[self._source(index)][label]
+        row, inner = _place(self._ends, index)
+        label = self.sources[row].label(inner)
+        return None if label is None else self._rows[row][label]
 
     def group(self, index: int) -> str:
-        source, inner = self._locate(index)
-        return source.group(inner)
+        row, inner = _place(self._ends, index)
+        return self.sources[row].group(inner)
 
     def identity(self, index: int) -> str:
-        source, inner = self._locate(index)
-        return source.identity(inner)
+        row, inner = _place(self._ends, index)
+        return self.sources[row].identity(inner)
 
     def read(self, index: int, min_side: int = 0) -> np.ndarray:
-        source, inner = self._locate(index)
+        row, inner = _place(self._ends, index)
         try:
-            return source.read(inner, min_side)
+            return self.sources[row].read(inner, min_side)
         except BrokenFile as error:
             raise BrokenFile(error.name, error.reason, index - inner + error.resume_at) from None
 

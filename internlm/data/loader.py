@@ -100,12 +100,9 @@ class TrainingBatches:
         options = {}
         if workers:
             context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
-            options = {
-                "prefetch_factor": 2,
-                "timeout": min(_POLL, timeout),
-                "worker_init_fn": _init_worker,
-                "multiprocessing_context": context,
-            }
+            options = dict(
+                prefetch_factor=2, timeout=min(_POLL, timeout), worker_init_fn=_init_worker, multiprocessing_context=context
+            )
         self._timeout = timeout
         self._next: StepResult | None = None
         self._opening: Future[StepResult] | None = None

@@ -226,13 +226,11 @@ def turned(joints: np.ndarray, angle: np.ndarray) -> np.ndarray:
 def root_relative(data: MotionData) -> MotionData:
     """Every pose relative to its own root; a joint counts where the root is visible too."""
     root = list(data.root)
-    return replace(
-        data,
-        tracks=tuple(
-            replace(t, joints=centred(t.joints, root), visible=t.visible & t.visible[:, root].all(1, keepdims=True))
-            for t in data.tracks
-        ),
+    tracks = (
+        replace(t, joints=centred(t.joints, root), visible=t.visible & t.visible[:, root].all(1, keepdims=True))
+        for t in data.tracks
     )
+    return replace(data, tracks=tuple(tracks))
 
 
 def zero_velocity(past: np.ndarray, poses: int) -> np.ndarray:

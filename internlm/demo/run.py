@@ -170,12 +170,12 @@ def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict
 
 
 def _digest(shape: dict[str, Any]) -> str:
-    """Short name of a world: its shape and the code that makes it, so that a new version never reuses an old one's takes."""
+    """Short name of a world: its shape and the code and tables that make it, so that a new version never reuses old takes."""
     from internlm import egoworld
     from internlm.data import camera
 
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-    code = sorted(Path(egoworld.__file__).parent.rglob("*.py"))  # with its sub-packages
+    code = sorted(path for path in Path(egoworld.__file__).parent.rglob("*") if path.suffix in (".py", ".json"))
     for path in (*code, Path(camera.__file__)):  # and its camera's rays
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]

@@ -13,6 +13,7 @@ import numpy as np
 NOSE, LEFT_EYE, RIGHT_EYE, LEFT_EAR, RIGHT_EAR = range(5)
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_ELBOW, RIGHT_ELBOW, LEFT_WRIST, RIGHT_WRIST = range(5, 11)
 LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, LEFT_ANKLE, RIGHT_ANKLE = range(11, 17)
+SIDES = (range(5, 17, 2), range(6, 17, 2))  # shoulder, elbow, wrist, hip, knee and ankle of the left, and of the right
 
 # Tints of the wearer's capsules: rows of the colour table that the renderer is given.
 SKIN, SHIRT, TROUSERS, SHOE = range(4)
@@ -176,10 +177,8 @@ def solve(state: BodyState, body: Proportions) -> BodyTrack:
     pelvis = np.column_stack([state.root, np.maximum(ride - state.drop, 0.25)])
 
     neck = pelvis + _apply(torso, [0.0, 0.0, body.torso])
-    for side, (hip, knee, ankle, shoulder, elbow, wrist), index in (
-        (1.0, (LEFT_HIP, LEFT_KNEE, LEFT_ANKLE, LEFT_SHOULDER, LEFT_ELBOW, LEFT_WRIST), 0),
-        (-1.0, (RIGHT_HIP, RIGHT_KNEE, RIGHT_ANKLE, RIGHT_SHOULDER, RIGHT_ELBOW, RIGHT_WRIST), 1),
-    ):
+    for index, (shoulder, elbow, wrist, hip, knee, ankle) in enumerate(SIDES):
+        side = 1.0 - 2 * index
         joints[:, hip] = pelvis + _apply(heading, [0.0, side * body.half_hips, 0.0])
         knee_pole = _apply(heading, [1.0, 0.08 * side, 0.05])
         joints[:, knee], joints[:, ankle] = two_bone(joints[:, hip], ankles[index], body.thigh, body.shin, knee_pole)
@@ -227,10 +226,7 @@ def capsules(joints: np.ndarray, visible: np.ndarray | None = None) -> np.ndarra
         visible: [17] bool; parts whose joints are missing (motion capture) get radius 0 and stay invisible.
     """
     parts: list[tuple[np.ndarray, np.ndarray, float, int, tuple[int, ...]]] = []
-    for shoulder, elbow, wrist, hip, knee, ankle in (
-        (LEFT_SHOULDER, LEFT_ELBOW, LEFT_WRIST, LEFT_HIP, LEFT_KNEE, LEFT_ANKLE),
-        (RIGHT_SHOULDER, RIGHT_ELBOW, RIGHT_WRIST, RIGHT_HIP, RIGHT_KNEE, RIGHT_ANKLE),
-    ):
+    for shoulder, elbow, wrist, hip, knee, ankle in SIDES:
         forearm = joints[:, wrist] - joints[:, elbow]
         hand = forearm / np.maximum(np.linalg.norm(forearm, axis=-1, keepdims=True), 1e-6)
         parts.append((joints[:, shoulder], joints[:, elbow], 0.052, SHIRT, (shoulder, elbow)))

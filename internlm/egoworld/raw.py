@@ -157,27 +157,10 @@ def sensor_params(camera: Camera) -> list[float]:
 
 def device_calibration(camera: Camera, serial: str) -> dict[str, Any]:
     """The calibration JSON of a device, reduced to what describes its RGB camera."""
-    projection = {
-        "Description": "see FisheyeRadTanThinPrism.h",
-        "Name": "FisheyeRadTanThinPrism",
-        "Params": sensor_params(camera),
-    }
-    pose = {"Translation": [0.0, 0.0, 0.0], "UnitQuaternion": [1.0, [0.0, 0.0, 0.0]]}
-    rgb = {"Calibrated": True, "Label": "camera-rgb", "Projection": projection, "SerialNumber": serial, "T_Device_Camera": pose}
-    return {
-        "AlgorithmName": "EgoWorld",
-        "AlgorithmVersion": "1",
-        "BaroCalibrations": [],
-        "CalibrationSource": "Synthetic",
-        "CameraCalibrations": [rgb],
-        "DeviceClassInfo": {"BuildVersion": "DVT-S", "DeviceClass": "Aria"},
-        "FileFormat": {"Tags": [], "Timestamp": "1970-01-01T00:00:00Z", "UnixTime": 0, "Version": 3},
-        "ImuCalibrations": [],
-        "MagCalibrations": [],
-        "MicCalibrations": [],
-        "OriginSpecification": {"ChildLabel": "camera-rgb", "Type": "Custom"},
-        "Serial": serial,
-    }
+    about = json.loads(Path(__file__).with_name("device_calibration.json").read_bytes())
+    about["Serial"] = about["CameraCalibrations"][0]["SerialNumber"] = serial
+    about["CameraCalibrations"][0]["Projection"]["Params"] = sensor_params(camera)
+    return about
 
 
 def write_video(path: Path, take: SimulatedTake) -> None:

@@ -76,10 +76,7 @@ class Renderer:
     # ---- once per frame --------------------------------------------------------------------------------------------
 
     def render(
-        self,
-        world_from_camera: np.ndarray,
-        capsules: np.ndarray | None = None,
-        moved: dict[int, np.ndarray] | None = None,
+        self, world_from_camera: np.ndarray, capsules: np.ndarray | None = None, moved: dict[int, np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """One frame.
 

@@ -11,11 +11,11 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from internlm.egoworld.furniture import DISTRACTORS, FINISH, FINISHES, HANGINGS, PALETTE, Builder, Furnishing, Part, Piece
-from internlm.egoworld.pieces import FURNISHINGS
+from internlm.egoworld.catalogue import DISTRACTORS, FURNISHINGS, HANGINGS, Furnishing
+from internlm.egoworld.furniture import FINISH, FINISHES, PALETTE, Builder, Part, Piece
 from internlm.egoworld.textures import REPEAT_M, TEXTURE_ID
 
-PLACES: tuple[str, ...] = ("kitchen", "bedroom", "bathroom", "office", "library", "living_room", "workshop", "gym")
+PLACES = tuple(FURNISHINGS)
 WALK_RADIUS = 0.25  # metres, of a walking body
 CELL = 0.1  # metres, of the free-space grid
 MIN_OBJECTS = 4

@@ -195,13 +195,7 @@ class TakePlan:
 
 
 def plan_takes(
-    path: Path,
-    takes: dict[str, int],
-    *,
-    seed: int,
-    places: Sequence[str] = (),
-    motions: Sequence[Motion] = (),
-    **how: Any,
+    path: Path, takes: dict[str, int], *, seed: int, places: Sequence[str] = (), motions: Sequence[Motion] = (), **how: Any
 ) -> list[TakePlan]:
     """Names, seeds and place classes of all takes; places take turns so that every split has them evenly.
 
@@ -218,17 +212,8 @@ def plan_takes(
             raise SettingsError(f"no recorded motion belongs to split {split!r}; give motions of that split or no takes for it")
         for index in range(count):
             place = places[index % len(places)]
-            plans.append(
-                TakePlan(
-                    path=Path(path),
-                    name=f"{split}_{index:04d}_{place}",
-                    split=split,
-                    place=place,
-                    seed=(seed, SPLITS.index(split), index),
-                    motion=pool[index % len(pool)] if pool else None,
-                    **how,
-                )
-            )
+            name, motion = f"{split}_{index:04d}_{place}", pool[index % len(pool)] if pool else None
+            plans.append(TakePlan(path, name, split, (seed, SPLITS.index(split), index), place, motion=motion, **how))
     return plans
 
 

@@ -46,14 +46,8 @@ class Tiles:
         lows = [np.where(lit, plane, np.inf).min(1) - 1e-4 for plane in (wide, tall)]
         highs = [np.where(lit, plane, -np.inf).max(1) + 1e-4 for plane in (wide, tall)]
         zero, one = np.zeros(self.count), np.ones(self.count)
-        normals = np.stack(
-            [
-                np.stack([one, zero, -lows[0]], -1),
-                np.stack([-one, zero, highs[0]], -1),
-                np.stack([zero, one, -lows[1]], -1),
-                np.stack([zero, -one, highs[1]], -1),
-            ]
-        )
+        planes = ((one, zero, -lows[0]), (-one, zero, highs[0]), (zero, one, -lows[1]), (zero, -one, highs[1]))
+        normals = np.stack([np.stack(plane, -1) for plane in planes])
         normals[:, ~self.lit] = 0.0
         return (normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)).astype(np.float32)
 

@@ -227,9 +227,7 @@ def parse_amc(path: Path, skeleton: Skeleton, needed: Collection[str] = (), *, t
             if None not in (number, following):
                 step = step or (max(following - number, 1) if thinned else 1)
                 if following != number + step:
-                    raise lines.error(
-                        f"frame {following} follows frame {number}; frames are missing or out of order, and time would jump there"
-                    )
+                    raise lines.error(f"frame {following} follows frame {number}; frames are missing or out of order")
             if words:
                 frames.append(np.zeros(total))
             number, given = following, set()

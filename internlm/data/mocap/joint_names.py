@@ -11,33 +11,21 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 from internlm.data.mocap.motion import MocapError
 from internlm.data.store import COCO_JOINTS
 
 HEAD, NECK = "head", "neck"
-# The parts a limb's joints are called, the surest first. A bone is named like the joint at which it begins.
-ARM = (
-    ("upperarm", "uparm", "uarm", "armupper", "armup", "shldrbend", "shldr", "humerus", "arm", "shoulder"),
-    ("forearm", "farm", "lowerarm", "lowarm", "armlower", "armlow", "forearmbend", "radius", "elbow"),
-    ("wrist", "hand"),
-)
-LEG = (
-    ("upperleg", "upleg", "uleg", "legupper", "legup", "thighbend", "thigh", "femur", "hip", "leg"),
-    ("lowerleg", "lowleg", "leglower", "leglow", "shin", "calf", "tibia", "shank", "knee", "leg"),
-    ("ankle", "foot"),
-)
-HEADS = ("head", "skull", "spine6")  # Blender's Rigify numbers the spine up to the head
-NECKS = (
-    "neck", "lowerneck", "necklower", "neck1", "neckbase", "necktwist1", "spine4", "shouldercenter", "spineshoulder", "upperneck",
-    "neckupper",
-)  # fmt: skip
+# The parts that a joint is called, the surest first; of a limb a row a joint. A bone is named like the joint at which it begins.
+# Blender's Rigify numbers the spine up to the head. The words of "tail" say nothing after the part.
+_NAMES = json.loads(Path(__file__).with_name("joint_names.json").read_bytes())
+ARM, LEG, HEADS, NECKS, TAIL = (_NAMES[what] for what in ("arm", "leg", "head", "neck", "tail"))
 LIMBS = ((5, ARM), (11, LEG))  # COCO number of the left limb's first joint; right is one more, the next joint two more
 PARTS = frozenset(part for limb in (ARM, LEG) for level in limb for part in level) | {*HEADS, *NECKS}
 LEFT, RIGHT = ("left", "l"), ("right", "r")
 MOST = 16  # joints of a side that are tried for one place in a limb
-TAIL = ("joint", "jnt", "jt", "bone", "bn", "bind", "skin", "stretch", "x", "c", "m")  # say nothing, after the part
 MAP_KEYS = (*COCO_JOINTS, HEAD, NECK)
 
 

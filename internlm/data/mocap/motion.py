@@ -58,10 +58,8 @@ class Motion:
     def cut(self, start: int, stop: int) -> "Motion":
         """Frames ``start`` to ``stop`` as a motion of its own."""
         part = slice(start, stop)
-        head = self.world_from_head
-        return replace(
-            self, joints=self.joints[part], visible=self.visible[part], world_from_head=None if head is None else head[part]
-        )
+        head = None if self.world_from_head is None else self.world_from_head[part]
+        return replace(self, joints=self.joints[part], visible=self.visible[part], world_from_head=head)
 
     def moved(self, yaw: float, shift: np.ndarray) -> "Motion":
         """The motion turned about the vertical through the origin by ``yaw`` radians, then shifted by [3] metres."""
@@ -144,15 +142,9 @@ def build_motion(
                 visible[:, :5] = True
         world_from_head = np.broadcast_to(np.eye(4), (frames, 4, 4)).copy()
         world_from_head[:, :3, :3], world_from_head[:, :3, 3] = head_axes, eyes
-    motion = Motion(
-        name,
-        split,
-        joints,
-        visible,
-        world_from_head,
-        head=None if head_base is None else "recorded" if measured else "estimated",
-        face="recorded" if has_face else "average" if measured else None,
-    )
+    head_from = None if head_base is None else "recorded" if measured else "estimated"
+    face_from = "recorded" if has_face else "average" if measured else None
+    motion = Motion(name, split, joints, visible, world_from_head, head_from, face_from)
     if not visible[:, [LEFT_ANKLE, RIGHT_ANKLE]].all():
         return motion
     floor = np.percentile(joints[:, [LEFT_ANKLE, RIGHT_ANKLE], 2].min(1), 1) - 0.039 * height

@@ -217,9 +217,7 @@ def _stored_joints(archive: Archive, stated: Stated) -> tuple[np.ndarray, np.nda
     unit = stated.unit or (float(archive.numbers("unit_m").reshape(-1)[0]) if "unit_m" in archive.keys else 1.0)
     joints = archive.numbers("joints") * unit
     if joints.ndim != 3 or joints.shape[1] < 22 or joints.shape[2] != 3 or not len(joints):
-        raise MocapError(
-            f"{archive.path}: joints are {list(joints.shape)} without names, expected [frames, 22 or more, 3] in SMPL's order"
-        )
+        raise MocapError(f"{archive.path}: joints are {list(joints.shape)}, expected [frames, 22 or more, 3] in SMPL's order")
     start = FACE_START.get(joints.shape[1])
     face = None if start is None else joints[:, start : start + 5][:, COCO_FACE]
     return joints, face

@@ -30,6 +30,8 @@ def motion_take(
         visible[:, :5] = False
     frames = np.arange(len(motion), dtype=np.int64)
     head = motion.world_from_head
+    extra = {"head": motion.head, "face": motion.face if visible[:, :5].any() else None, "source_rate_hz": motion.source_rate}
+    extra |= {"source_up": motion.source_up, "source_unit_m": motion.source_unit} if motion.source_up else {}
     info = TakeInfo(
         name=f"{motion.split}_{name}" if motion.split else name,
         uid=motion.name,
@@ -38,18 +40,8 @@ def motion_take(
         pose_space="world",
         labels={**({"action": action} if action else {}), **(labels or {})},
         source="mocap",
-        extra={
-            "head": motion.head,
-            "face": motion.face if visible[:, :5].any() else None,
-            "source_rate_hz": motion.source_rate,
-            **({"source_up": motion.source_up, "source_unit_m": motion.source_unit} if motion.source_up else {}),
-        },
+        extra=extra,
     )
-    track = PoseTrack(
-        frames=frames,
-        joints=np.where(visible[..., None], motion.joints, 0.0).astype(np.float32),
-        visible=visible,
-        camera_frames=frames if head is not None else frames[:0],
-        world_from_camera=head_camera(head, CAMERA_PITCH) if head is not None else np.empty((0, 4, 4)),
-    )
-    return info, track
+    joints = np.where(visible[..., None], motion.joints, 0.0).astype(np.float32)
+    cameras = np.empty((0, 4, 4)) if head is None else head_camera(head, CAMERA_PITCH)
+    return info, PoseTrack(frames, joints, visible, frames[: len(cameras)], cameras)

@@ -17,16 +17,7 @@ in the same way are the same bytes: no file holds a time, a path or a random nam
 """
 
 from internlm.data.store.columns import KINDS, Column, EventColumn, PackedColumn, StoredRows
-from internlm.data.store.contract import (
-    COCO_JOINTS,
-    SPLITS,
-    Camera,
-    DiskFullError,
-    PoseTrack,
-    StoreError,
-    TakeConflict,
-    TakeInfo,
-)
+from internlm.data.store.contract import COCO_JOINTS, SPLITS, Camera, DiskFullError, PoseTrack, StoreError, TakeConflict, TakeInfo
 from internlm.data.store.reader import Take, TakeStore
 from internlm.data.store.writer import StoreWriter
 

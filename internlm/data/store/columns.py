@@ -1,4 +1,5 @@
-"""What a take may hold besides images, poses and labels: the table of column kinds, and the checks on writing and reading.
+"""What a take may hold besides images, poses and labels: the table of column kinds (its arrays are in ``columns.json``), and the
+checks on writing and reading.
 
 A column is rows by frame number. Three forms, by size and nature:
 
@@ -13,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +22,6 @@ import numpy as np
 from internlm.data.store.contract import StoreError, check_rising
 
 MAX_OBJECTS, WEARER = 250, 255  # ids between them are reserved
-_WORD = r"[a-z0-9][a-z0-9_-]{0,63}"  # lower case: not every file system tells the cases apart
 _UNIT_SLACK = 1e-3
 
 
@@ -95,13 +96,15 @@ class Array:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of column. rest: what must follow the kind's word in a column's name; check: what else is wrong, in words."""
+    """One kind of column. rest: what must follow the kind's word in a column's name, lower case since not every file system tells
+    the cases apart; told: the same for people; check: what else is wrong, in words."""
 
     stored: Literal["npz", "tar", "events"]
     arrays: Mapping[str, Array]
-    about: Mapping[str, tuple[str, Callable[[Any], bool]]] = field(default_factory=dict)
-    check: Callable[[Column], str | None] = lambda column: None
+    about: Mapping[str, tuple[str, Callable[[Any], bool]]]
+    check: Callable[[Column], str | None]
     rest: str = ""
+    told: str = ""
 
     @property
     def packed(self) -> tuple[str, Array]:
@@ -273,79 +276,30 @@ def _list_of(words: str, fits: Callable[[Any], bool]) -> tuple[str, Callable[[An
 
 _TEXT = ("a text", lambda value: isinstance(value, str) and value != "")
 
-KINDS: dict[str, Kind] = {
-    "depth": Kind(
-        "tar",
-        {"depth_mm": Array("uint16", ("N", "H", "W"), "mm, along the optical axis (z) or the pixel's ray", valid="depth_mm")},
-        {"kind": _one_of("z", "ray")},
-    ),
-    "ids": Kind(
-        "tar",
-        {"id": Array("uint8", ("N", "H", "W"), "0 background, 1..250 row of objects + 1, 255 the wearer")},
-        check=_check_ids,
-    ),
-    "gaze": Kind(
-        "npz",
-        {
-            "uv": Array("float32", ("N", 2), "pixels of the stored image", valid="valid"),
-            "valid": Array("bool", ("N",), "whether the eyes were seen and look into the image"),
-            "direction": Array("float32", ("N", 3), "unit vector in the camera", valid="valid", optional=True),
-            "target": Array("float32", ("N", 3), "m, world", valid="valid", optional=True),
-        },
-        check=_check_gaze,
-    ),
-    "actions": Kind(
-        "npz",
-        {
-            "action": Array("float32", ("N", "D"), "as names, low and high say", valid="action_valid"),
-            "action_valid": Array("bool", ("N",), "whether an action is known"),
-            "reward": Array("float32", ("N",), "reward", valid="reward_valid", optional=True),
-            "reward_valid": Array("bool", ("N",), "whether a reward is known", optional=True),
-            "terminated": Array("bool", ("N",), "the episode came to its end", optional=True),
-            "truncated": Array("bool", ("N",), "the episode was cut off", optional=True),
-        },
-        {
-            "kind": _one_of("continuous", "discrete"),
-            "names": _list_of("a list of names, one for each number of an action", lambda name: isinstance(name, str)),
-        },
-        check=_check_actions,
-    ),
-    "objects": Kind(
-        "npz",
-        {
-            "kinds": Array("str", ("O",), "name"),
-            "colours": Array("str", ("O",), "name"),
-            "half_size": Array("float32", ("O", 3), "m"),
-            "centre": Array("float32", ("N", "O", 3), "m, world"),
-            "box": Array("float32", ("N", "O", 4), "pixels x0, y0, x1, y1 of what is seen; -1 where unseen", valid="pixels"),
-            "pixels": Array("int32", ("N", "O"), "pixels seen"),
-            "full": Array("int32", ("N", "O"), "pixels if nothing were in front"),
-            "held": Array("int8", ("N", "O"), "which hand holds it"),
-        },
-        check=_check_objects,
-    ),
-    "events": Kind("events", {}),
-    "tokens": Kind(
-        "npz",
-        {
-            "codes": Array("uint16", ("N", "..."), "code", valid="valid"),
-            "valid": Array("bool", ("N",), "whether the clip that begins at the frame was whole"),
-        },
-        {"vocabulary": ("a number of codes from 1 to 65536", lambda value: _is_whole(value, 1, 1 << 16))},
-        check=_check_tokens,
-        rest=rf"/[0-9a-f]{{12}}/{_WORD}",
-    ),
-    "features": Kind(
-        "tar",
-        {"values": Array("float16", ("N", "n", "D"), "as the provider gives them")},
-        {
-            "grid": _list_of("[height, width] of the vectors of an image", lambda size: _is_whole(size, 1, 1 << 16)),
-            "weights": _TEXT,
-            "preprocessing": _TEXT,
-        },
-        check=_check_features,
-        rest=rf"/{_WORD}",
-    ),
+_FACTS: dict[str, Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "depth": {"kind": _one_of("z", "ray")},
+    "actions": {
+        "kind": _one_of("continuous", "discrete"),
+        "names": _list_of("a list of names, one for each number of an action", lambda name: isinstance(name, str)),
+    },
+    "tokens": {"vocabulary": ("a number of codes from 1 to 65536", lambda value: _is_whole(value, 1, 1 << 16))},
+    "features": {
+        "grid": _list_of("[height, width] of the vectors of an image", lambda size: _is_whole(size, 1, 1 << 16)),
+        "weights": _TEXT,
+        "preprocessing": _TEXT,
+    },
 }
-_REST = {"tokens": "/<tokenizer: 12 hex digits>/<modality>", "features": "/<provider>"}
-NAMES = tuple(word + _REST.get(word, "") for word in KINDS)  # as they are told to people
+_CHECKS = {
+    "ids": _check_ids, "gaze": _check_gaze, "actions": _check_actions, "objects": _check_objects, "tokens": _check_tokens,
+    "features": _check_features,
+}  # fmt: skip
+
+
+def _kind(name: str, arrays: dict[str, dict[str, Any]], **declared: str) -> Kind:
+    table = {key: Array(**{**array, "shape": tuple(array["shape"])}) for key, array in arrays.items()}
+    return Kind(arrays=table, about=_FACTS.get(name, {}), check=_CHECKS.get(name, lambda column: None), **declared)
+
+
+_TABLE = json.loads(Path(__file__).with_name("columns.json").read_text(encoding="utf-8"))
+KINDS: dict[str, Kind] = {name: _kind(name, **row) for name, row in _TABLE.items()}
+NAMES = tuple(name + kind.told for name, kind in KINDS.items())  # as they are told to people

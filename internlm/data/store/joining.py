@@ -66,19 +66,14 @@ def joined(old: TakeInfo, new: TakeInfo, have: set[str], given: set[str]) -> Tak
     else:
         mine = _Writer(given, new.labels, new.extra)
     writers[new.source] = mine
-    return ordered(
-        replace(
-            new,
-            camera=new.camera if "frames" in given else new.camera or old.camera,
-            pose_space=new.pose_space if "poses" in given else new.pose_space or (old.pose_space if "poses" in kept else None),
-            source="+".join(sorted(writers)),
-            labels={key: value for _, writer in sorted(writers.items()) for key, value in writer.labels.items()},
-            extra={
-                **{key: value for _, writer in sorted(writers.items()) for key, value in writer.extra.items()},
-                **({_WRITERS: {source: writer.record() for source, writer in writers.items()}} if len(writers) > 1 else {}),
-            },
-        )
-    )
+    camera = new.camera if "frames" in given else new.camera or old.camera
+    space = new.pose_space if "poses" in given else new.pose_space or (old.pose_space if "poses" in kept else None)
+    sources = sorted(writers)
+    labels = {key: value for source in sources for key, value in writers[source].labels.items()}
+    extra = {key: value for source in sources for key, value in writers[source].extra.items()}
+    if len(writers) > 1:
+        extra[_WRITERS] = {source: writer.record() for source, writer in writers.items()}
+    return ordered(replace(new, camera=camera, pose_space=space, source="+".join(sources), labels=labels, extra=extra))
 
 
 def ordered(info: TakeInfo) -> TakeInfo:
@@ -113,9 +108,7 @@ def check_labels_kept(old: Path, labels: dict[str, np.ndarray] | None) -> None:
     """TakeConflict when labels that the take has are not among those that replace them."""
     lost = sorted(read_labels(old).keys() - labels.keys()) if labels else []
     if lost:
-        raise TakeConflict(
-            f"take {old.name!r}: its labels {', '.join(lost)} would be lost; give them together with the new, or {_WAY_OUT}"
-        )
+        raise TakeConflict(f"take {old.name!r}: its labels {', '.join(lost)} would be lost; give them with the new or {_WAY_OUT}")
 
 
 @dataclass(frozen=True)

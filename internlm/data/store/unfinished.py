@@ -195,6 +195,4 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise DiskFullError(
-            f"{path}: cannot be written: {error.strerror}; free some space or choose another disk, then run again"
-        ) from None
+        raise DiskFullError(f"{path}: cannot be written: {error.strerror}; free some space or choose another disk") from None

@@ -218,13 +218,8 @@ def _write_poses(folder: Path, info: TakeInfo, poses: PoseTrack) -> None:
         raise StoreError(f"take {info.name!r}: has poses but pose_space is None; say 'world' or 'camera'")
     if joints.shape[:2] == visible.shape:
         joints = np.where(visible[..., None], joints, np.float32(0))
-    track = PoseTrack(
-        frames=np.asarray(poses.frames, np.int64),
-        joints=joints,
-        visible=visible,
-        camera_frames=np.asarray(poses.camera_frames, np.int64),
-        world_from_camera=np.asarray(poses.world_from_camera, np.float64),
-    )
+    frames, camera_frames = (np.asarray(numbers, np.int64) for numbers in (poses.frames, poses.camera_frames))
+    track = PoseTrack(frames, joints, visible, camera_frames, np.asarray(poses.world_from_camera, np.float64))
     check_track(track, f"take {info.name!r}: poses")
     np.savez(folder / "poses.npz", **{f.name: getattr(track, f.name) for f in fields(PoseTrack)})
 

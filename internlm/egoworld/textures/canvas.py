@@ -4,9 +4,6 @@ A pattern is 64x64 texels of (luminance 0..255, slot 0..3). The slot says which 
 texel, so one drawing serves every palette and no pattern owns a colour. Row 0 is the top of a vertical face.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
@@ -16,7 +13,8 @@ SIZE = 64
 class Canvas:
     """A pattern being drawn, in unit coordinates (x right, y down)."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
         self.fill()
 
     def fill(self, slot: int = 0, light: float = 0.85) -> "Canvas":
@@ -60,18 +58,11 @@ class Canvas:
         cv2.rectangle(self.slot, (0, 0), (SIZE - 1, SIZE - 1), slot, width)
         return self
 
-    def grain(self, rng: np.random.Generator, amount: float, blur: tuple[float, float] = (0, 0)) -> "Canvas":
-        noise = rng.standard_normal((SIZE, SIZE)).astype(np.float32)
+    def grain(self, amount: float, blur: tuple[float, float] = (0, 0)) -> "Canvas":
+        noise = self.rng.standard_normal((SIZE, SIZE)).astype(np.float32)
         if max(blur) > 0:
             tall = cv2.GaussianBlur(np.tile(noise, (3, 3)), (0, 0), sigmaX=max(blur[0], 0.1), sigmaY=max(blur[1], 0.1))
             noise = tall[SIZE : 2 * SIZE, SIZE : 2 * SIZE]
             noise /= noise.std() + 1e-6
         self.light *= 1 + amount * noise
         return self
-
-
-@dataclass(frozen=True)
-class Pattern:
-    draw: Callable[[Canvas, np.random.Generator], object]
-    repeat_m: float = 0.0  # metres of one repeat; 0 stretches the drawing over the whole face
-    glow: bool = False  # lit by itself (screens, windows)

@@ -15,8 +15,9 @@ def test_any_change_of_the_code_that_makes_a_world_gives_it_another_name(tmp_pat
     monkeypatch.setattr(egoworld, "__file__", str(copy / "__init__.py"))
     monkeypatch.setattr(camera, "__file__", str(rays))
     assert demo._digest({"seed": 1}) == before != demo._digest({"seed": 2}), "where the package lies does not count"
-    files = [*copy.rglob("*.py"), rays]
-    assert {path.parent.name for path in files} == {tmp_path.name, "egoworld", "pieces", "textures"}
+    files = [*copy.rglob("*.py"), *copy.rglob("*.json"), rays]
+    assert {path.parent.name for path in files} == {tmp_path.name, "egoworld", "textures"}
+    assert {"furniture.json", "things.json", "patterns.json"} <= {path.name for path in files}
     for path in files:
         code = path.read_bytes()
         path.write_bytes(code + b"\n# changed\n")

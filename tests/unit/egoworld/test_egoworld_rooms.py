@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
 
-from internlm.egoworld.furniture import HANGINGS, chair
-from internlm.egoworld.pieces.bedroom import bed
-from internlm.egoworld.pieces.gym import treadmill
-from internlm.egoworld.pieces.kitchen import stove
-from internlm.egoworld.pieces.library import bookshelf
+from internlm.egoworld.catalogue import HANGINGS, PIECES, length
+from internlm.egoworld.pieces import bed, bookshelf
 from internlm.egoworld.rooms import CELL, MIN_OBJECTS, PLACES, REACH, WALK_RADIUS, _Layout, make_room
 from internlm.egoworld.textures import TEXTURE_ID
 
@@ -37,12 +34,18 @@ def test_every_solid_has_volume_and_stays_within_the_walls(rooms):
         assert len(room.boxes) >= 25
 
 
+def test_a_length_is_calculated_from_left_to_right():
+    assert length([0.2, "w", "w / 2 - 0.15", "0.36 + w * 0.5"], {"w": 0.6}) == [0.2, 0.6, 0.6 / 2 - 0.15, (0.36 + 0.6) * 0.5]
+    with pytest.raises(ValueError, match="width"):
+        length("width - 0.1", {"w": 0.6})
+
+
 def test_pieces_of_furniture_do_not_run_into_each_other():
     rng = np.random.default_rng(12)
     layout = _Layout(rng, np.array([5.0, 4.5, 2.6], np.float32), ("wood",))
-    for builder in (bed, bookshelf, stove, treadmill, chair, *HANGINGS) * 3:
+    for builder in (bed, bookshelf, *(PIECES[name] for name in ("stove", "treadmill", "chair")), *HANGINGS) * 3:
         layout.along_wall(builder, 8)
-    layout.island(chair, 30)
+    layout.island(PIECES["chair"], 30)
     low, high = np.stack(layout.bounds, 1)
     assert len(low) > 8
     overlap = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low)).min(-1)
@@ -55,7 +58,7 @@ def test_a_wall_piece_faces_the_room():
     faces = set()
     for seed in range(12):
         layout = _Layout(np.random.default_rng(seed), np.array([5.0, 4.0, 2.6], np.float32), ("wood",))
-        assert layout.along_wall(stove, 30)
+        assert layout.along_wall(PIECES["stove"], 30)
         body = layout.parts[0]
         front = body.textures.index(TEXTURE_ID["oven"])
         gap = [body.low[0], 5.0 - body.high[0], body.low[1], 4.0 - body.high[1]]

@@ -1,8 +1,39 @@
-"""Fronts of what holds things: one drawing per face."""
+"""Patterns that are drawn by loops and by chance; the others are display lists in ``patterns.json``."""
 
 import numpy as np
 
 from internlm.egoworld.textures.canvas import Canvas
+
+
+def planks(canvas: Canvas, rng: np.random.Generator) -> None:
+    for row in range(4):
+        canvas.rect(0, row / 4, 1, (row + 1) / 4, 0, rng.uniform(0.55, 0.95))
+        shift = rng.uniform()
+        canvas.line(shift, row / 4, shift, (row + 1) / 4 - 0.02, 0, 0.3)
+        canvas.line(0, row / 4, 1, row / 4, 0, 0.3)
+    canvas.grain(0.06, (6, 0.6))
+
+
+def bricks(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=1, light=0.8)
+    for row in range(4):
+        for column in range(-1, 3):
+            x = (column + 0.5 * (row % 2)) / 2
+            canvas.rect(max(x, 0) + 0.02, row / 4 + 0.02, min(x + 0.48, 1), row / 4 + 0.23, 0, rng.uniform(0.6, 0.9))
+
+
+def tiles(canvas: Canvas, rng: np.random.Generator, count: int) -> None:
+    canvas.fill(slot=1, light=0.6)
+    for i in range(count):
+        for j in range(count):
+            canvas.rect(i / count + 0.02, j / count + 0.02, (i + 1) / count, (j + 1) / count, 0, rng.uniform(0.75, 1))
+
+
+def weave(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.7)
+    for i in range(8):
+        for j in range(8):
+            canvas.rect(i / 8, j / 8, (i + 1) / 8 - 0.02, (j + 1) / 8 - 0.02, (i + j) % 2, rng.uniform(0.6, 0.9))
 
 
 def books(canvas: Canvas, rng: np.random.Generator, rows: int) -> None:
@@ -89,22 +120,12 @@ def files(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas.disc(i / 7 + 0.065, y + 0.17, 0.02, 0, 0.2).rect(i / 7 + 0.03, y + 0.07, i / 7 + 0.1, y + 0.11, 3, 1)
 
 
-def bars(canvas: Canvas, rng: np.random.Generator) -> None:
-    canvas.fill(slot=1, light=0.2)
-    for i in range(9):
-        canvas.rect(0, 0.04 + i * 0.11, 1, 0.075 + i * 0.11, 0, 0.95)
-    canvas.rect(0, 0, 0.06, 1, 0, 0.8).rect(0.94, 0, 1, 1, 0, 0.8).rect(0.47, 0, 0.53, 1, 0, 0.8)
-
-
 def clothes(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.fill(light=0.25).rect(0, 0.06, 1, 0.09, 1, 1)
     for i in range(9):
         x = 0.03 + i * 0.107
-        canvas.poly(
-            [(x, 0.16), (x + 0.05, 0.1), (x + 0.1, 0.16), (x + 0.1, rng.uniform(0.6, 0.9)), (x, 0.85)],
-            1 + i % 3,
-            rng.uniform(0.6, 1),
-        )
+        outline = [(x, 0.16), (x + 0.05, 0.1), (x + 0.1, 0.16), (x + 0.1, rng.uniform(0.6, 0.9)), (x, 0.85)]
+        canvas.poly(outline, 1 + i % 3, rng.uniform(0.6, 1))
 
 
 def pegboard(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -120,9 +141,8 @@ def pegboard(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas.poly([(x - 0.06, 0.12), (x + 0.06, 0.12), (x + 0.03, 0.6), (x - 0.01, 0.6)], slot, 0.45)
             canvas.rect(x - 0.06, 0.1, x + 0.06, 0.22, 1, 0.3)
         elif kind == 2:  # wrench
-            canvas.disc(x, 0.16, 0.05, slot, 0.3, 2).rect(x - 0.015, 0.2, x + 0.025, 0.52, slot, 0.3).disc(
-                x, 0.55, 0.045, slot, 0.3, 2
-            )
+            canvas.disc(x, 0.16, 0.05, slot, 0.3, 2).rect(x - 0.015, 0.2, x + 0.025, 0.52, slot, 0.3)
+            canvas.disc(x, 0.55, 0.045, slot, 0.3, 2)
         else:  # screwdriver
             canvas.rect(x - 0.03, 0.1, x + 0.03, 0.3, slot, 0.9).rect(x - 0.01, 0.3, x + 0.015, 0.52, 1, 0.25)
     for i in range(5):
@@ -130,5 +150,66 @@ def pegboard(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.frame(1, 0.5, 2)
 
 
-def label(canvas: Canvas, rng: np.random.Generator) -> None:
-    canvas.fill(light=0.9).rect(0, 0.3, 1, 0.7, 1, 0.9).disc(0.5, 0.5, 0.13, 2, 0.9).frame(0, 0.5, 1)
+def text(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=1, light=0.2).rect(0.05, 0.06, 0.95, 0.94, 2, 0.95).rect(0.05, 0.06, 0.95, 0.15, 3, 0.6)
+    for i in range(10):
+        canvas.rect(0.1, 0.2 + 0.07 * i, rng.uniform(0.3, 0.6), 0.23 + 0.07 * i, 3, 0.3)
+    canvas.rect(0.65, 0.2, 0.9, 0.55, 3, 0.8).rect(0.65, 0.6, 0.9, 0.88, 0, 0.7)
+
+
+def chart(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=1, light=0.2).rect(0.05, 0.06, 0.95, 0.94, 2, 0.95)
+    for i in range(6):
+        canvas.rect(0.12 + 0.13 * i, rng.uniform(0.25, 0.75), 0.21 + 0.13 * i, 0.88, 3, 0.6)
+    canvas.rect(0.05, 0.06, 0.95, 0.13, 0, 0.6)
+
+
+def keyboard(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=1, light=0.3)
+    for i in range(10):
+        for j in range(4):
+            canvas.rect(0.03 + i * 0.096, 0.08 + j * 0.22, 0.1 + i * 0.096, 0.24 + j * 0.22, 0, 0.95)
+
+
+def whiteboard(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=0, light=0.45).rect(0.04, 0.06, 0.96, 0.92, 2, 1)
+    for i in range(6):
+        canvas.line(0.1, 0.16 + 0.11 * i, rng.uniform(0.25, 0.5), 0.16 + 0.11 * i, 1, 0.4, 2)
+    canvas.rect(0.6, 0.2, 0.75, 0.35, 3, 0.6).rect(0.75, 0.55, 0.9, 0.7, 1, 0.6).line(0.67, 0.35, 0.82, 0.55, 3, 0.3)
+
+
+def fire(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=0, light=0.1)
+    for i in range(6):
+        x, h = 0.15 + 0.14 * i, rng.uniform(0.35, 0.75)
+        canvas.poly([(x - 0.1, 0.9), (x, 0.9 - h), (x + 0.1, 0.9)], 2 + i % 2, 0.95)
+    canvas.rect(0.1, 0.86, 0.9, 0.96, 1, 0.4)
+
+
+def quilt(canvas: Canvas, rng: np.random.Generator) -> None:
+    for i in range(4):
+        for j in range(4):
+            canvas.rect(i / 4, j / 4, (i + 1) / 4 - 0.02, (j + 1) / 4 - 0.02, (i * 3 + j * 2) % 3, rng.uniform(0.7, 1))
+            canvas.disc(i / 4 + 0.12, j / 4 + 0.12, 0.04, 3, 0.9)
+
+
+def picture(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(slot=0, light=0.5).rect(0.08, 0.08, 0.92, 0.92, 2, 0.95)
+    for _ in range(7):
+        x, y, w = rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6), rng.uniform(0.12, 0.3)
+        canvas.rect(x, y, x + w, y + rng.uniform(0.12, 0.3), int(rng.integers(1, 4)), rng.uniform(0.5, 1))
+
+
+def towels(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.85).rect(0, 0, 1, 0.08, 1, 0.4)
+    for i in range(3):
+        x = 0.04 + i / 3
+        canvas.rect(x, 0.04, x + 0.25, rng.uniform(0.7, 0.96), 1 + i, 0.9)
+        canvas.rect(x, 0.5, x + 0.25, 0.56, 0, 0.9).rect(x, 0.6, x + 0.25, 0.63, 0, 0.9)
+
+
+def leaves(canvas: Canvas, rng: np.random.Generator) -> None:
+    canvas.fill(light=0.2)
+    for _ in range(40):
+        x, y = rng.uniform(size=2)
+        canvas.ellipse(x, y, rng.uniform(0.03, 0.08), rng.uniform(0.06, 0.15), int(rng.integers(2)), rng.uniform(0.4, 1))
