@@ -11,7 +11,6 @@ from typing import Any
 from internlm.core.files import write_text
 
 from . import figures
-from .style import STYLE
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,10 @@ def write_page(path: str | os.PathLike, *, title: str, summary: str, sections: l
     body = "".join(
         f'<section><h2>{html.escape(s.title)}</h2><p class="lead">{html.escape(s.lead)}</p>{s.body}</section>' for s in sections
     )
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
         f"<body><header><h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p></header><main>{body}</main></body></html>\n"
     )
     return write_text(Path(path), page, errors="backslashreplace")  # names of files need not be text
