@@ -119,13 +119,13 @@ def extract(
     Raises DataError when none or too few can be read, EvalError when a feature is not finite, naming the image.
     """
     wanted = sample_rows(source, how.limit)
-    cache = FeatureCache(how.cache) if how.cache and view is None else None
-    known = cache.find(source, encoders, wanted, image_size, how.batch) if cache else {}
+    cache = FeatureCache(how.cache, source, wanted, image_size, how.batch) if how.cache and view is None else None
+    known = cache.find(encoders) if cache else {}
     missing = [item for item in encoders if item.names[0] not in known]
     if missing:
         fresh = _run(source, missing, image_size, wanted, how, view)
         if cache:
-            cache.keep(source, missing, wanted, image_size, how.batch, fresh)
+            cache.keep(missing, fresh)
         known |= fresh
     stored = list(known.values())
     if any(not torch.equal(stored[0].rows, other.rows) for other in stored[1:]):
