@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internlm.core.collectives import rank, world_size
+from internlm.core.collectives import rank
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
 from internlm.systems.base import Foresees
 
+from ...clips import each_batch
 from ...errors import EvalError
-from ...ranks import gathered
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,18 @@ def roll_out(
             "predictions cannot be fed back"
         )
 
-    def share() -> dict[int, dict[str, Tensor]]:
-        parts = {}
-        for place, batch in enumerate(batches):
-            if (found := with_cameras(dataset, batch)) is not None:
-                number = place if world_size() == 1 else int(batch.sample_ids[0])
-                arrays = _cut(system, dataset, *found, observed, device)
-                parts[number] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-        return parts
+    def cut(batch: ClipBatch) -> dict[str, Tensor] | None:
+        if (found := with_cameras(dataset, batch)) is None:
+            return None
+        arrays = _cut(system, dataset, *found, observed, device)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
-    parts = list(gathered(share).values())
+    joined = each_batch(batches, cut)
     if rank():
         return None
-    if not parts:
+    if joined is None:
         raise EvalError("no clip has the camera poses of all its frames: nothing can be fed back between cameras")
-    return RollOuts(**{name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]})
+    return RollOuts(**{name: tensor.numpy() for name, tensor in joined.items()})
 
 
 def with_cameras(dataset: ClipDataset, batch: ClipBatch) -> tuple[ClipBatch, np.ndarray, np.ndarray] | None:
