@@ -1,6 +1,7 @@
-"""Options of the evaluation of body motion."""
+"""Options of the evaluation of body motion and of the benchmark of forecasters."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...options import ClipOptions, option, real, whole
 
@@ -18,3 +19,27 @@ class MotionOptions(ClipOptions):
     cpu_minutes: float = option(20.0, "CPU time that one baseline may train", type=real(0, inner=True))
     baseline_steps: int | None = option(None, "training steps of a baseline (default: its recipe's)", type=whole(1))
     seed: int = option(0, "of the baselines", type=whole(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is predicted from what, by which methods, and where the results go."""
+
+    data: tuple[str, ...] = option(
+        ("cmu",), "cmu (the CMU benchmark of the sample data), or motion files (.npz, .bvh, .amc) or take stores",
+        nargs="+", metavar="cmu|FILE",
+    )  # fmt: skip
+    actions: str = option("standard", "of cmu: all = with the extra walks", choices=("standard", "all"))
+    methods: tuple[str, ...] = option((), "default: all; earlier results in --out stay in the table", nargs="+")
+    frame: str = option("root", "poses relative to their root, or world", choices=("root", "world"))
+    past: int = option(30, "observed frames", type=whole(1))
+    future: int = option(30, "predicted frames", type=whole(1))
+    stride: int = option(10, "frames between test windows", type=whole(1))
+    config: str | None = option(None, "recipe of the pose-only EgoAgent (default configs/motion/cmu.py of the source tree)")
+    overrides: tuple[str, ...] = option((), "values laid over that recipe", "--set", nargs="+", metavar="section.key=value")
+    steps: int | None = option(None, "training steps of every trained method (default: its recipe's)", type=whole(1))
+    cpu_minutes: float = option(20.0, "CPU time that one method may train", type=real(0, inner=True))
+    threads: int = option(1, "CPU threads (default 1: the same numbers every time)", type=whole(1))
+    seed: int = option(0, type=whole(0))
+    again: bool = option(False, "train and measure anew what --out already has")
+    out: Path = option(Path("runs/bench_motion"), "folder", type=Path)

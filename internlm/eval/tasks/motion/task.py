@@ -57,7 +57,7 @@ def _baselines(options: Options, subject: Subject, dataset: "ClipDataset", obser
     """Baselines trained on the run's own training takes, on windows of the rolled-out clips' length and rate."""
     from internlm.data.motion import Recordings
 
-    from .forecasters import make
+    from .forecasters import make, note
 
     data = subject.data(options.baseline_data, subject.system.config.data.clips)
     _check_unseen(data, dataset, options.split)
@@ -66,10 +66,6 @@ def _baselines(options: Options, subject: Subject, dataset: "ClipDataset", obser
     how = {"past": (observed + 1) * poses[1], "future": (poses[0] - observed) * poses[1], "seed": options.seed}
     how |= {"cpu_minutes": options.cpu_minutes, "steps": options.baseline_steps}
     made = []
-
-    def note(line: str) -> None:
-        print(f"  {line}", flush=True)
-
     with TemporaryDirectory() as runs:
         for name in options.baselines:
             print(name, flush=True)
