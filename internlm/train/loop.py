@@ -99,8 +99,19 @@ def train(
     try:
         limit, patience = parallel.timeout_minutes + COLLECTIVE_MARGIN, PATIENCE_SHARE * parallel.timeout_minutes
         opened = open_mesh(shape, device, limit, patience_minutes=patience, always=always)
-        with watchdog, nullcontext(mesh) if mesh else opened as found:
-            return _train(config, run_dir, device, found, resume, batches, after_step, watchdog, began)
+        with watchdog, nullcontext(mesh) if mesh else opened as found, held(run_dir, found) as check_lock:
+            if not resume:
+                if found.writes:
+                    set_aside(run_dir)
+                found.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
+            run = _Run(config, run_dir, device, found, batches, after_step, watchdog, check_lock)
+            with closing(run.state.engine):
+                if run.state.counters.step >= config.train.steps:
+                    log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
+                    return run.result(None, began)
+                with StopSignals() as signals, run:
+                    stopped_by = run.loop(signals)
+        return run.result(stopped_by, began)
     except AbsentProcessError as error:
         raise LostProcessError(str(error)) from error
     except RuntimeError as error:
@@ -112,33 +123,6 @@ def train(
             f"rank {rank} lost the others: one of them has ended, and its own messages say why. The same command continues "
             f"from the last checkpoint ({error})"
         ) from error
-
-
-def _train(
-    config: Config,
-    run_dir: Path,
-    device: torch.device,
-    mesh: Mesh,
-    resume: bool,
-    batches: Callable[[int], Batches] | None,
-    after_step: AfterStep,
-    watchdog: Watchdog,
-    began: float,
-) -> TrainResult:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with held(run_dir, mesh) as check_lock:
-        if not resume:
-            if mesh.writes:
-                set_aside(run_dir)
-            mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
-        run = _Run(config, run_dir, device, mesh, batches, after_step, watchdog, check_lock)
-        with closing(run.state.engine):
-            if run.state.counters.step >= config.train.steps:
-                log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
-                return run.result(None, began)
-            with StopSignals() as signals, run:
-                stopped_by = run.loop(signals)
-    return run.result(stopped_by, began)
 
 
 class _Run:
@@ -161,7 +145,7 @@ class _Run:
         if mesh.writes:
             save_config(config, run_dir / RESOLVED_NAME)
         self.clock, dtype = Clock(device), choose_dtype(config.train.dtype, device)
-        self.step = TrainStep(config, self.state, run_dir, dtype, self.clock, self.saver.before_step)
+        self.step = TrainStep(config, self.state, run_dir, dtype, self.clock, self.saver.background.before_change)
         self.report = Report(config, run_dir, self.state, self.clock, dtype)
         self._take_over(saved)
         self._open_batches, self._after_step, self._watchdog = batches, after_step, watchdog
@@ -316,7 +300,7 @@ class _Run:
             self._note_failed_save(error)
 
     def _note_failed_save(self, error: CheckpointError | None = None) -> None:
-        if error := error or self.saver.failure():
+        if error := error or self.saver.background.failure():
             self.report.note(f"SAVE FAILED, training goes on: {error}", logging.ERROR)
 
     def result(self, stopped_by: str | None, began: float) -> TrainResult:
