@@ -154,11 +154,7 @@ def _held(states: States, shards: int) -> int:
 
 
 def measure(
-    config: Config,
-    *,
-    counts: Mapping[str, int] | None = None,
-    rank: int = 0,
-    mesh: tuple[int, int, int] | None = None,
+    config: Config, *, counts: Mapping[str, int] | None = None, rank: int = 0, mesh: tuple[int, int, int] | None = None
 ) -> Measured:
     """Process ``rank`` of a mesh: all of an optimizer step. States exist from the step before.
 
