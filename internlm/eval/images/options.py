@@ -18,12 +18,8 @@ if TYPE_CHECKING:
 class ImageOptions(Extraction, EvalOptions):
     """Model or features, labelled images, and how features are taken."""
 
-    features: Path | None = option(
-        None, "stored features of any model (.npz or .safetensors) instead of a model", type=Path, one_of=MODEL
-    )
-    pretrained_weights: str | None = option(
-        None, "upstream's name: a run, checkpoint or exported folder", "--pretrained_weights", one_of=MODEL
-    )
+    features: Path | None = option(None, "stored features of any model (.npz or .safetensors)", type=Path, one_of=MODEL)
+    pretrained_weights: str | None = option(None, "upstream's: run, checkpoint or export", "--pretrained_weights", one_of=MODEL)
     train_data: tuple[str, ...] = option((), "labelled training images: stores or class folders (default: --data)", nargs="+")
     split: str | None = option(None, "split of the evaluated takes (take stores only; default val)")
     train_split: str | None = option(None, "split of the training takes (take stores only; default train)")
@@ -31,9 +27,7 @@ class ImageOptions(Extraction, EvalOptions):
     class_list: Path | None = option(None, "file with the classes to keep, one a line (ImageNet-100)", type=Path)
     frame_stride: int = option(1, "use every n-th stored frame of a take", type=whole(1))
     which: str | None = option(None, "branch (default: the system's usual one, observer)")
-    data_path: Path | None = option(
-        None, "upstream's name: a folder with train/ and val/ of class folders", "--data_path", type=Path
-    )
+    data_path: Path | None = option(None, "upstream's name: a folder of train/ and val/ with classes", "--data_path", type=Path)
     imgnet: int | None = option(None, "upstream's name: number of classes; fewer than there are need --class-list", type=whole(1))
 
     @property

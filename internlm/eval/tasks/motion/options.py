@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...options import ClipOptions, option, real, whole
+from ...options import Checked, ClipOptions, option, real, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +12,7 @@ class MotionOptions(ClipOptions):
 
     observed: int | None = option(None, "steps of a clip observed before the roll-out (default: half)", type=whole(1))
     no_rollout: bool = option(False, "the teacher-forced next chunk alone")
-    baselines: tuple[str, ...] = option(
-        (), "train these on the run's training takes: ridge, simlpe, diffusion_policy", nargs="+", metavar="NAME"
-    )
+    baselines: tuple[str, ...] = option((), "train these on the run's takes: ridge, simlpe, diffusion_policy", nargs="+")
     baseline_data: tuple[str, ...] = option((), "take stores whose training takes they see (default: the run's)", nargs="+")
     cpu_minutes: float = option(20.0, "CPU time that one baseline may train", type=real(0, inner=True))
     baseline_steps: int | None = option(None, "training steps of a baseline (default: its recipe's)", type=whole(1))
@@ -22,7 +20,7 @@ class MotionOptions(ClipOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
+class BenchOptions(Checked):
     """What is predicted from what, by which methods, and where the results go."""
 
     data: tuple[str, ...] = option(
