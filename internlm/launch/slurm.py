@@ -114,26 +114,11 @@ def batch_script(task: TrainTask, options: JobOptions) -> str:
 
 def teardown(options: JobOptions) -> list[str]:
     """Lines of bash after srun: queue the job again where that helps, and end with the run's own code."""
-    log = shlex.quote(str(options.folder.resolve() / RESTARTS_NAME))
-    final = "|".join(map(str, FINAL_CODES))
-    lines = [
-        "code=$?",
-        "again=no",
-        'case "$code" in',
-        f"  {final}) ;;",
-        f"  {EXIT_STOPPED}) again=yes ;;",
-        f'  *) touch {log}; if [ "$(wc -l < {log})" -lt {options.max_restarts} ]; then',
-        f'       echo "exit code $code: starting again" | tee -a {log}; again=yes',
-        "     fi ;;",
-        "esac",
-        # A cancelled job is no longer RUNNING, nor is one that Slurm has queued again by itself.
-        'state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)',
-        'if [ "$again" = yes ] && [ "$state" = RUNNING ]; then',
-        '  scontrol requeue "$SLURM_JOB_ID" && sleep 60',
-        "fi",
-        'exit "$code"',
-    ]
-    return lines if options.requeue else ["code=$?", 'exit "$code"']
+    if not options.requeue:
+        return ["code=$?", 'exit "$code"']
+    log, final = shlex.quote(str(options.folder.resolve() / RESTARTS_NAME)), "|".join(map(str, FINAL_CODES))
+    script = Path(__file__).with_name("teardown.sh").read_text(encoding="utf-8")
+    return script.format(final=final, stopped=EXIT_STOPPED, log=log, restarts=options.max_restarts).splitlines()
 
 
 def minutes_of(text: str) -> int:
