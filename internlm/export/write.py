@@ -17,6 +17,7 @@ from . import hub, programs
 from .card import model_card
 from .errors import ExportError
 from .formats import require_packages
+from .programs import Differences
 from .results import Result, find_results, read_results
 from .source import Source, load_source
 
@@ -30,7 +31,7 @@ class Exported:
     """Where it lies, and by format the largest difference of each output from the network's."""
 
     path: Path
-    differences: dict[str, dict[str, float]]
+    differences: Differences
     results: tuple[Result, ...]
 
 
@@ -76,7 +77,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} holds an export already; give --overwrite to replace it")
 
 
-def _write_formats(folder: Path, source: Source, formats: Sequence[str]) -> dict[str, dict[str, float]]:
+def _write_formats(folder: Path, source: Source, formats: Sequence[str]) -> Differences:
     """Write and check each format; returns the differences. ExportError where one is too large or no number."""
     system, network, size, found = source.system, source.network, source.system.image_size, {}
     about = system.hub(network, source.branch)
@@ -97,7 +98,7 @@ def _write_formats(folder: Path, source: Source, formats: Sequence[str]) -> dict
 
 
 def _write_record(
-    folder: Path, source: Source, formats: Sequence[str], differences: dict[str, dict[str, float]], results: Sequence[Result]
+    folder: Path, source: Source, formats: Sequence[str], differences: Differences, results: Sequence[Result]
 ) -> None:
     """What the folder is: the card for people, the record for programs, the run's config."""
     from internlm import __version__
