@@ -109,9 +109,8 @@ class EgoAgentConfig(Config):
             raise ValueError("one global crop and no local crops leave nothing to compare; raise data.crops.local_crops")
         step, poses = clip.frame_stride, model.poses_per_step
         if clip.pose_stride is None and step % poses:
-            raise ValueError(
-                f"data.clip.frame_stride {step} is not a multiple of model.poses_per_step {poses}; set data.clip.pose_stride"
-            )
+            multiple = f"is not a multiple of model.poses_per_step {poses}"
+            raise ValueError(f"data.clip.frame_stride {step} {multiple}; set data.clip.pose_stride")
         if clip.pose_stride is not None and (poses - 1) * clip.pose_stride >= step:
             raise ValueError(
                 f"{poses} poses every {clip.pose_stride} frames reach the next step at {step} frames; the next image would be in "
