@@ -76,10 +76,8 @@ def find_configs(folder: Path | None) -> dict[str, Path]:
     files = {stage: root / name for stage, name in STAGES.items()}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
-        raise UserError(
-            f"{missing[0]} does not exist: the demo's configs belong to the source tree, not to an installed package; run "
-            "'make demo' in a clone, or name a folder with both files (--configs FOLDER)"
-        )
+        way_out = "run 'make demo' in a clone, or name a folder with both files (--configs FOLDER)"
+        raise UserError(f"{missing[0]} does not exist: the demo's configs belong to the source tree; {way_out}")
     return files
 
 
@@ -124,11 +122,7 @@ def assemble(done: "Evaluated", results: dict[str, "TrainResult"], settings: dic
     """What report.json says of the model."""
     return {
         "what": "EgoAgent at demo size, trained from scratch on the synthetic EgoWorld; not comparable with published figures",
-        "knn": done.knn,
-        "retrieval": done.retrieval,
-        "motion": done.motion,
-        "action_sensitivity": done.sensitivity,
-        "prediction_kl": done.prediction_kl,
+        **done.reports,
         "health": {stage: {"verdict": result.verdict, "bad_steps": result.bad_steps} for stage, result in results.items()},
         "collapsed": any(result.verdict for result in results.values()),
         "steps": {stage: config.train.steps for stage, config in settings.items()},
