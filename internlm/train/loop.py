@@ -223,17 +223,15 @@ class _Run:
         Millions of files are listed for minutes: opening the data and the step after it each have the watchdog's whole time.
         """
         self._watchdog.beat("opening the data")
-        batches = self._open_from_here()
-        self._note_contents(getattr(batches, "sources", {}))
-        self._watchdog.beat(f"step {self.state.counters.step + 1}")
-        return batches
-
-    def _open_from_here(self) -> Batches:
         counters = self.state.counters
         start, stop = (step + counters.skipped_batches for step in (counters.step, self.config.train.steps))
         if self._open_batches:
-            return self._open_batches(start)
-        return self._read(self.state.system.streams(), range(start, stop), pin_memory=self.device.type == "cuda")
+            batches = self._open_batches(start)
+        else:
+            batches = self._read(self.state.system.streams(), range(start, stop), pin_memory=self.device.type == "cuda")
+        self._note_contents(getattr(batches, "sources", {}))
+        self._watchdog.beat(f"step {counters.step + 1}")
+        return batches
 
     def _read(self, streams: Mapping[str, Stream], steps: range, **options: Any) -> TrainingBatches:
         config, data = self.config, self.mesh.data

@@ -77,10 +77,8 @@ class TrainState:
         modules = self.modules()
         absent = sorted({*modules, OPTIMIZER, RNG} - checkpoint.index.keys())
         if absent:
-            raise CheckpointError(
-                f"{checkpoint.path} lacks {', '.join(absent)} and cannot be continued; start from its weights with "
-                f"train.init_from={checkpoint.path} and another run_dir"
-            )
+            way_out = f"start from its weights with train.init_from={checkpoint.path} and another run_dir"
+            raise CheckpointError(f"{checkpoint.path} lacks {', '.join(absent)} and cannot be continued; {way_out}")
         self.engine.restore(checkpoint)
         trained = trained_modules(self.system.parts())
         for name, module in modules.items():
