@@ -37,14 +37,12 @@ class ClipOutputs:
     frame_numbers: Tensor  # int64 [C, T+1]
 
 
-def evaluated_clips(
-    subject: Subject, options: ClipOptions, features: Sequence[str]
-) -> tuple[ClipOutputs, ClipDataset, list[str]]:
+def evaluated_clips(subject: Subject, how: ClipOptions, features: Sequence[str]) -> tuple[ClipOutputs, ClipDataset, list[str]]:
     """The clips that options name through a system, their dataset, and the paths they come from."""
     system = subject.system
-    data = subject.data(options.data, system.config.data.clips)
-    dataset = system.clips(data, options.split)
-    return run_clips(system, clip_batches(dataset, options), features=features, device=subject.device), dataset, data
+    data = subject.data(how.data, system.config.data.clips)
+    dataset = system.clips(data, how.split)
+    return run_clips(system, clip_batches(dataset, how), features=features, device=subject.device), dataset, data
 
 
 def clip_batches(dataset: ClipDataset, options: ClipOptions) -> Iterable[ClipBatch]:

@@ -187,10 +187,8 @@ def _check_read(read: int, source: ImageSource, wanted: int, max_broken_share: f
     if not read:
         raise DataError(f"none of the {wanted} images can be read, the first is {source.name(0)}")
     if wanted - read > max_broken_share * wanted:
-        raise DataError(
-            f"{wanted - read} of {wanted} images cannot be read, more than the allowed share {max_broken_share:g}; they are "
-            "named above. Mend them or allow more (--max-broken-share)"
-        )
+        many = f"{wanted - read} of {wanted} images cannot be read, more than the allowed share {max_broken_share:g}"
+        raise DataError(f"{many}; they are named above. Mend them or allow more (--max-broken-share)")
     return read
 
 

@@ -57,37 +57,27 @@ def read_options(options: type[Options], args: argparse.Namespace) -> Options:
 
 def whole(least: int, most: int = MOST) -> Callable[[str], int]:
     """Type of an option that is a whole number in least..most."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more{_up_to(most, MOST)}")
-        return value
-
-    return read
+    return _reader(int, "a whole number", least, most, MOST)
 
 
 def real(least: float, most: float = math.inf, *, inner: bool = False) -> Callable[[str], float]:
     """Type of an option that is a finite number in least..most, or strictly between them."""
+    return _reader(float, "a number", least, most, math.inf, inner)
 
-    def read(text: str) -> float:
+
+def _reader(kind: Any, what: str, least: float, most: float, unbounded: float, inner: bool = False) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or not (least < value < most if inner else least <= value <= most):
-            bounds = f"above {least:g}" if inner else f"of {least:g} or more"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}{_up_to(most, math.inf, inner)}")
+        if value == math.inf or not (least < value < most if inner else least <= value <= most):
+            low = f"above {least:g}" if inner else f"of {least:g} or more"
+            high = "" if most == unbounded else f" and {'below' if inner else 'at most'} {most:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {low}{high}")
         return value
 
     return read
-
-
-def _up_to(most: float, unbounded: float, inner: bool = False) -> str:
-    return "" if most == unbounded else f" and {'below' if inner else 'at most'} {most:g}"
 
 
 class Checked:

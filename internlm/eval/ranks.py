@@ -31,17 +31,12 @@ def joined() -> Iterator[bool]:
         # Process 0 may search for long while others wait; all start at the same time, though.
         join(launch, "gloo", timedelta(hours=12), patience=timedelta(minutes=10))
     try:
-        yield reports()
+        yield rank() == 0
         if own:
             dist.barrier()
     finally:
         if own:
             dist.destroy_process_group()
-
-
-def reports() -> bool:
-    """Whether this is the process that gets all features and reports."""
-    return rank() == 0
 
 
 def own_share(batches: int) -> range:

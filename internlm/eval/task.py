@@ -36,9 +36,7 @@ class Result:
     def __post_init__(self) -> None:
         missing = {"floors", "protocol"} - self.report.keys()
         if missing:
-            raise EvalError(
-                f"a result of {self.model['source']} has no {' and no '.join(sorted(missing))}: it would mean nothing"
-            )
+            raise EvalError(f"a result of {self.model['source']} has no {' and no '.join(sorted(missing))}: it means nothing")
 
 
 def names() -> list[str]:

@@ -96,18 +96,14 @@ def _open_sources(options: ImageOptions, judged: Judged) -> None:
         sources = restrict(*sources, options.class_list)
     found = len(sources[0].classes)
     if options.imgnet and options.imgnet < found:
-        raise EvalError(
-            f"--imgnet {options.imgnet}: there are {found} classes, and which {options.imgnet} are meant is not published; "
-            "name them with --class-list FILE"
-        )
+        unknown = f"--imgnet {options.imgnet}: there are {found} classes, and which {options.imgnet} are meant is not published"
+        raise EvalError(f"{unknown}; name them with --class-list FILE")
     if options.imgnet and options.imgnet != found:
         print(f"--imgnet {options.imgnet}: the data has {found} classes, so that is what is measured")
     judged.sources = sources
     judged.protocol |= {"train_data": voters, "test_data": data, "label": label}
     judged.protocol |= {name: value for name, value, has in zip(("split", "train_split"), (split, train_split), stores) if has}
-    judged.protocol |= {
-        f"{part}_folder_notes": said for part, source in zip(("train", "test"), sources) if (said := notes(source))
-    }
+    judged.protocol |= {f"{part}_folder_notes": said for part, each in zip(("train", "test"), sources) if (said := notes(each))}
     if options.class_list:
         judged.protocol["class_list"] = str(options.class_list)
 
@@ -117,9 +113,7 @@ def _check_folder_options(options: ImageOptions, data: list[str], stores: list[b
     given = {"--split": options.split if not stores[0] else None, "--train-split": options.train_split if not stores[1] else None}
     for name, value in given.items():
         if value is not None:
-            raise EvalError(
-                f"{name} {value}: image folders have no splits; name the folder of each split by --train-data and --data"
-            )
+            raise EvalError(f"{name} {value}: image folders have no splits; name each split's folder by --train-data and --data")
     if options.frame_stride != 1 and not any(stores):
         raise EvalError(f"--frame-stride {options.frame_stride} takes frames out of take stores; image folders have none")
     if not options.train_data and not stores[0]:

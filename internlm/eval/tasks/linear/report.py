@@ -130,15 +130,13 @@ def _choose_and_test(task: _Task, names: list[str], epochs: Epochs | None) -> di
     return {"top1": top1, "top5": top5, "selected": best, "grid": rows, "top": top[0]}
 
 
-def _train(
-    task: _Task, values: dict[str, Tensor], used: Tensor, recipe: LinearOptions, epochs: Epochs | None
-) -> linear.Grid | None:
-    plain = {name: value[used] for name, value in values.items()} if not rank() else {}
+def _train(task: _Task, x: dict[str, Tensor], used: Tensor, recipe: LinearOptions, epochs: Epochs | None) -> linear.Grid | None:
+    plain = {name: value[used] for name, value in x.items()} if not rank() else {}
     grid = None if rank() else linear.Grid(plain, task.train.labels[used], task.classes, recipe, recipe.place)
     for epoch in range(recipe.epochs):
         fresh = epochs(epoch) if epochs else {}
         if grid is not None:
-            grid.epoch({name: fresh[name][used] for name in values} if epochs else plain)
+            grid.epoch({name: fresh[name][used] for name in x} if epochs else plain)
     return grid
 
 

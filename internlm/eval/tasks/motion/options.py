@@ -23,10 +23,7 @@ class MotionOptions(ClipOptions):
 class BenchOptions(Checked):
     """What is predicted from what, by which methods, and where the results go."""
 
-    data: tuple[str, ...] = option(
-        ("cmu",), "cmu (the CMU benchmark of the sample data), or motion files (.npz, .bvh, .amc) or take stores",
-        nargs="+", metavar="cmu|FILE",
-    )  # fmt: skip
+    data: tuple[str, ...] = option(("cmu",), "the CMU benchmark, or motion files (.npz, .bvh, .amc) or take stores", nargs="+")
     actions: str = option("standard", "of cmu: all = with the extra walks", choices=("standard", "all"))
     methods: tuple[str, ...] = option((), "default: all; earlier results in --out stay in the table", nargs="+")
     frame: str = option("root", "poses relative to their root, or world", choices=("root", "world"))

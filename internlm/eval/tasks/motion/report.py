@@ -140,11 +140,9 @@ def _moved(source: np.ndarray, goal: np.ndarray, points: np.ndarray) -> np.ndarr
     return (points - ca[:, None]) @ np.swapaxes(u @ v, 1, 2)[:, None] + cb[:, None]
 
 
-def _scored(
-    prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, still: np.ndarray, kept: dict[str, Any]
-) -> dict[str, Any]:
-    difference = paired_difference(prediction, still, target, mask, kept["takes"])
-    return score(prediction, target, mask, **kept) | {"minus_zero_velocity": difference}
+def _scored(guess: np.ndarray, target: np.ndarray, mask: np.ndarray, still: np.ndarray, kept: dict[str, Any]) -> dict[str, Any]:
+    difference = paired_difference(guess, still, target, mask, kept["takes"])
+    return score(guess, target, mask, **kept) | {"minus_zero_velocity": difference}
 
 
 def _rows(tensor: Tensor) -> np.ndarray:

@@ -54,10 +54,8 @@ def roll_out(
     if not 1 <= observed < clip.steps:
         raise EvalError(f"clips of {clip.steps} steps cannot be cut at step {observed}; choose 1 to {clip.steps - 1}")
     if poses * dataset.pose_stride != clip.frame_stride:
-        raise EvalError(
-            f"chunks of {poses} poses every {dataset.pose_stride} frames leave gaps in steps of {clip.frame_stride} frames: "
-            "predictions cannot be fed back"
-        )
+        chunks = f"chunks of {poses} poses every {dataset.pose_stride} frames"
+        raise EvalError(f"{chunks} leave gaps in steps of {clip.frame_stride} frames: predictions cannot be fed back")
 
     def cut(batch: ClipBatch) -> dict[str, Tensor] | None:
         if (found := with_cameras(dataset, batch)) is None:
