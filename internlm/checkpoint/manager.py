@@ -143,10 +143,8 @@ class CheckpointManager:
         seen = not steps or self.path(steps[-1]).is_dir()
         blind = [rank for rank, text in enumerate(self.group.texts(json.dumps(seen))) if text == "false"]
         if blind:
-            raise CheckpointError(
-                f"{self.path(steps[-1])} is not there for process {', '.join(map(str, blind))}; "
-                "put it on a file system that all machines share"
-            )
+            gone = f"{self.path(steps[-1])} is not there for process {', '.join(map(str, blind))}"
+            raise CheckpointError(f"{gone}; put it on a file system that all machines share")
 
     def _together(self, action: Callable[[], Result]) -> Sequence[Result]:
         """Every process's (JSON) result of its own action, on all of them; CheckpointError on all when one process fails."""

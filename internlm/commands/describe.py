@@ -11,9 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="config file or run folder")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
-    parser.add_argument(
-        "--batch", type=whole(1), metavar="N", help="samples a GPU and micro-step (default: batch / accumulation)"
-    )
+    parser.add_argument("--batch", type=whole(1), metavar="N", help="samples a GPU and micro-step (default batch / accumulation)")
     axes = {"dp-replicate": "replicas", "dp-shard": "processes that share the states", "tp": "tensor-parallel width"}
     for axis, meaning in axes.items():
         parser.add_argument(f"--{axis}", type=int, metavar="N", help=f"{meaning} (default: the config's)")

@@ -64,9 +64,8 @@ def _dry_text(row, runs: list) -> list[str]:
     lines = [f"dry run of {_shape(row.parallel)} at its full depth, GB, estimated in brackets:"]
     estimated = {**row.memory, "peak": sum(row.memory.values())}
     for run in runs:
-        figures = ", ".join(
-            f"{part} {size / 1e9:.2f} ({estimated[part] / 1e9:.2f})" for part, size in {**run.memory, "peak": run.peak}.items()
-        )
+        sizes = {**run.memory, "peak": run.peak}
+        figures = ", ".join(f"{part} {size / 1e9:.2f} ({estimated[part] / 1e9:.2f})" for part, size in sizes.items())
         lines.append(f"  process {run.rank}: {figures}; {len(run.shapes)} shards of parameters")
     return lines
 

@@ -67,9 +67,7 @@ def fit_mesh(mesh, processes: int):
     if size == 1:
         return mesh.model_copy(update={"dp_shard": processes})
     shape = f"dp_replicate {mesh.dp_replicate} x dp_shard {mesh.dp_shard} x tp {mesh.tp}"
-    raise ConfigError(
-        f"parallel is {shape} = {size} processes, and nodes x gpus are {processes}; egoagent estimate lists what fits"
-    )
+    raise ConfigError(f"parallel is {shape} = {size} processes, and nodes x gpus are {processes}; see egoagent estimate")
 
 
 def _here(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...]) -> int:
