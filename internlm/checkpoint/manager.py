@@ -31,6 +31,7 @@ from .sums import CHECKSUMS, CheckpointError, check_files, read_sums
 from .writing import Parts, Written, complete_folder, write_share
 
 Result = TypeVar("Result")
+Guard = Callable[[], None]  # raises where nothing may be written
 
 FORMAT = "egoagent-checkpoint"
 VERSION = 2
@@ -54,13 +55,7 @@ class CheckpointManager:
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        *,
-        keep_last: int = 2,
-        keep_every: int = 0,
-        group: Group = ALONE,
-        guard: Callable[[], None] = lambda: None,
+        self, folder: str | Path, *, keep_last: int = 2, keep_every: int = 0, group: Group = ALONE, guard: Guard = lambda: None
     ) -> None:
         self.folder, self.keep_last, self.keep_every, self.group = Path(folder), keep_last, keep_every, group
         self._guard = guard

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from internlm.core.collectives import rank, world_size
-from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.evaluation import evaluation_clips
@@ -18,6 +17,7 @@ from .options import ClipOptions
 from .ranks import gathered, own_share
 from .task import Subject
 
+Device = torch.device | str
 _SIDES = ("prediction", "observed")
 _KEPT = ("poses", "visible", "past_poses", "past_visible", "takes", "frame_numbers")
 
@@ -52,12 +52,7 @@ def clip_batches(dataset: ClipDataset, options: ClipOptions) -> Iterable[ClipBat
 
 @torch.no_grad()
 def run_clips(
-    system: Foresees,
-    batches: Iterable[ClipBatch],
-    *,
-    features: Sequence[str] = ("bottleneck",),
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    system: Foresees, batches: Iterable[ClipBatch], *, features: Sequence[str] = ("bottleneck",), device: Device = "cpu"
 ) -> ClipOutputs:
     """Predicted and observed states of clips, true actions fed up to each step (teacher forcing).
 
@@ -67,11 +62,9 @@ def run_clips(
     for feature in features:
         if feature not in system.states:
             raise EvalError(f"feature {feature!r} is unknown; choose one of {', '.join(system.states)}")
-    place = torch.device(device)
 
     def see(batch: ClipBatch) -> dict[str, Tensor]:
-        with autocast(place, dtype):
-            seen = system.foresee(to_device(batch, place), features)
+        seen = system.foresee(to_device(batch, device), features)
         states = {f"{side} {name}": getattr(seen, side)[name] for side in _SIDES for name in features}
         values = {name: value.float().cpu() for name, value in {**states, "action": seen.motion}.items()}
         return values | {name: getattr(batch, name) for name in _KEPT}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from internlm.checkpoint.manager import CheckpointError
+from internlm.checkpoint.manager import CheckpointError, Guard
 from internlm.config.load import RESOLVED_NAME, save_config
 from internlm.config.schema import Config
 from internlm.core.collectives import is_lost_process
@@ -137,7 +137,7 @@ class _Run:
         batches: Callable[[int], Batches] | None,
         after_step: AfterStep,
         watchdog: Watchdog,
-        check_lock: Callable[[], None],
+        check_lock: Guard,
     ) -> None:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
         self.saver = Saver(config, run_dir, device, mesh, check_lock)

@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.lock import RunLock, RunLockError
-from internlm.checkpoint.manager import CheckpointManager
+from internlm.checkpoint.manager import CheckpointManager, Guard
 from internlm.checkpoint.run_config import settled_values
 from internlm.config.errors import ConfigError
 from internlm.config.load import RESOLVED_NAME, dotted
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def held(run_dir: Path, mesh: Mesh) -> Iterator[Callable[[], None]]:
+def held(run_dir: Path, mesh: Mesh) -> Iterator[Guard]:
     """Hold the run folder for this run, by its first process; yields the check that it still does, to which others say yes.
 
     RunLockError on all processes where another run holds it.
@@ -61,9 +61,7 @@ class Saver:
     must be asked before weights and optimizer states change, and knows of saves that failed.
     """
 
-    def __init__(
-        self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh, guard: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh, guard: Guard = lambda: None) -> None:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
         self._code, self._patch = code_version() if mesh.writes else ({}, "")
         train = config.train

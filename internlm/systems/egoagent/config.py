@@ -31,9 +31,8 @@ class ModelConfig(Section):
     head_hidden: Positive = 2048
     head_bottleneck: Positive = 256
     prototypes: Positive = 65_536
-    attention: Literal["sdpa", "flex", "flash"] = Field(
-        "sdpa", description="kernel in training: PyTorch's own, FlexAttention (CUDA), or flash-attn (CUDA, causal, bfloat16)"
-    )
+    # PyTorch's own kernel in training, FlexAttention (CUDA), or flash-attn (CUDA, causal, bfloat16).
+    attention: Literal["sdpa", "flex", "flash"] = Field("sdpa", description="kernel in training; flex and flash need CUDA")
 
     @model_validator(mode="before")
     @classmethod
@@ -75,12 +74,8 @@ class LossConfig(Section):
     student_temp: float = Field(0.1, gt=0)
     teacher_temp: float = Field(0.04, gt=0)
     warmup_teacher_temp: float = Field(0.04, gt=0)
-    pred_temp: float | None = Field(
-        None,
-        gt=0,
-        description="temperature of both sides of L_pred, whose targets are then the teacher's plain softmax: an exact "
-        "prediction has no loss left; None = targets and temperatures as in L_rep (published)",
-    )
+    # Of both sides of L_pred, whose targets are then the teacher's plain softmax: an exact prediction has no loss left.
+    pred_temp: float | None = Field(None, gt=0, description="temperature of L_pred; None = as in L_rep (published)")
     warmup_teacher_temp_share: Share = Field(0.03, description="share of all steps over which the teacher temperature warms up")
     targets: Literal["centering", "sinkhorn"] = "centering"
     center_momentum: Share = 0.9

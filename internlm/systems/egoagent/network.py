@@ -15,6 +15,8 @@ from internlm.trunk.layout import Layout
 from .config import ModelConfig
 from .sequence import clip_layout, frame_layout
 
+Poses = tuple[Tensor, Tensor] | None  # [B, Q, P, J, 3], and which joints were seen
+
 
 @dataclass(frozen=True)
 class ClipReadout:
@@ -105,13 +107,7 @@ class EgoNetwork(nn.Module):
         return ClipReadout(motion, visibility, hidden[:, layout.index["state"].flatten()])
 
     def append(
-        self,
-        cache: KVCache,
-        layout: Layout,
-        *,
-        patches: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
-        actions: tuple[Tensor, Tensor] | None = None,
+        self, cache: KVCache, layout: Layout, *, patches: Tensor | None = None, past: Poses = None, actions: Poses = None
     ) -> ClipReadout:
         """Read what comes next in a clip whose beginning is in ``cache``: the read-outs of ``forward_clip`` for it alone.
 

@@ -18,7 +18,7 @@ from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
 from internlm.systems.base import Foresees
 
-from ...clips import each_batch
+from ...clips import Device, each_batch
 from ...errors import EvalError
 
 
@@ -43,7 +43,7 @@ class RollOuts:
 
 @torch.no_grad()
 def roll_out(
-    system: Foresees, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: torch.device | str = "cpu"
+    system: Foresees, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: Device = "cpu"
 ) -> RollOuts | None:
     """Roll a system over clips cut at step ``observed`` (>= 1). Several processes: as ``clips.run_clips``, None on others.
 
@@ -91,13 +91,7 @@ def with_cameras(dataset: ClipDataset, batch: ClipBatch) -> tuple[ClipBatch, np.
 
 
 def _cut(
-    system: Foresees,
-    dataset: ClipDataset,
-    batch: ClipBatch,
-    anchors: np.ndarray,
-    own: np.ndarray,
-    k: int,
-    device: torch.device | str,
+    system: Foresees, dataset: ClipDataset, batch: ClipBatch, anchors: np.ndarray, own: np.ndarray, k: int, device: Device
 ) -> dict[str, np.ndarray]:
     chunked = dataset.clip.pose_coordinates == "chunk"
     moved = to_device(batch, device)

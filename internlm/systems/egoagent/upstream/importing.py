@@ -38,12 +38,7 @@ class Imported:
 
 
 def import_upstream(
-    folder: str | Path,
-    out: str | Path,
-    *,
-    teacher: str | Path | None = None,
-    config: Config | None = None,
-    rename: Rename = (),
+    folder: str | Path, out: str | Path, *, teacher: str | Path | None = None, config: Config | None = None, rename: Rename = ()
 ) -> Imported:
     """Write ``out/step_<step>``: the predictor from ``folder``, the observer from ``teacher``.
 
