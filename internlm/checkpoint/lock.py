@@ -93,10 +93,8 @@ class RunLock:
         numbers = self._numbers()
         if self._read(self._number) != self._content or max(numbers, default=0) != self._number:
             other = f" by {_parsed(self._read(max(numbers)))}" if numbers else ""
-            raise RunLockError(
-                f"{self.folder} was taken over{other} while this process (number {self.me.pid} on {self.me.host}) stood still; "
-                "it writes nothing more and ends"
-            )
+            me = f"this process (number {self.me.pid} on {self.me.host})"
+            raise RunLockError(f"{self.folder} was taken over{other} while {me} stood still; it writes nothing more and ends")
 
     def _acquire(self) -> None:
         taken: set[int] = set()

@@ -196,8 +196,6 @@ def _finite(values: Tensor, name: str, source: ImageSource, rows: Tensor) -> Ten
     bad = ~torch.isfinite(values).all(1)
     if bad.any():
         image = source.name(int(rows[int(bad.nonzero()[0])]))
-        raise EvalError(
-            f"feature {name!r} of {image} is not finite ({int(bad.sum())} of {len(values)} in its batch): the weights are "
-            "damaged, or --dtype bfloat16 overflows where float32 does not"
-        )
+        what = f"feature {name!r} of {image} is not finite ({int(bad.sum())} of {len(values)} in its batch)"
+        raise EvalError(f"{what}: the weights are damaged, or --dtype bfloat16 overflows where float32 does not")
     return values

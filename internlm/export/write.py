@@ -97,9 +97,7 @@ def _write_formats(folder: Path, source: Source, formats: Sequence[str]) -> Diff
     return found
 
 
-def _write_record(
-    folder: Path, source: Source, formats: Sequence[str], differences: Differences, results: Sequence[Result]
-) -> None:
+def _write_record(folder: Path, source: Source, formats: Sequence[str], found: Differences, results: Sequence[Result]) -> None:
     """What the folder is: the card for people, the record for programs, the run's config."""
     from internlm import __version__
 
@@ -116,10 +114,10 @@ def _write_record(
         "step": source.step,
         "network": source.branch,
         "formats": list(formats),
-        "largest_difference": differences,
+        "largest_difference": found,
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(model_card(source, formats, differences, results), encoding="utf-8")
+    (folder / CARD).write_text(model_card(source, formats, found, results), encoding="utf-8")
 
 
 def _settle(folder: Path) -> None:

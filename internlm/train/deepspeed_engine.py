@@ -247,10 +247,8 @@ def _import() -> Any:
     try:
         import deepspeed
     except ImportError as error:
-        raise ConfigError(
-            f"parallel.engine is 'deepspeed', which cannot be imported ({error}); install it with "
-            "pip install 'egoagent[deepspeed]', or set parallel.engine=torch"
-        ) from error
+        way_out = "install it with pip install 'egoagent[deepspeed]', or set parallel.engine=torch"
+        raise ConfigError(f"parallel.engine is 'deepspeed', which cannot be imported ({error}); {way_out}") from error
     return deepspeed
 
 

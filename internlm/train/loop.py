@@ -119,10 +119,8 @@ def train(
             raise died from error
         if not is_lost_process(error):
             raise
-        raise LostProcessError(
-            f"rank {rank} lost the others: one of them has ended, and its own messages say why. The same command continues "
-            f"from the last checkpoint ({error})"
-        ) from error
+        lost = f"rank {rank} lost the others: one of them has ended, and its own messages say why"
+        raise LostProcessError(f"{lost}. The same command continues from the last checkpoint ({error})") from error
 
 
 class _Run:

@@ -146,9 +146,8 @@ class Report:
         return reading.named() | {"health/verdict": verdict}
 
     def _boards(self, done: int) -> Boards:
-        config, boards = self.config, []
-        if config.monitor.tensorboard:
-            boards += tensorboard(self.run_dir, done)
+        config = self.config
+        boards: list[Any] = tensorboard(self.run_dir, done) if config.monitor.tensorboard else []
         if config.monitor.wandb:
             boards += weights_and_biases(self.run_dir, config.monitor.wandb, config.job_name, config.model_dump(mode="json"))
         return Boards(boards)

@@ -65,9 +65,8 @@ class Saver:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
         self._code, self._patch = code_version() if mesh.writes else ({}, "")
         train = config.train
-        self.manager = CheckpointManager(
-            run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every, group=mesh.saves, guard=guard
-        )
+        kept = {"keep_last": train.keep_last, "keep_every": train.keep_every}
+        self.manager = CheckpointManager(run_dir / CHECKPOINTS, **kept, group=mesh.saves, guard=guard)
         self.background = BackgroundSaver(self.manager)
 
     def start(self) -> tuple[TrainState, dict[str, Any]]:

@@ -57,10 +57,8 @@ class TrainState:
 
     def shares(self) -> dict[str, dict[str, Share]]:
         """What this process holds of every tensor, by checkpoint part: views of the memory that is trained on. A collective."""
-        modules, trained = self.modules(), self.engine.weights()
-        held = {
-            name: shares(trained.get(name) or module.state_dict(), self.mesh, cuts(module)) for name, module in modules.items()
-        }
+        modules, own = self.modules(), self.engine.weights()
+        held = {name: shares(own.get(name) or module.state_dict(), self.mesh, cuts(module)) for name, module in modules.items()}
         optimizer = shares(self.engine.optimizer_tensors(), self.mesh, cuts(optimised(trained_modules(self.system.parts()))))
         return held | {OPTIMIZER: optimizer, RNG: self._rng()}
 

@@ -120,7 +120,5 @@ def _check_folder_options(options: ImageOptions, data: list[str], stores: list[b
         folder = Path(data[0])
         test = next((name for name in ("val", "test", "valid") if (folder / "train").is_dir() and (folder / name).is_dir()), None)
         hint = f"; here --train-data {folder / 'train'} --data {folder / test}" if test else ""
-        raise EvalError(
-            f"--data {' '.join(map(str, data))} without --train-data: image folders have no splits, so every image would "
-            f"be measured by itself. Name the training images by --train-data{hint}"
-        )
+        what = f"--data {' '.join(map(str, data))} without --train-data: image folders have no splits"
+        raise EvalError(f"{what}, so every image would be measured by itself. Name the training images by --train-data{hint}")

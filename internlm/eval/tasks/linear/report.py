@@ -58,15 +58,12 @@ def stored_report(stored: dict[str, Features], options: LinearOptions = PLAIN) -
     """The same for stored features "train" and "test" of any model, each of which is a choice; without floors."""
     equal = from_first(lambda: check_stored(stored))
     groups = [str(row) for row in range(len(stored["train"].rows))]
-    report = score({part: as_choices(features) for part, features in stored.items()}, groups, options)
+    # Their names as ``score`` takes them for choices of the model.
+    named = {part: {f"model{SEPARATOR}{name}": x for name, x in each.values.items()} for part, each in stored.items()}
+    report = score({part: replace(stored[part], values=values) for part, values in named.items()}, groups, options)
     if report:
         report["protocol"]["test_features_equal_to_a_training_feature"] = equal
     return report
-
-
-def as_choices(features: Features) -> Features:
-    """Stored features under the names that ``score`` takes for choices of the model."""
-    return replace(features, values={f"model{SEPARATOR}{name}": values for name, values in features.values.items()})
 
 
 def score(

@@ -23,9 +23,8 @@ def evaluate(options: Options) -> Result | None:
     outputs, dataset, data = evaluated_clips(subject, options, (feature,))
     if rank():
         return None
-    report, gallery = retrieval.retrieval_report(
-        outputs, dataset, feature=feature, scope=options.gallery, horizon=options.horizon
-    )
+    how = {"feature": feature, "scope": options.gallery, "horizon": options.horizon}
+    report, gallery = retrieval.retrieval_report(outputs, dataset, **how)
     report["protocol"] |= {"data": data, "split": options.split}
     if options.pictures:
         from .pictures import retrieval_page

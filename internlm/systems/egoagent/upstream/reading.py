@@ -206,10 +206,8 @@ def _merge(folder: Path, name: str, parts: list[Tensor], split: Split, shape: to
     except RuntimeError as error:
         raise UpstreamError(f"{folder}: the {len(parts)} parts of {name} cannot be joined: {error}") from error
     if merged.shape != shape:
-        raise UpstreamError(
-            f"{folder}: {name} joined from {len(parts)} of the ranks' parts is {tuple(merged.shape)}, the network's is "
-            f"{tuple(shape)}; shards are missing, or the config is another model's"
-        )
+        joined = f"{folder}: {name} joined from {len(parts)} of the ranks' parts is {tuple(merged.shape)}"
+        raise UpstreamError(f"{joined}, the network's is {tuple(shape)}; shards are missing, or the config is another model's")
     return merged.float().contiguous() if merged.is_floating_point() else merged.contiguous()
 
 
