@@ -81,17 +81,18 @@ def _reader(kind: Any, what: str, least: float, most: float, unbounded: float, i
 
 
 class Checked:
-    """Options whose values are checked by the types that their fields declare, whoever gives them. Raises EvalError."""
+    """Options whose numbers are checked by the types that their fields declare, whoever gives them. Raises EvalError."""
 
     def __post_init__(self) -> None:
         for found in fields(self):  # type: ignore[arg-type]
             value, read = getattr(self, found.name), found.metadata.get("type", str)
             name = found.name.replace("_", " ")
-            if value == () != found.default:
+            if value == () and found.default != ():
                 raise EvalError(f"{name}: there is nothing; give at least one")
             try:
                 for each in value if isinstance(value, tuple) else (value,):
-                    each is None or read(str(each))
+                    if isinstance(each, int | float):
+                        read(str(each))
             except argparse.ArgumentTypeError as error:
                 raise EvalError(f"{name}: {error}") from None
 

@@ -29,9 +29,9 @@ def check_images(train: ImageSource, test: ImageSource) -> None:
     known = {train.identity(row) for row in range(len(train))}
     shared = [row for row in range(len(test)) if test.identity(row) in known]
     if shared:
-        both = f"{len(shared)} of {len(test)} test images are training images as well, {test.name(shared[0])} for one: each would"
+        what = f"{len(shared)} of {len(test)} test images are training images as well, {test.name(shared[0])} for one"
         way_out = "Keep the images of --data and --train-data apart; of take stores, --split and --train-split"
-        raise EvalError(f"{both} be measured by itself. {way_out}")
+        raise EvalError(f"{what}: each would be measured by itself. {way_out}")
 
 
 def check_classes(train: Sequence[str], test: Sequence[str], layout: str = "") -> None:
