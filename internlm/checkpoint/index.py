@@ -66,13 +66,12 @@ class Checkpoint:
         wrong = sorted(stored.keys() ^ shares.keys() if exact else shares.keys() - stored.keys())
         if wrong:
             where = "checkpoint" if wrong[0] in stored else "model"
-            raise CheckpointError(
-                f"{self.path}: part {part} belongs to another model, {len(wrong)} tensors differ: "
-                f"{wrong[0]} is in the {where} only"
-            )
+            differ = f"{len(wrong)} tensors differ: {wrong[0]} is in the {where} only"
+            raise CheckpointError(f"{self.path}: part {part} belongs to another model, {differ}")
         for name, share in shares.items():
             if stored[name].shape != share.shape:
-                raise CheckpointError(f"{self.path}: {part}.{name} has shape {stored[name].shape}, the model's is {share.shape}")
+                shapes = f"has shape {stored[name].shape}, the model's is {share.shape}"
+                raise CheckpointError(f"{self.path}: {part}.{name} {shapes}; the 'model' sections of the two configs must agree")
 
     def fill(self, part: str, shares: Mapping[str, Share], *, exact: bool = True) -> None:
         """Read this process's pieces of a part into their memory; no more than these is read."""

@@ -90,13 +90,11 @@ class RunLock:
 
     def check(self) -> None:
         """Raise RunLockError unless this process still holds the folder."""
-        if not self._is_mine():
-            numbers = self._numbers()
+        numbers = self._numbers()
+        if self._read(self._number) != self._content or max(numbers, default=0) != self._number:
             other = f" by {_parsed(self._read(max(numbers)))}" if numbers else ""
-            raise RunLockError(
-                f"{self.folder} was taken over{other} while this process (number {self.me.pid} on {self.me.host}) stood still; "
-                "it writes nothing more and ends"
-            )
+            me = f"this process (number {self.me.pid} on {self.me.host})"
+            raise RunLockError(f"{self.folder} was taken over{other} while {me} stood still; it writes nothing more and ends")
 
     def _acquire(self) -> None:
         taken: set[int] = set()
@@ -127,10 +125,9 @@ class RunLock:
             f"{self.folder} is held by {holder}, and two would overwrite each other; "
             "stop that one, wait for its end, or give another folder (run_dir)"
         )
-        alive = _still_runs(holder, self.me)
-        if alive is not None:
-            if alive:
-                raise held
+        if alive := _still_runs(holder, self.me):
+            raise held
+        if alive is False:
             return False
         seen, began = self._stamp(number), time.monotonic()
         log.warning("%s is locked by %s: watching for up to %g s whether that still runs", self.folder, holder, self.patience)
@@ -168,13 +165,10 @@ class RunLock:
         while not self._done.wait(self.beat):
             try:
                 os.utime(self._path(self._number))
+            except FileNotFoundError:
+                return  # taken over; ``check`` says so
             except OSError as error:
-                if isinstance(error, FileNotFoundError):
-                    return  # taken over; ``check`` says so
                 log.debug("no heartbeat in %s: %s", self.folder, error)
-
-    def _is_mine(self) -> bool:
-        return self._read(self._number) == self._content and max(self._numbers(), default=0) == self._number
 
     def _numbers(self) -> set[int]:
         found = (path.name.removeprefix("training-").removesuffix(".lock") for path in self.folder.glob(PATTERN))

@@ -31,6 +31,7 @@ from .sums import CHECKSUMS, CheckpointError, check_files, read_sums
 from .writing import Parts, Written, complete_folder, write_share
 
 Result = TypeVar("Result")
+Guard = Callable[[], None]  # raises where nothing may be written
 
 FORMAT = "egoagent-checkpoint"
 VERSION = 2
@@ -54,13 +55,7 @@ class CheckpointManager:
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        *,
-        keep_last: int = 2,
-        keep_every: int = 0,
-        group: Group = ALONE,
-        guard: Callable[[], None] = lambda: None,
+        self, folder: str | Path, *, keep_last: int = 2, keep_every: int = 0, group: Group = ALONE, guard: Guard = lambda: None
     ) -> None:
         self.folder, self.keep_last, self.keep_every, self.group = Path(folder), keep_last, keep_every, group
         self._guard = guard
@@ -143,10 +138,8 @@ class CheckpointManager:
         seen = not steps or self.path(steps[-1]).is_dir()
         blind = [rank for rank, text in enumerate(self.group.texts(json.dumps(seen))) if text == "false"]
         if blind:
-            raise CheckpointError(
-                f"{self.path(steps[-1])} is not there for process {', '.join(map(str, blind))}; "
-                "put it on a file system that all machines share"
-            )
+            gone = f"{self.path(steps[-1])} is not there for process {', '.join(map(str, blind))}"
+            raise CheckpointError(f"{gone}; put it on a file system that all machines share")
 
     def _together(self, action: Callable[[], Result]) -> Sequence[Result]:
         """Every process's (JSON) result of its own action, on all of them; CheckpointError on all when one process fails."""

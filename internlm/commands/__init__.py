@@ -64,16 +64,7 @@ def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespa
 
 
 def _usage() -> str:
-    lines = [f"  {word:<10} {summary}" for word, (_, summary) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: egoagent COMMAND ...",
-            "",
-            "One causal transformer that represents first-person frames, predicts the next state and the next motion.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "egoagent COMMAND --help explains a command; egoagent --version prints the version.",
-        ]
-    )
+    lines = "\n".join(f"  {word:<10} {summary}" for word, (_, summary) in COMMANDS.items())
+    what = "One causal transformer that represents first-person frames, predicts the next state and the next motion."
+    more = "egoagent COMMAND --help explains a command; egoagent --version prints the version."
+    return f"usage: egoagent COMMAND ...\n\n{what}\n\ncommands:\n{lines}\n\n{more}"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from internlm.eval.options import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--tensors", action="store_true", help="also every tensor: name, type, shape, in how many pieces")
     verify = actions.add_parser("verify", help="read every byte of every checkpoint; exit code 2 where one is damaged")
     convert = actions.add_parser("convert", help="write it with whole tensors, whatever mesh wrote it")
-    convert.add_argument("--files", type=int, default=1, metavar="N", help="divide each part over N files (default 1)")
+    convert.add_argument("--files", type=whole(1), default=1, metavar="N", help="divide each part over N files (default 1)")
     for action in (inspect, verify, convert):
         action.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, or a step_* folder of it")
     convert.add_argument("out", type=Path, metavar="OUT", help="new folder; OUT/step_* is written")
@@ -53,10 +55,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     from internlm.checkpoint.convert import convert_checkpoint
-    from internlm.checkpoint.manager import CheckpointError, find_checkpoint
+    from internlm.checkpoint.manager import find_checkpoint
 
-    if args.files < 1:
-        raise CheckpointError(f"--files {args.files} is not at least 1")
     source = find_checkpoint(args.source)
     path = convert_checkpoint(source, args.out, files=args.files)
     print(f"{source.path} -> {path}: every tensor is equal")

@@ -2,7 +2,8 @@
 
 import argparse
 import json
-import sys
+
+from internlm.eval.options import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,22 +11,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="config file or run folder")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
-    parser.add_argument("--batch", type=int, metavar="N", help="samples per GPU and micro-step (default: batch / accumulation)")
+    parser.add_argument("--batch", type=whole(1), metavar="N", help="samples a GPU and micro-step (default batch / accumulation)")
     axes = {"dp-replicate": "replicas", "dp-shard": "processes that share the states", "tp": "tensor-parallel width"}
     for axis, meaning in axes.items():
         parser.add_argument(f"--{axis}", type=int, metavar="N", help=f"{meaning} (default: the config's)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the description; returns 0, or 2 for a batch that is none."""
+    """Print the description; returns 0."""
     from internlm.config.load import load_config
     from internlm.estimate.describe import as_text, describe
 
     mesh = {"dp_replicate": args.dp_replicate, "dp_shard": args.dp_shard, "tp": args.tp}
     overrides = [*args.overrides, *(f"parallel.{axis}={size}" for axis, size in mesh.items() if size is not None)]
-    if args.batch is not None and args.batch < 1:
-        print(f"egoagent describe: --batch {args.batch} is not at least 1", file=sys.stderr)
-        return 2
     description = describe(load_config(args.config, overrides), args.batch)
     print(json.dumps(description, indent=2) if args.json else as_text(description))
     return 0

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from internlm.core.errors import ConfigError
+from internlm.eval.options import whole
 from internlm.monitor.gpus import GPUS, Gpu
 
 
@@ -13,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("config", help="config file or run folder; batches are samples of a data-parallel process")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="GPUs in all")
+    parser.add_argument("--gpus", type=whole(1), required=True, metavar="N", help="GPUs in all")
     parser.add_argument("--gpu", choices=GPUS, default="h100")
-    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N")
+    parser.add_argument("--gpus-per-node", type=whole(1), default=8, metavar="N")
     parser.add_argument("--memory", type=float, metavar="GB", help="memory of a GPU, where it is not the table's")
     parser.add_argument("--efficiency", type=float, default=0.4, help="share of the peak that computing reaches (0.4)")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="meshes shown (10)")
@@ -28,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from internlm.config.load import load_config
     from internlm.estimate.ranking import HIDDEN_SHARE, rank_meshes
 
-    if args.gpus < 1 or args.gpus_per_node < 1 or not 0 < args.efficiency <= 1:
-        raise ConfigError("--gpus and --gpus-per-node are at least 1, --efficiency is between 0 and 1")
+    if not 0 < args.efficiency <= 1:
+        raise ConfigError("--efficiency is between 0 and 1")
     config, gpu = load_config(args.config, args.overrides), GPUS[args.gpu]
     if config.parallel.engine != "torch":
         raise ConfigError(f"estimate measures engine torch and parallel.engine is {config.parallel.engine}; set it to torch")
@@ -63,9 +64,8 @@ def _dry_text(row, runs: list) -> list[str]:
     lines = [f"dry run of {_shape(row.parallel)} at its full depth, GB, estimated in brackets:"]
     estimated = {**row.memory, "peak": sum(row.memory.values())}
     for run in runs:
-        figures = ", ".join(
-            f"{part} {size / 1e9:.2f} ({estimated[part] / 1e9:.2f})" for part, size in {**run.memory, "peak": run.peak}.items()
-        )
+        sizes = {**run.memory, "peak": run.peak}
+        figures = ", ".join(f"{part} {size / 1e9:.2f} ({estimated[part] / 1e9:.2f})" for part, size in sizes.items())
         lines.append(f"  process {run.rank}: {figures}; {len(run.shapes)} shards of parameters")
     return lines
 

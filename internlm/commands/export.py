@@ -12,9 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, nargs="?", metavar="RUN_OR_CHECKPOINT", help="or a folder in upstream's layout")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to write")
     parser.add_argument("--format", nargs="+", choices=(*FORMATS, "all"), default=["hf"], help="one or more (default hf)")
-    parser.add_argument(
-        "--network", metavar="NAME", help="default: a run's usual one for features; of an upstream folder, itself"
-    )
+    parser.add_argument("--network", metavar="NAME", help="default: a run's usual one for features, an upstream folder's own")
     parser.add_argument("--results", nargs="+", type=Path, default=[], metavar="JSON", help="results for the model card")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     add_rename(parser)

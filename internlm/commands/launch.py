@@ -9,6 +9,9 @@ from pathlib import Path
 
 from internlm.config.places import LAUNCH, RESOLVED_NAME
 from internlm.core.errors import ConfigError, UserError
+from internlm.eval.options import whole
+
+WHERE = ("partition", "account", "qos", "constraint")  # of the cluster, as sbatch calls it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,27 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="config file (.py or .yaml), or a run folder holding config.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--run-dir", help="run folder, on a disk that all nodes see (default: the config's)")
-    parser.add_argument("--gpus", type=_positive, default=1, metavar="N", help="processes of a node, one a GPU (1)")
+    parser.add_argument("--gpus", type=whole(1), default=1, metavar="N", help="processes of a node, one a GPU (1)")
     parser.add_argument("--max-restarts", type=int, default=3, metavar="N", help="starts after a crash (3)")
-    parser.add_argument("--signal-ahead", type=_positive, default=300, metavar="SECONDS", help="time for the last save (300)")
+    parser.add_argument("--signal-ahead", type=whole(1), default=300, metavar="SECONDS", help="time for the last save (300)")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and write nothing")
     cluster = parser.add_argument_group("Slurm")
     cluster.add_argument("--slurm", action="store_true", help="submit a job instead of running here")
-    cluster.add_argument("--nodes", type=_positive, default=1, metavar="N")
+    cluster.add_argument("--nodes", type=whole(1), default=1, metavar="N")
     cluster.add_argument("--time", default="24:00:00", help="limit of one stretch, after which it is queued again (24:00:00)")
-    for name in ("partition", "account", "qos", "constraint"):
+    for name in WHERE:
         cluster.add_argument(f"--{name}")
-    cluster.add_argument("--cpus", type=_positive, metavar="N", help="cores of a process (default: data.workers + 1)")
-    cluster.add_argument("--memory", type=_positive, metavar="GB", help="of a node (default: the partition's)")
+    cluster.add_argument("--cpus", type=whole(1), metavar="N", help="cores of a process (default: data.workers + 1)")
+    cluster.add_argument("--memory", type=whole(1), metavar="GB", help="of a node (default: the partition's)")
     cluster.add_argument("--no-requeue", action="store_true", help="end at the limit or a preemption, exit code 75")
     parser.epilog = "exit codes are those of egoagent train (docs/training.md); with --slurm 0 once the job is submitted"
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,9 +67,7 @@ def fit_mesh(mesh, processes: int):
     if size == 1:
         return mesh.model_copy(update={"dp_shard": processes})
     shape = f"dp_replicate {mesh.dp_replicate} x dp_shard {mesh.dp_shard} x tp {mesh.tp}"
-    raise ConfigError(
-        f"parallel is {shape} = {size} processes, and nodes x gpus are {processes}; egoagent estimate lists what fits"
-    )
+    raise ConfigError(f"parallel is {shape} = {size} processes, and nodes x gpus are {processes}; see egoagent estimate")
 
 
 def _here(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, ...]) -> int:
@@ -94,23 +88,17 @@ def _submit(args: argparse.Namespace, config, run_dir: Path, words: tuple[str, .
     if args.signal_ahead + 60 >= 60 * minutes:  # Slurm may warn up to a minute early
         early = f"--signal-ahead {args.signal_ahead} s, and up to a minute earlier by Slurm"
         raise UserError(f"{early}, leaves nothing of --time {args.time}")
-    options = JobOptions(
-        folder=run_dir / LAUNCH,
-        name=config.job_name,
-        nodes=args.nodes,
-        tasks_per_node=args.gpus,
-        gpus=config.train.device != "cpu",
-        cpus_per_task=args.cpus or config.data.workers + 1,
-        minutes=minutes,
-        memory_gb=args.memory,
-        partition=args.partition,
-        account=args.account,
-        qos=args.qos,
-        constraint=args.constraint,
-        requeue=not args.no_requeue,
-        signal_ahead=args.signal_ahead,
-        max_restarts=args.max_restarts,
-    )
+    asked = {
+        "job_name": config.job_name,
+        "ntasks_per_node": args.gpus,
+        "gpus_per_node": args.gpus if config.train.device != "cpu" else None,
+        "cpus_per_task": args.cpus or config.data.workers + 1,
+        "time": minutes,
+        "mem": args.memory and f"{args.memory}GB",
+        "signal_delay_s": args.signal_ahead,
+        **{name: getattr(args, name) for name in ("nodes", *WHERE)},
+    }
+    options = JobOptions(run_dir / LAUNCH, not args.no_requeue, args.max_restarts, {k: v for k, v in asked.items() if v})
     if args.dry_run:
         print(batch_script(TrainTask(words), options))
         return 0

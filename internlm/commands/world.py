@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -22,15 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--motion-joints", type=Path, metavar="MAP.json", help="COCO joint name (or head, neck) -> name in FILE")
     parser.add_argument("--motion-rate", type=float, metavar="HZ", help="frames a second of FILE, in place of what it says")
     parser.add_argument("--motion-up", metavar="AXIS", help="axis of FILE that points up, where file and body do not tell")
-    parser.add_argument(
-        "--motion-unit", metavar="UNIT", help="unit of FILE, where file and body do not tell: m, cm, inch, ... or metres"
-    )
+    parser.add_argument("--motion-unit", metavar="UNIT", help="its unit, where file and body do not tell: m, cm, inch or metres")
     parser.add_argument("--motion-split", choices=("train", "test"), help="use only the motions the file marks so")
-    parser.add_argument(
-        "--raw",
-        action="store_true",
-        help="write the Ego-Exo4D layout (fisheye mp4 with every frame, calibration, annotations) instead of a store",
-    )
+    parser.add_argument("--raw", action="store_true", help="write Ego-Exo4D's layout (fisheye mp4, calibration, annotations)")
     parser.add_argument("--depth", action="store_true", help="also write depth (z-depth, mm), to takes without it too")
 
 
@@ -67,14 +63,10 @@ def _motions(args: argparse.Namespace) -> list:
 
     if not args.motion:
         return []
-    return read_motions(
-        args.motion,
-        args.motion_split,
-        joint_map=read_joint_map(args.motion_joints) if args.motion_joints else None,
-        rate=args.motion_rate,
-        up=args.motion_up,
-        unit=parse_unit(args.motion_unit) if args.motion_unit else None,
-    )
+    joint_map = read_joint_map(args.motion_joints) if args.motion_joints else None
+    unit = parse_unit(args.motion_unit) if args.motion_unit else None
+    about = {"joint_map": joint_map, "rate": args.motion_rate, "up": args.motion_up, "unit": unit}
+    return read_motions(args.motion, args.motion_split, **about)
 
 
 def _counts(args: argparse.Namespace, motions: list) -> dict[str, int]:
@@ -94,21 +86,14 @@ def _counts(args: argparse.Namespace, motions: list) -> dict[str, int]:
     return takes
 
 
-class _progress:
-    """A rich progress bar on a terminal, silence elsewhere; calling it marks one take done."""
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A rich progress bar on a terminal, silence elsewhere; calling what it gives marks one take done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, total: int):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("takes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.task = self.bar.add_task("takes", total=total)
-
-    def __enter__(self):
-        self.bar.start()
-        return lambda name: self.bar.update(self.task, advance=1)
-
-    def __exit__(self, *_):
-        self.bar.stop()
+    columns = (TextColumn("takes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("takes", total=total)
+        yield lambda name: bar.update(task, advance=1)

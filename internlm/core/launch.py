@@ -58,11 +58,9 @@ def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
     for names in MPI:
         other = _said_by("mpirun", env, names)
         if other and other.world not in (1, launch.world):
-            raise MeshError(
-                f"{' and '.join(other.variables)} are mpirun's, which does not start this project's processes; use torchrun or "
-                f"srun, or export RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each. For one process: "
-                f"unset {' '.join(names)}"
-            )
+            found = f"{' and '.join(other.variables)} are mpirun's, which does not start this project's processes"
+            way_out = "use torchrun or srun, or export RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each"
+            raise MeshError(f"{found}; {way_out}. For one process: unset {' '.join(names)}")
     return launch
 
 

@@ -85,10 +85,8 @@ def _listen(host: str, ports: Sequence[int], env: Mapping[str, str]) -> socket.s
         except OSError as error:
             log.warning("port %d of %s cannot be listened on: %s", port, socket.gethostname(), error.strerror or error)
     whose = "MASTER_PORT" if env.get("MASTER_PORT", "").strip() else "what follows from the Slurm job's number"
-    raise MeshError(
-        f"another program has port {', '.join(map(str, ports))} of {socket.gethostname()} ({whose}); "
-        f"export MASTER_ADDR={host} and MASTER_PORT with a port that is free there"
-    )
+    taken = f"another program has port {', '.join(map(str, ports))} of {socket.gethostname()} ({whose})"
+    raise MeshError(f"{taken}; export MASTER_ADDR={host} and MASTER_PORT with a port that is free there")
 
 
 def _receive(server: socket.socket, name: str, wait: _Wait, timeout: timedelta) -> dist.Store:

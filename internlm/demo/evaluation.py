@@ -30,13 +30,9 @@ CLIP_BATCH = 16
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Reports by task, their table rows, and the material of the pictures."""
+    """Reports by name, their table rows, and the material of the pictures."""
 
-    knn: dict[str, Any]
-    retrieval: dict[str, Any]
-    motion: dict[str, Any]
-    sensitivity: dict[str, float]
-    prediction_kl: dict[str, float]
+    reports: dict[str, dict[str, Any]]  # of kNN, retrieval, motion, action_sensitivity and prediction_kl
     figures: list[Figure]
     images: dict[str, ImageSource]  # "train" and "test"
     features: dict[str, Features]
@@ -78,4 +74,5 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
         *sensitivity_figures(actions),
         Figure("Prediction KL after stage 2", kl["last"], "nats", {"before stage 2": kl["first"]}, **about),
     ]
-    return Evaluated(knn, retrieval, motion, actions, kl, figures, images, features, dataset, outputs, gallery)
+    reports = {"knn": knn, "retrieval": retrieval, "motion": motion, "action_sensitivity": actions, "prediction_kl": kl}
+    return Evaluated(reports, figures, images, features, dataset, outputs, gallery)

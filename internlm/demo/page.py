@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from internlm.data.camera import project
 from internlm.data.frames import decode
@@ -39,12 +38,15 @@ def summary(report: dict[str, Any]) -> str:
 
 def write_page(path: Path, report: dict[str, Any], done: Evaluated, runs: dict[str, Path]) -> Path:
     """Write the page; returns its path."""
+    near = neighbours.neighbour_strips(done.features, done.images["train"], done.images["test"], EXAMPLES + 2)
+    read = retrieved.take_reader(done.dataset)
+    found = retrieved.retrieved_strips(done.outputs, "bottleneck", done.gallery, read, EXAMPLES)
     sections = [
         Section("Results beside their floors", table_of_figures(done.figures), f"Measured on the {report['split']} takes."),
         Section("What was run", facts(_facts(report, done))),
         Section("Training curves", _curves(runs), _CURVES),
-        Section("Nearest neighbours", _neighbours(done), neighbours.NEIGHBOURS),
-        Section("Retrieved next frames", _retrieved(done), retrieved.RETRIEVED),
+        Section("Nearest neighbours", near, neighbours.NEIGHBOURS),
+        Section("Retrieved next frames", found, retrieved.RETRIEVED),
         Section("Predicted motion", _motion(done), _MOTION),
     ]
     return write_html(path, title="EgoAgent demo", summary=summary(report), sections=sections)
@@ -79,28 +81,20 @@ def _facts(report: dict[str, Any], done: Evaluated) -> dict[str, Any]:
 
 def _curves(runs: dict[str, Path]) -> str:
     names = {"stage1": "Stage 1", "stage2": "Stage 2"}
+    groups = {
+        "KL of the losses": ({"L_rep": "rep_kl", "L_pred": "pred_kl"}, "nats"),
+        "Teacher entropy": ({"representation": "rep_teacher_entropy", "prediction": "pred_teacher_entropy"}, "nats"),
+        "L_act": ({"masked L1": "act"}, "metres"),
+        "Effective rank of the features": ({"effective rank": "health/effective_rank"}, "dimensions"),
+    }
     charts = []
     for stage, run_dir in runs.items():
         records = read_metrics(run_dir)
-        groups = {
-            "KL of the losses": ({"L_rep": "rep_kl", "L_pred": "pred_kl"}, "nats"),
-            "Teacher entropy": ({"representation": "rep_teacher_entropy", "prediction": "pred_teacher_entropy"}, "nats"),
-            "L_act": ({"masked L1": "act"}, "metres"),
-            "Effective rank of the features": ({"effective rank": "health/effective_rank"}, "dimensions"),
-        }
         for title, (keys, unit) in groups.items():
             series = curves(records, keys)
             if series:
                 charts.append(figures.line_chart(series, title=f"{names[stage]}: {title}", x_label="step", y_label=unit))
     return f'<div class="charts">{"".join(charts)}</div>'
-
-
-def _neighbours(done: Evaluated) -> str:
-    return neighbours.neighbour_strips(done.features, done.images["train"], done.images["test"], EXAMPLES + 2)
-
-
-def _retrieved(done: Evaluated) -> str:
-    return retrieved.retrieved_strips(done.outputs, "bottleneck", done.gallery, retrieved.take_reader(done.dataset), EXAMPLES)
 
 
 def _motion(done: Evaluated) -> str:
@@ -112,7 +106,7 @@ def _motion(done: Evaluated) -> str:
     distance = np.linalg.norm(chunks.target[:, last] - chunks.past[:, -1], axis=-1)
     moved = np.where(seen, distance, 0).sum(-1) / np.maximum(seen.sum(-1), 1)
     parts = []
-    for row in _one_per_take(torch.from_numpy(chunks.takes), moved)[:EXAMPLES]:
+    for row in _one_per_take(chunks.takes, moved)[:EXAMPLES]:
         take = done.dataset.takes[int(chunks.takes[row])]
         if take.info.camera is None or not seen[row].any():
             continue
@@ -128,7 +122,7 @@ def _motion(done: Evaluated) -> str:
     return f'<div class="strip">{"".join(parts)}</div>'
 
 
-def _one_per_take(takes: torch.Tensor, score: np.ndarray) -> list[int]:
+def _one_per_take(takes: np.ndarray, score: np.ndarray) -> list[int]:
     """The row of highest score of each take, takes in order."""
-    rows = [np.flatnonzero(takes.numpy() == take) for take in np.unique(takes.numpy())]
+    rows = [np.flatnonzero(takes == take) for take in np.unique(takes)]
     return [int(r[np.argmax(score[r])]) for r in rows]

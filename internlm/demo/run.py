@@ -61,12 +61,12 @@ def run_demo(
         results[stage] = result
     console.rule("[bold]4/4 Evaluation on takes in rooms that training never saw")
     from .evaluation import evaluate
-    from .page import write_page
 
     done = evaluate(results["stage2"], settings["stage2"], world, size, split=split)
     clock.lap("evaluation")
-    report = assemble(done, results, settings, size, seed=seed, split=split, clock=clock)
-    _publish(out, report, done, results, write_page)
+    report = assemble(done, results, settings) | {"split": split, "data": {"world": "EgoWorld (synthetic)", **asdict(size)}}
+    report |= {"seed": seed, "seconds": clock.total, "seconds_by_part": clock.laps}
+    _publish(out, report, done, results)
     return report
 
 
@@ -76,10 +76,8 @@ def find_configs(folder: Path | None) -> dict[str, Path]:
     files = {stage: root / name for stage, name in STAGES.items()}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
-        raise UserError(
-            f"{missing[0]} does not exist: the demo's configs belong to the source tree, not to an installed package; run "
-            "'make demo' in a clone, or name a folder with both files (--configs FOLDER)"
-        )
+        way_out = "run 'make demo' in a clone, or name a folder with both files (--configs FOLDER)"
+        raise UserError(f"{missing[0]} does not exist: the demo's configs belong to the source tree; {way_out}")
     return files
 
 
@@ -102,9 +100,7 @@ def make_world(out: Path, size: DemoSize, *, seed: int, jobs: int) -> Path:
         names.append(name)
         next(steps, None)
 
-    generate_store(
-        path, takes, seed=seed, size=size.side, seconds=size.seconds, image_stride=size.image_stride, jobs=jobs, on_take=on_take
-    )
+    generate_store(path, **shape, jobs=jobs, on_take=on_take)
     print(f"{path}: {sum(size.takes)} takes, {len(names)} of them made now")
     return path
 
@@ -122,44 +118,26 @@ def stage_configs(files: dict[str, Path], out: Path, world: Path, size: DemoSize
     return stages
 
 
-def assemble(
-    done: "Evaluated",
-    results: dict[str, "TrainResult"],
-    settings: dict[str, "Config"],
-    size: DemoSize,
-    *,
-    seed: int,
-    split: str,
-    clock: "_Clock",
-) -> dict[str, Any]:
-    """The content of report.json."""
+def assemble(done: "Evaluated", results: dict[str, "TrainResult"], settings: dict[str, "Config"]) -> dict[str, Any]:
+    """What report.json says of the model."""
     return {
         "what": "EgoAgent at demo size, trained from scratch on the synthetic EgoWorld; not comparable with published figures",
-        "knn": done.knn,
-        "retrieval": done.retrieval,
-        "motion": done.motion,
-        "action_sensitivity": done.sensitivity,
-        "prediction_kl": done.prediction_kl,
+        **done.reports,
         "health": {stage: {"verdict": result.verdict, "bad_steps": result.bad_steps} for stage, result in results.items()},
         "collapsed": any(result.verdict for result in results.values()),
-        "split": split,
-        "data": {"world": "EgoWorld (synthetic)", **asdict(size)},
         "steps": {stage: config.train.steps for stage, config in settings.items()},
         "parameters": sum(p.numel() for p in results["stage2"].state.system.agent.predictor.parameters()),
         "device": str(next(results["stage2"].state.system.agent.parameters()).device),
-        "seed": seed,
-        "seconds": clock.total,
-        "seconds_by_part": clock.laps,
     }
 
 
-def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict[str, "TrainResult"], write_page: Any) -> None:
+def _publish(out: Path, report: dict[str, Any], done: "Evaluated", results: dict[str, "TrainResult"]) -> None:
     from rich.console import Console
 
     from internlm.eval.report.page import write_json
     from internlm.eval.report.summary import print_table
 
-    from .page import summary
+    from .page import summary, write_page
 
     page = write_page(out / "report.html", report, done, {stage: result.run_dir for stage, result in results.items()})
     path = write_json(out / "report.json", report)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, to_device
 from internlm.eval.errors import EvalError
 from internlm.eval.report.page import Figure
@@ -32,7 +31,6 @@ def prediction_kl(
     actions: tuple[str, ...] = ACTIONS,
     fit_center: bool = False,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """Mean KL in nats over clips and steps for each kind of action.
 
@@ -47,11 +45,10 @@ def prediction_kl(
     ``fit_center`` replaces the centre by the mean of the teacher's logits over these batches: before stage 2 there is no
     trained one, and none at all would make the targets of the first step needlessly hard.
     """
-    device = torch.device(device)
     _check_mixed(batches)
     agent, loss = agent.to(device).eval(), copy.deepcopy(loss).to(device).eval()
     if fit_center and loss.pred_targets.kind == "centering":
-        loss.pred_targets.center.copy_(_mean_logits(agent, batches, device, dtype))
+        loss.pred_targets.center.copy_(_mean_logits(agent, batches, device))
     sums = dict.fromkeys((*actions, "teacher_entropy"), 0.0)
     total, count = torch.zeros_like(loss.pred_targets.center, dtype=torch.float64), 0
     target_temp, temperature = loss.pred_temperatures(loss.config.teacher_temp)
@@ -59,13 +56,12 @@ def prediction_kl(
         if "shuffled" in actions and len(batch.images) < 2:
             continue
         batch = to_device(batch, device)
-        with autocast(device, dtype):
-            images = normalise_clip(batch.images)
-            targets = loss.pred_targets(_teacher_logits(agent, images), target_temp)
-            for kind in actions:
-                state = torch.stack(list(_states(agent, images, batch, kind)), dim=1)
-                kl = next_state_kl(agent.predictor.head, state, targets, temperature=temperature)
-                sums[kind] += float(kl.double().sum())
+        images = normalise_clip(batch.images)
+        targets = loss.pred_targets(_teacher_logits(agent, images), target_temp)
+        for kind in actions:
+            state = torch.stack(list(_states(agent, images, batch, kind)), dim=1)
+            kl = next_state_kl(agent.predictor.head, state, targets, temperature=temperature)
+            sums[kind] += float(kl.double().sum())
         sums["teacher_entropy"] += float(torch.special.entr(targets.double()).sum())
         total += targets.flatten(0, 1).double().sum(0)
         count += targets[..., 0].numel()
@@ -87,9 +83,8 @@ def _teacher_logits(agent: EgoAgent, images: Tensor) -> Tensor:
     return agent.observer.head(agent.observer.encode_clip(images[:, 1:])).float()
 
 
-def _mean_logits(agent: EgoAgent, batches: Sequence[ClipBatch], device: torch.device, dtype: torch.dtype) -> Tensor:
-    with autocast(device, dtype):
-        means = [_teacher_logits(agent, normalise_clip(batch.images.to(device))).mean((0, 1)) for batch in batches]
+def _mean_logits(agent: EgoAgent, batches: Sequence[ClipBatch], device: torch.device | str) -> Tensor:
+    means = [_teacher_logits(agent, normalise_clip(batch.images.to(device))).mean((0, 1)) for batch in batches]
     weights = torch.tensor([float(len(batch.images)) for batch in batches], device=device)
     return (torch.stack(means) * weights[:, None]).sum(0) / weights.sum()
 

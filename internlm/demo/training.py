@@ -47,10 +47,9 @@ def _train_together(config: "Config", processes: int, *, resume: bool) -> bool:
     from internlm.train.loop import run_folder
     from internlm.train.signals import EXIT_STOPPED
 
-    folder = run_folder(config) / "launch"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
-    words = ["train", str(folder / "config.yaml"), *([] if resume else ["--no-resume"])]
+    path = run_folder(config) / "launch" / "config.yaml"
+    save_config(config, path)
+    words = ["train", str(path), *([] if resume else ["--no-resume"])]
     code = run_local(words, processes=processes, max_restarts=0, grace=60)
     if code not in (0, EXIT_STOPPED):
         raise UserError(f"training in {processes} processes ended with exit code {code}; the messages above say why")

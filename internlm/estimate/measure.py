@@ -154,11 +154,7 @@ def _held(states: States, shards: int) -> int:
 
 
 def measure(
-    config: Config,
-    *,
-    counts: Mapping[str, int] | None = None,
-    rank: int = 0,
-    mesh: tuple[int, int, int] | None = None,
+    config: Config, *, counts: Mapping[str, int] | None = None, rank: int = 0, mesh: tuple[int, int, int] | None = None
 ) -> Measured:
     """Process ``rank`` of a mesh: all of an optimizer step. States exist from the step before.
 
@@ -232,11 +228,8 @@ def _step(system: System, mesh: Mesh, dtype: torch.dtype, pieces: int, counts: M
         whole[name if not name.startswith("dp_replicate") else f"{name} {OF_SHARDS}"] += forth[name]
         whole[f"{name} {OF_SHARDS}"] += size - before[name]  # gradients, when a step ends
     peaks = {segment: (live - sum(held.values()), copies) for segment, (live, copies) in meter.peaks.items()}
-    shapes = {
-        name: tuple(local(parameter).shape)
-        for module in trained_modules(parts).values()
-        for name, parameter in module.named_parameters()
-    }
+    named = (pair for module in trained_modules(parts).values() for pair in module.named_parameters())
+    shapes = {name: tuple(local(parameter).shape) for name, parameter in named}
     return Measured(rows, held, peaks, whole, flops, shape, shapes)
 
 

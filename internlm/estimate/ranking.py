@@ -8,6 +8,7 @@ fifths of the computing, while tensor parallelism waits for every collective.
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from internlm.config.schema import Config, ParallelConfig
+from internlm.core.mesh import AXES
 from internlm.monitor.gpus import Gpu
 from internlm.systems.base import System
 from internlm.systems.resolve import build_system_on_meta
@@ -52,7 +54,7 @@ def rank_meshes(config: Config, gpu: Gpu, gpus: int, *, per_node: int = 8, effic
     useful = system.cost().flops()
     work = sum(count * useful[name] for name, count in samples.items())
     rows, waiting = [], meshes(config.parallel, gpus)
-    with _Measurements(config, system) as measurements:
+    with closing(_Measurements(config, system)) as measurements:
         for kind in KINDS:
             tried, waiting = [mesh.model_copy(update={"activation_checkpointing": kind}) for mesh in waiting], []
             for mesh, found in zip(tried, measurements.of(tried, per_node), strict=True):
@@ -61,16 +63,13 @@ def rank_meshes(config: Config, gpu: Gpu, gpus: int, *, per_node: int = 8, effic
                     rows.append(row)
                 else:
                     waiting.append(mesh)
-    # Between meshes of one estimated speed: less checkpointing first, then less memory.
-    return sorted(
-        rows,
-        key=lambda row: (
-            row.reason is not None,
-            -float(f"{row.samples_per_second:.3g}"),
-            KINDS.index(row.parallel["activation_checkpointing"]),
-            sum(row.memory.values()),
-        ),
-    )
+    return sorted(rows, key=_order)
+
+
+def _order(row: Row) -> tuple:
+    """Between meshes of one estimated speed: less checkpointing first, then less memory."""
+    speed = float(f"{row.samples_per_second:.3g}")
+    return row.reason is not None, -speed, KINDS.index(row.parallel["activation_checkpointing"]), sum(row.memory.values())
 
 
 def meshes(base: ParallelConfig, gpus: int) -> list[ParallelConfig]:
@@ -99,10 +98,7 @@ class _Measurements:
         self._found: dict[tuple, list[Measured] | str] = {}
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> "_Measurements":
-        return self
-
-    def __exit__(self, *error) -> None:
+    def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -111,11 +107,8 @@ class _Measurements:
         refused = [self._refused(mesh, per_node) for mesh in meshes]
         wanted = {_key(mesh): mesh for mesh, reason in zip(meshes, refused, strict=True) if reason is None}
         self._measure({key: mesh for key, mesh in wanted.items() if key not in self._found})
-        estimates: list[Estimate | str] = []
-        for mesh, reason in zip(meshes, refused, strict=True):
-            found = reason or self._found[_key(mesh)]
-            estimates.append(found if isinstance(found, str) else at(found, self.depth, shape_of(mesh)))
-        return estimates
+        found = (reason or self._found[_key(mesh)] for mesh, reason in zip(meshes, refused, strict=True))
+        return [each if isinstance(each, str) else at(each, self.depth, shape_of(mesh)) for mesh, each in zip(meshes, found)]
 
     def _refused(self, mesh: ParallelConfig, per_node: int) -> str | None:
         if mesh.tp > per_node:
@@ -130,17 +123,14 @@ class _Measurements:
         jobs = [[config.model_copy(update={"parallel": mesh}) for config in self.few] for mesh in meshes.values()]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if self._pool is None and min(cores, len(jobs) // 2) > 1:
-            self._pool = ProcessPoolExecutor(min(cores, len(jobs)), multiprocessing.get_context("spawn"), _start_worker)
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(min(cores, len(jobs)), context, torch.set_num_threads, (1,))
         found = map(_measured, jobs) if self._pool is None else self._pool.map(_measured, jobs)
         self._found |= zip(meshes, found, strict=True)
 
 
 def _key(mesh: ParallelConfig) -> tuple:
     return telling(shape_of(mesh)), mesh.zero, mesh.activation_checkpointing
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
 
 
 def _measured(few: list[Config]) -> list[Measured] | str:
@@ -171,9 +161,8 @@ def _row(
 
 def _inside_a_node(mesh: ParallelConfig, per_node: int) -> dict[str, bool]:
     """Whether the processes of each axis share a node; tp varies fastest, dp_replicate slowest."""
-    inside = {
-        "tp": mesh.tp <= per_node,
-        "dp_shard": mesh.tp * mesh.dp_shard <= per_node,
-        "dp_replicate": mesh.tp * mesh.dp_shard * mesh.dp_replicate <= per_node,
-    }
+    size, inside = 1, {}
+    for axis in reversed(AXES):
+        size *= getattr(mesh, axis)
+        inside[axis] = size <= per_node
     return inside | {"data": inside["dp_replicate"]}

@@ -1,13 +1,12 @@
 """Clips of held-out takes through a system, teacher-forced: what retrieval and motion are measured from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from internlm.core.collectives import rank, world_size
-from internlm.core.init import autocast
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.evaluation import evaluation_clips
@@ -18,6 +17,8 @@ from .options import ClipOptions
 from .ranks import gathered, own_share
 from .task import Subject
 
+Device = torch.device | str
+_SIDES = ("prediction", "observed")
 _KEPT = ("poses", "visible", "past_poses", "past_visible", "takes", "frame_numbers")
 
 
@@ -36,14 +37,12 @@ class ClipOutputs:
     frame_numbers: Tensor  # int64 [C, T+1]
 
 
-def evaluated_clips(
-    subject: Subject, options: ClipOptions, features: Sequence[str]
-) -> tuple[ClipOutputs, ClipDataset, list[str]]:
+def evaluated_clips(subject: Subject, how: ClipOptions, features: Sequence[str]) -> tuple[ClipOutputs, ClipDataset, list[str]]:
     """The clips that options name through a system, their dataset, and the paths they come from."""
     system = subject.system
-    data = subject.data(options.data, system.config.data.clips)
-    dataset = system.clips(data, options.split)
-    return run_clips(system, clip_batches(dataset, options), features=features, device=subject.device), dataset, data
+    data = subject.data(how.data, system.config.data.clips)
+    dataset = system.clips(data, how.split)
+    return run_clips(system, clip_batches(dataset, how), features=features, device=subject.device), dataset, data
 
 
 def clip_batches(dataset: ClipDataset, options: ClipOptions) -> Iterable[ClipBatch]:
@@ -53,12 +52,7 @@ def clip_batches(dataset: ClipDataset, options: ClipOptions) -> Iterable[ClipBat
 
 @torch.no_grad()
 def run_clips(
-    system: Foresees,
-    batches: Iterable[ClipBatch],
-    *,
-    features: Sequence[str] = ("bottleneck",),
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    system: Foresees, batches: Iterable[ClipBatch], *, features: Sequence[str] = ("bottleneck",), device: Device = "cpu"
 ) -> ClipOutputs:
     """Predicted and observed states of clips, true actions fed up to each step (teacher forcing).
 
@@ -68,26 +62,31 @@ def run_clips(
     for feature in features:
         if feature not in system.states:
             raise EvalError(f"feature {feature!r} is unknown; choose one of {', '.join(system.states)}")
-    place = torch.device(device)
-    parts = list(gathered(lambda: _run_share(system, batches, features, place, dtype)).values())
-    if not parts:
+
+    def see(batch: ClipBatch) -> dict[str, Tensor]:
+        seen = system.foresee(to_device(batch, device), features)
+        states = {f"{side} {name}": getattr(seen, side)[name] for side in _SIDES for name in features}
+        values = {name: value.float().cpu() for name, value in {**states, "action": seen.motion}.items()}
+        return values | {name: getattr(batch, name) for name in _KEPT}
+
+    joined = each_batch(batches, see)
+    if joined is None:
         if rank():
             return ClipOutputs({}, {}, *(torch.empty(0) for _ in fields(ClipOutputs)[2:]))
         raise EvalError("no clip could be read: there is nothing to evaluate")
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    states = {side: {name: joined.pop(f"{side} {name}") for name in features} for side in ("prediction", "observed")}
+    states = {side: {name: joined.pop(f"{side} {name}") for name in features} for side in _SIDES}
     return ClipOutputs(**states, **joined)
 
 
-def _run_share(
-    system: Foresees, batches: Iterable[ClipBatch], features: Sequence[str], device: torch.device, dtype: torch.dtype
-) -> dict[int, dict[str, Tensor]]:
-    parts: dict[int, dict[str, Tensor]] = {}
-    for place, batch in enumerate(batches):
-        with autocast(device, dtype):
-            seen = system.foresee(to_device(batch, device), features)
-        states = {f"{side} {name}": getattr(seen, side)[name] for side in ("prediction", "observed") for name in features}
-        values = {name: value.float().cpu() for name, value in {**states, "action": seen.motion}.items()}
-        number = place if world_size() == 1 else int(batch.sample_ids[0])
-        parts[number] = values | {name: getattr(batch, name) for name in _KEPT}
-    return parts
+def each_batch(batches: Iterable[ClipBatch], run: Callable[[ClipBatch], dict[str, Tensor] | None]) -> dict[str, Tensor] | None:
+    """What ``run`` makes of all processes' batches, in order and joined along the clips, on process 0; None is left out.
+
+    None where nothing was made, and on the other processes.
+    """
+
+    def share() -> dict[int, dict[str, Tensor]]:
+        numbered = ((place if world_size() == 1 else int(batch.sample_ids[0]), run(batch)) for place, batch in enumerate(batches))
+        return {number: found for number, found in numbered if found is not None}
+
+    parts = list(gathered(share).values())
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else None

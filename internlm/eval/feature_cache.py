@@ -34,57 +34,42 @@ class Stored:
 
 
 class FeatureCache:
-    """A folder of ``<key>.safetensors``, one for each encoder and source. Deleting any of them is safe.
+    """Of some rows of a source in a folder of ``<key>.safetensors``, one for each encoder. Deleting any of them is safe.
 
     The key is a SHA-256 of the encoder's identity (for a network the hash of its config and weights, the feature and the
     precision), of the images (names, sizes and times of change of the files), of the rows, the image size and the batches.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, source: ImageSource, rows: np.ndarray, image_size: int, batch_size: int):
+        chosen = hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
+        self.folder, self.source, self._about = folder, source, [fingerprint(source), chosen, image_size, batch_size]
 
-    def find(
-        self, source: ImageSource, encoders: list[Encoder], rows: np.ndarray, image_size: int, batch_size: int
-    ) -> dict[str, Stored]:
+    def find(self, encoders: list[Encoder]) -> dict[str, Stored]:
         """Stored features by the first name of their encoder, on all processes (tensors only on process 0)."""
-        data = fingerprint(source)
         found = {}
         for item in encoders:
             if item.identity is None:
                 continue
-            path = self._path(item, data, rows, image_size, batch_size)
+            path = self._path(item)
             unreadable = from_first(lambda path=path, item=item: self._unreadable(path, item.names))
             if unreadable is not None:
                 log.info("features of %s from %s", ", ".join(item.names), path)
                 found[item.names[0]] = self._read(path, item.names, unreadable)
         return found
 
-    def keep(
-        self,
-        source: ImageSource,
-        encoders: list[Encoder],
-        rows: np.ndarray,
-        image_size: int,
-        batch_size: int,
-        features: dict[str, Stored],
-    ) -> None:
+    def keep(self, encoders: list[Encoder], features: dict[str, Stored]) -> None:
         """Write features (process 0), each file whole or not at all."""
-        if rank():
-            return
-        data = fingerprint(source)
         for item in encoders:
-            if item.identity is None:
+            if rank() or item.identity is None:
                 continue
-            path = self._path(item, data, rows, image_size, batch_size)
             stored = features[item.names[0]]
-            about = {"identity": item.identity, "unreadable": str(stored.unreadable), "first_image": source.name(0)}
+            about = {"identity": item.identity, "unreadable": str(stored.unreadable), "first_image": self.source.name(0)}
             tensors = {f"feature {name}": value.contiguous() for name, value in stored.values.items()}
-            with written(path) as temporary:
+            with written(self._path(item)) as temporary:
                 save_file(tensors | {"rows": stored.rows}, temporary, about)
 
-    def _path(self, item: Encoder, data: str, rows: np.ndarray, image_size: int, batch_size: int) -> Path:
-        chosen = hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
-        parts = [VERSION, torch.__version__, item.identity, data, chosen, image_size, batch_size]
+    def _path(self, item: Encoder) -> Path:
+        parts = [VERSION, torch.__version__, item.identity, *self._about]
         return self.folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]}.safetensors"
 
     @staticmethod

@@ -63,10 +63,8 @@ def read_frames(path: str | Path) -> FrameFeatures:
     features = _matrix(_need(arrays, "features", path), "features", path)
     takes, numbers = (_integers_or_names(_need(arrays, name, path), name, path) for name in ("takes", "frame_numbers"))
     if not takes.shape == numbers.shape == features.shape[:1]:
-        raise EvalError(
-            f"{path}: features of shape {tuple(features.shape)}, takes {takes.shape}, frame_numbers {numbers.shape}; need one of "
-            "each a row"
-        )
+        shapes = f"features {tuple(features.shape)}, takes {takes.shape}, frame_numbers {numbers.shape}"
+        raise EvalError(f"{path}: shapes are {shapes}; need one of each a row")
     if numbers.dtype.kind == "U":
         raise EvalError(f"{path}: frame_numbers are names; they must be integers")
     rows = np.unique(takes, return_inverse=True)[1]
@@ -90,10 +88,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray | Tensor], list[str]]:
         arrays, classes = readers[kind](path)
     except Exception as error:  # of damaged files zipfile, zlib, numpy, safetensors and json raise a dozen kinds
         how = "without pickle " if kind == ".npz" else ""
-        raise EvalError(
-            f"{path} cannot be read as {kind} {how}({path.stat().st_size} bytes): {error or type(error).__name__}. If it was "
-            "copied or cut off, write it again"
-        ) from None
+        why = f"{path} cannot be read as {kind} {how}({path.stat().st_size} bytes): {error or type(error).__name__}"
+        raise EvalError(f"{why}. If it was copied or cut off, write it again") from None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
         raise EvalError(f"{path}: classes must be a list of names, each once")
     return arrays, classes
@@ -135,10 +131,8 @@ def _labels(found, path: str | Path, part: str) -> Tensor | list[str]:
         return array.tolist()
     bad = np.flatnonzero((array < 0) | (array > np.iinfo(np.int64).max))
     if len(bad):
-        raise EvalError(
-            f"{path}: {part}_labels: row {bad[0]} is {array[bad[0]]} ({len(bad)} such rows); labels are integers from 0 on; "
-            "leave out rows without a class"
-        )
+        what = f"{path}: {part}_labels: row {bad[0]} is {array[bad[0]]} ({len(bad)} such rows)"
+        raise EvalError(f"{what}; labels are integers from 0 on; leave out rows without a class")
     return torch.from_numpy(array.astype(np.int64))
 
 

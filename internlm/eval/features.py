@@ -119,13 +119,13 @@ def extract(
     Raises DataError when none or too few can be read, EvalError when a feature is not finite, naming the image.
     """
     wanted = sample_rows(source, how.limit)
-    cache = FeatureCache(how.cache) if how.cache and view is None else None
-    known = cache.find(source, encoders, wanted, image_size, how.batch) if cache else {}
+    cache = FeatureCache(how.cache, source, wanted, image_size, how.batch) if how.cache and view is None else None
+    known = cache.find(encoders) if cache else {}
     missing = [item for item in encoders if item.names[0] not in known]
     if missing:
         fresh = _run(source, missing, image_size, wanted, how, view)
         if cache:
-            cache.keep(source, missing, wanted, image_size, how.batch, fresh)
+            cache.keep(missing, fresh)
         known |= fresh
     stored = list(known.values())
     if any(not torch.equal(stored[0].rows, other.rows) for other in stored[1:]):
@@ -187,10 +187,8 @@ def _check_read(read: int, source: ImageSource, wanted: int, max_broken_share: f
     if not read:
         raise DataError(f"none of the {wanted} images can be read, the first is {source.name(0)}")
     if wanted - read > max_broken_share * wanted:
-        raise DataError(
-            f"{wanted - read} of {wanted} images cannot be read, more than the allowed share {max_broken_share:g}; they are "
-            "named above. Mend them or allow more (--max-broken-share)"
-        )
+        many = f"{wanted - read} of {wanted} images cannot be read, more than the allowed share {max_broken_share:g}"
+        raise DataError(f"{many}; they are named above. Mend them or allow more (--max-broken-share)")
     return read
 
 
@@ -198,8 +196,6 @@ def _finite(values: Tensor, name: str, source: ImageSource, rows: Tensor) -> Ten
     bad = ~torch.isfinite(values).all(1)
     if bad.any():
         image = source.name(int(rows[int(bad.nonzero()[0])]))
-        raise EvalError(
-            f"feature {name!r} of {image} is not finite ({int(bad.sum())} of {len(values)} in its batch): the weights are "
-            "damaged, or --dtype bfloat16 overflows where float32 does not"
-        )
+        what = f"feature {name!r} of {image} is not finite ({int(bad.sum())} of {len(values)} in its batch)"
+        raise EvalError(f"{what}: the weights are damaged, or --dtype bfloat16 overflows where float32 does not")
     return values

@@ -57,41 +57,48 @@ def read_options(options: type[Options], args: argparse.Namespace) -> Options:
 
 def whole(least: int, most: int = MOST) -> Callable[[str], int]:
     """Type of an option that is a whole number in least..most."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more{_up_to(most, MOST)}")
-        return value
-
-    return read
+    return _reader(int, "a whole number", least, most, MOST)
 
 
 def real(least: float, most: float = math.inf, *, inner: bool = False) -> Callable[[str], float]:
     """Type of an option that is a finite number in least..most, or strictly between them."""
+    return _reader(float, "a number", least, most, math.inf, inner)
 
-    def read(text: str) -> float:
+
+def _reader(kind: Any, what: str, least: float, most: float, unbounded: float, inner: bool = False) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or not (least < value < most if inner else least <= value <= most):
-            bounds = f"above {least:g}" if inner else f"of {least:g} or more"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}{_up_to(most, math.inf, inner)}")
+        if value == math.inf or not (least < value < most if inner else least <= value <= most):
+            low = f"above {least:g}" if inner else f"of {least:g} or more"
+            high = "" if most == unbounded else f" and {'below' if inner else 'at most'} {most:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {low}{high}")
         return value
 
     return read
 
 
-def _up_to(most: float, unbounded: float, inner: bool = False) -> str:
-    return "" if most == unbounded else f" and {'below' if inner else 'at most'} {most:g}"
+class Checked:
+    """Options whose numbers are checked by the types that their fields declare, whoever gives them. Raises EvalError."""
+
+    def __post_init__(self) -> None:
+        for found in fields(self):  # type: ignore[arg-type]
+            value, read = getattr(self, found.name), found.metadata.get("type", str)
+            name = found.name.replace("_", " ")
+            if value == () and found.default != ():
+                raise EvalError(f"{name}: there is nothing; give at least one")
+            try:
+                for each in value if isinstance(value, tuple) else (value,):
+                    if isinstance(each, int | float):
+                        read(str(each))
+            except argparse.ArgumentTypeError as error:
+                raise EvalError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions:
+class EvalOptions(Checked):
     """What every evaluation asks: the model, the data, how much of it, where, and where the result goes."""
 
     run: str | None = option(None, "run folder; its newest checkpoint is taken", one_of=MODEL)
@@ -117,7 +124,7 @@ class ClipOptions(EvalOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
+class Extraction(Checked):
     """How features are taken from images."""
 
     batch: int = option(128, "images at a time", type=whole(1))
@@ -127,12 +134,6 @@ class Extraction:
     cache: Path | None = option(None, "folder that keeps extracted features, found again by weights and images", type=Path)
     workers: int = option(0, "threads that read images ahead", "--workers", "--num_workers", type=whole(0))
     max_broken_share: float = option(0.01, "share of unreadable images that may be left out", type=real(0, 1))
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or (self.limit is not None and self.limit < 1) or self.workers < 0:
-            raise EvalError(f"batch {self.batch} and limit {self.limit} must be at least 1, workers {self.workers} at least 0")
-        if not 0 <= self.max_broken_share <= 1:
-            raise EvalError(f"the share of broken images, {self.max_broken_share}, must be in 0..1")
 
     @cached_property
     def place(self) -> "torch.device":

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -32,17 +31,12 @@ def joined() -> Iterator[bool]:
         # Process 0 may search for long while others wait; all start at the same time, though.
         join(launch, "gloo", timedelta(hours=12), patience=timedelta(minutes=10))
     try:
-        yield reports()
+        yield rank() == 0
         if own:
             dist.barrier()
     finally:
         if own:
             dist.destroy_process_group()
-
-
-def reports() -> bool:
-    """Whether this is the process that gets all features and reports."""
-    return rank() == 0
 
 
 def own_share(batches: int) -> range:
@@ -57,33 +51,28 @@ def gathered(run: Callable[[], dict[int, dict[str, Tensor]]]) -> dict[int, dict[
     none waits for ever: its own where it happened, an EvalError with its text elsewhere.
     """
     error: Exception | None = None
-    parts: dict[int, dict[str, Tensor]] = {}
+    parts: list[tuple[int, dict[str, Tensor]]] = []
     try:
-        parts = run()
+        parts = list(run().items())
     except Exception as caught:
         error = caught
-    if world_size() == 1:
-        if error is not None:
-            raise error
-        return dict(sorted(parts.items()))
-    about = {number: {name: (tuple(t.shape), t.dtype) for name, t in part.items()} for number, part in parts.items()}
-    all_about: list[tuple] = [()] * world_size()
-    dist.all_gather_object(all_about, (about, None if error is None else f"{type(error).__name__}: {error}"))
+    known: list = [None] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(known, (len(parts), None if error is None else f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error
-    failed = [f"process {number}: {text}" for number, (_, text) in enumerate(all_about) if text]
+    if world_size() == 1:
+        return dict(sorted(parts))
+    failed = [f"process {number}: {text}" for number, (_, text) in enumerate(known) if text]
     if failed:
         raise EvalError("; ".join(failed))
-    if rank():
-        for number in sorted(parts):
-            for tensor in parts[number].values():
-                if tensor.numel():
-                    dist.send(_bytes(tensor), 0)
-        return {}
-    for sender in range(1, world_size()):
-        for number, described in sorted(all_about[sender][0].items()):
-            parts[number] = {name: _received(sender, *what) for name, what in described.items()}
-    return dict(sorted(parts.items()))
+    found: dict[int, dict[str, Tensor]] = {}
+    for _ in range(max(count for count, _ in known)):  # batch by batch: nobody holds all features of a process twice
+        box: list | None = None if rank() else [None] * world_size()
+        dist.gather_object([parts.pop()] if parts else [], box)
+        for piece in box or ():
+            found |= piece
+    return dict(sorted(found.items()))
 
 
 def from_first(compute: Callable[[], Part]) -> Part:
@@ -103,14 +92,3 @@ def from_first(compute: Callable[[], Part]) -> Part:
     if box[1] is not None:
         raise EvalError(box[1])
     return box[0]
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.cpu().contiguous().view(-1).view(torch.uint8)
-
-
-def _received(sender: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    tensor = torch.empty(shape, dtype=dtype)
-    if tensor.numel():
-        dist.recv(tensor.view(-1).view(torch.uint8), sender)
-    return tensor

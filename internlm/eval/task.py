@@ -36,9 +36,7 @@ class Result:
     def __post_init__(self) -> None:
         missing = {"floors", "protocol"} - self.report.keys()
         if missing:
-            raise EvalError(
-                f"a result of {self.model['source']} has no {' and no '.join(sorted(missing))}: it would mean nothing"
-            )
+            raise EvalError(f"a result of {self.model['source']} has no {' and no '.join(sorted(missing))}: it means nothing")
 
 
 def names() -> list[str]:
@@ -99,10 +97,8 @@ class Subject:
         from internlm.config.places import missing
 
         if not given and (gone := missing(trained_on)):
-            raise EvalError(
-                f"{self.source} was trained on {gone[0]}, which is not there (relative paths start from the run folder's own "
-                "place, or from where it was trained); give --data"
-            )
+            where = "relative paths start from the run folder's own place, or from where it was trained"
+            raise EvalError(f"{self.source} was trained on {gone[0]}, which is not there ({where}); give --data")
         return each_once(given or trained_on)
 
 

@@ -1,12 +1,15 @@
 """The model card of an exported folder: what it is, on what it was trained, what it reaches beside which floors."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from internlm.config.schema import Config
 from internlm.systems.base import Words
 
+from .programs import Differences
 from .results import Result
 from .source import Source
 
@@ -14,43 +17,23 @@ SYNTHETIC_SOURCES = ("egoworld",)
 SMALL_IMAGES = 1_000_000  # fewer training images than this are called small
 
 
-def model_card(
-    source: Source, formats: Sequence[str], differences: dict[str, dict[str, float]], results: Sequence[Result]
-) -> str:
+def model_card(source: Source, formats: Sequence[str], differences: Differences, results: Sequence[Result]) -> str:
     """README.md of the folder, in Markdown with the front matter of model hubs."""
     system, config = source.system, source.system.config
     data = describe_data(config, source.recorded) if source.trained_here else []
     words, hub = system.words(source.network, source.branch), system.hub(source.network, source.branch)
     use = {"hf": words.use} | {name: text.format(outputs=", ".join(system.outputs)) for name, text in _USE.items()}
-    parts = [
-        _FRONT_MATTER.format(tags=", ".join(words.tags)),
-        f"# {config.job_name}, {source.branch} at step {source.step}",
-        words.about,
-        _warning(source, data, words),
-        "## Use",
-        *(use[name] for name in formats),
-        words.further if "hf" in formats else "",
-        _VIEW.format(size=system.image_size, short=round(system.image_size * 256 / 224)),
-        "## Network",
-        _table(("", ""), words.network),
-        "## Training",
-        _training(source, data, words),
-        "## Results",
-        *([_result(result) for result in results] or [_NO_RESULTS]),
-        "## Checked when exported",
-        "Largest difference of each output from the network that was trained, on random images:",
-        _differences(differences, system.outputs, hub.outputs),
-        "The full configuration is in `training_config.yaml`, the record of this export in `export.json`. The code is under "
-        "Apache-2.0; the licence of the weights follows from the data they were trained on.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = {"tags": ", ".join(words.tags), "job": config.job_name, "branch": source.branch, "step": source.step}
+    text |= {"about": words.about, "warning": _warning(source, data, words)}
+    text |= {"size": system.image_size, "short": round(system.image_size * 256 / 224)}
+    text |= {"use": "\n\n".join(use[name] for name in formats), "further": words.further if "hf" in formats else ""}
+    text |= {"network": _table(("", ""), words.network), "training": _training(source, data, words)}
+    text |= {"results": "\n\n".join(map(_result, results)) or _NO_RESULTS}
+    text |= {"differences": _differences(differences, system.outputs, hub.outputs)}
+    card = Path(__file__).with_name("card.txt").read_text(encoding="utf-8").format(**text)
+    return re.sub(r"\n{3,}", "\n\n", card)  # what there is nothing to say of leaves no gap
 
 
-_FRONT_MATTER = """---
-library_name: transformers
-pipeline_tag: image-feature-extraction
-tags: [{tags}]
----"""
 _USE = {
     "torch-export": """```python
 program = torch.export.load("encoder.pt2").module()
@@ -61,8 +44,6 @@ session = onnxruntime.InferenceSession("encoder.onnx")
 {outputs} = session.run(None, {{"pixel_values": pixel_values}})   # float32 [N, 3, S, S]
 ```""",
 }
-_VIEW = """`pixel_values` are RGB images whose short side was resized to {short} (antialiased bicubic), cut to the central
-{size} x {size}, divided by 255 and normalised with the numbers of `preprocessor_config.json`."""
 _NO_RESULTS = """No evaluation of this step was found, so nothing is known about what these features are worth. `egoagent eval
 knn --run RUN --out RUN/knn.json` measures it; an export after that shows it here."""
 
@@ -155,7 +136,7 @@ def _result(result: Result) -> str:
     )
 
 
-def _differences(found: dict[str, dict[str, float]], outputs: Sequence[str], names: Mapping[str, str]) -> str:
+def _differences(found: Differences, outputs: Sequence[str], names: Mapping[str, str]) -> str:
     """By format, in columns of the outputs' names in a program; ``names`` gives these where a format has its own."""
     columns, rows = (*outputs, "others"), []
     for form, differences in found.items():

@@ -16,6 +16,5 @@ def require_packages(formats: Sequence[str]) -> None:
             raise ExportError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
         for package in FORMATS[name]:
             if importlib.util.find_spec(package) is None:
-                raise ModuleNotFoundError(
-                    f"format {name} needs the package {package}: pip install 'egoagent[export]'", name=package
-                )
+                said = f"format {name} needs the package {package}: pip install 'egoagent[export]'"
+                raise ModuleNotFoundError(said, name=package)

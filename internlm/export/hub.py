@@ -48,10 +48,9 @@ def check_hf(folder: Path, hub: Hub) -> dict[str, float]:
         save_file(hub.probe(), probe)
         offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": f"{temporary}/modules", "HF_HUB_DISABLE_TELEMETRY": "1"}
         command = [sys.executable, "-I", str(hub.check), str(folder.resolve()), str(probe.resolve())]
+        how = {"cwd": temporary, "env": os.environ | offline, "timeout": _CHECK_SECONDS}
         try:
-            done = subprocess.run(
-                command, cwd=temporary, env=os.environ | offline, capture_output=True, text=True, timeout=_CHECK_SECONDS
-            )
+            done = subprocess.run(command, capture_output=True, text=True, **how)
         except subprocess.TimeoutExpired as error:
             raise ExportError(f"{folder}: loading it took more than {_CHECK_SECONDS} s and was stopped") from error
     if done.returncode:

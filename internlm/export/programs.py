@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from internlm.systems.base import Embeds
 
 INPUT = "pixel_values"
+Differences = dict[str, dict[str, float]]  # by format, the largest of each output
 TORCH_PROGRAM, ONNX_PROGRAM = "encoder.pt2", "encoder.onnx"
 _LARGEST_BATCH = 4096
 _ONE_FILE = 1 << 30  # bytes; protobuf ends at 2 GiB, so larger weights go into a file beside the graph
@@ -29,7 +30,7 @@ class Encoder(nn.Module):
         return tuple(found[name] for name in self.outputs)
 
 
-def write_programs(folder: Path, encoder: Encoder, formats: Sequence[str]) -> dict[str, dict[str, float]]:
+def write_programs(folder: Path, encoder: Encoder, formats: Sequence[str]) -> Differences:
     """Write the programs among the formats and read each back: by format the largest difference of each output."""
     found = {}
     program = trace(encoder) if {"torch-export", "onnx"} & set(formats) else None

@@ -17,6 +17,7 @@ from . import hub, programs
 from .card import model_card
 from .errors import ExportError
 from .formats import require_packages
+from .programs import Differences
 from .results import Result, find_results, read_results
 from .source import Source, load_source
 
@@ -30,7 +31,7 @@ class Exported:
     """Where it lies, and by format the largest difference of each output from the network's."""
 
     path: Path
-    differences: dict[str, dict[str, float]]
+    differences: Differences
     results: tuple[Result, ...]
 
 
@@ -76,7 +77,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} holds an export already; give --overwrite to replace it")
 
 
-def _write_formats(folder: Path, source: Source, formats: Sequence[str]) -> dict[str, dict[str, float]]:
+def _write_formats(folder: Path, source: Source, formats: Sequence[str]) -> Differences:
     """Write and check each format; returns the differences. ExportError where one is too large or no number."""
     system, network, size, found = source.system, source.network, source.system.image_size, {}
     about = system.hub(network, source.branch)
@@ -96,9 +97,7 @@ def _write_formats(folder: Path, source: Source, formats: Sequence[str]) -> dict
     return found
 
 
-def _write_record(
-    folder: Path, source: Source, formats: Sequence[str], differences: dict[str, dict[str, float]], results: Sequence[Result]
-) -> None:
+def _write_record(folder: Path, source: Source, formats: Sequence[str], found: Differences, results: Sequence[Result]) -> None:
     """What the folder is: the card for people, the record for programs, the run's config."""
     from internlm import __version__
 
@@ -115,10 +114,10 @@ def _write_record(
         "step": source.step,
         "network": source.branch,
         "formats": list(formats),
-        "largest_difference": differences,
+        "largest_difference": found,
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(model_card(source, formats, differences, results), encoding="utf-8")
+    (folder / CARD).write_text(model_card(source, formats, found, results), encoding="utf-8")
 
 
 def _settle(folder: Path) -> None:

@@ -11,8 +11,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,28 +30,15 @@ LAUNCHED_ELSEWHERE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What the job asks Slurm for.
+    """What becomes of the job: ``folder`` takes logs and submitit's files, on a disk that all nodes see.
 
-    folder: logs and submitit's files, on a disk that all nodes see. tasks_per_node: processes of a node, one a GPU where
-    ``gpus``. minutes: time limit of one stretch. signal_ahead: seconds before it at which the run is told to save.
-    requeue: go on after the limit and after preemption. max_restarts: of crashes. memory_gb: of a node; None = its default.
+    requeue: go on after the limit and after preemption. max_restarts: of crashes. asked: submitit's parameters of a Slurm job.
     """
 
     folder: Path
-    name: str = "egoagent"
-    nodes: int = 1
-    tasks_per_node: int = 1
-    gpus: bool = True
-    cpus_per_task: int = 1
-    minutes: int = 24 * 60
-    memory_gb: int | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
     requeue: bool = True
-    signal_ahead: int = 300
     max_restarts: int = 3
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EarlyStop(BaseException):
@@ -108,23 +95,14 @@ def make_executor(options: JobOptions) -> Any:
             return 1  # a dry run needs no Slurm; ``submit`` has looked for it
 
     executor = Executor(folder=options.folder)
-    chosen = {name: getattr(options, name) for name in ("partition", "account", "qos", "constraint")}
     executor.update_parameters(
-        job_name=options.name,
-        nodes=options.nodes,
-        ntasks_per_node=options.tasks_per_node,
-        cpus_per_task=options.cpus_per_task,
-        time=options.minutes,
-        signal_delay_s=options.signal_ahead,
         stderr_to_stdout=True,
         setup=[f"unset {' '.join(LAUNCHED_ELSEWHERE)}"],
         teardown=teardown(options),
         # A process that dies must not leave the others waiting for it in a collective.
         srun_args=["--kill-on-bad-exit=1", "--open-mode=append"],
         additional_parameters={"requeue" if options.requeue else "no-requeue": True},
-        **({"gpus_per_node": options.tasks_per_node} if options.gpus else {}),
-        **({"mem": f"{options.memory_gb}GB"} if options.memory_gb else {}),
-        **{name: value for name, value in chosen.items() if value},
+        **options.asked,
     )
     return executor
 
@@ -136,26 +114,11 @@ def batch_script(task: TrainTask, options: JobOptions) -> str:
 
 def teardown(options: JobOptions) -> list[str]:
     """Lines of bash after srun: queue the job again where that helps, and end with the run's own code."""
-    log = shlex.quote(str(options.folder.resolve() / RESTARTS_NAME))
-    final = "|".join(map(str, FINAL_CODES))
-    lines = [
-        "code=$?",
-        "again=no",
-        'case "$code" in',
-        f"  {final}) ;;",
-        f"  {EXIT_STOPPED}) again=yes ;;",
-        f'  *) touch {log}; if [ "$(wc -l < {log})" -lt {options.max_restarts} ]; then',
-        f'       echo "exit code $code: starting again" | tee -a {log}; again=yes',
-        "     fi ;;",
-        "esac",
-        # A cancelled job is no longer RUNNING, nor is one that Slurm has queued again by itself.
-        'state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)',
-        'if [ "$again" = yes ] && [ "$state" = RUNNING ]; then',
-        '  scontrol requeue "$SLURM_JOB_ID" && sleep 60',
-        "fi",
-        'exit "$code"',
-    ]
-    return lines if options.requeue else ["code=$?", 'exit "$code"']
+    if not options.requeue:
+        return ["code=$?", 'exit "$code"']
+    log, final = shlex.quote(str(options.folder.resolve() / RESTARTS_NAME)), "|".join(map(str, FINAL_CODES))
+    script = Path(__file__).with_name("teardown.sh").read_text(encoding="utf-8")
+    return script.format(final=final, stopped=EXIT_STOPPED, log=log, restarts=options.max_restarts).splitlines()
 
 
 def minutes_of(text: str) -> int:

@@ -16,7 +16,6 @@ def write_snapshot(config: Config, run_dir: Path, command: Sequence[str]) -> Pat
     Returns the path of the config, which alone reproduces the run. Files appear whole or not at all.
     """
     folder = run_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     code, patch = code_version()
     record = {"command": list(command), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **code}
     write_code(folder, record, patch)

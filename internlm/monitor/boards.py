@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from internlm.core.files import write_text
 
@@ -14,20 +14,13 @@ WANDB_ID = "wandb_id"
 log = logging.getLogger(__name__)
 
 
-class Board(Protocol):
-    """Takes the numbers of a step."""
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Show them."""
-
-    def close(self) -> None:
-        """Send what is under way and end."""
-
-
 class Boards:
-    """All boards of a run; one that fails is named once and left out from then on."""
+    """All boards of a run; one that fails is named once and left out from then on.
 
-    def __init__(self, boards: list[Board]) -> None:
+    A board has ``write(step, numbers)``, which shows the numbers of a step, and ``close()``, which sends what is under way.
+    """
+
+    def __init__(self, boards: list[Any]) -> None:
         self._boards = boards
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -83,7 +76,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def tensorboard(folder: Path, resume_step: int) -> list[Board]:
+def tensorboard(folder: Path, resume_step: int) -> list[TensorBoard]:
     """TensorBoard, or nothing and a warning where it is not installed."""
     try:
         return [TensorBoard(folder, resume_step)]
@@ -94,7 +87,7 @@ def tensorboard(folder: Path, resume_step: int) -> list[Board]:
     return []
 
 
-def weights_and_biases(folder: Path, project: str, name: str, config: Mapping[str, Any]) -> list[Board]:
+def weights_and_biases(folder: Path, project: str, name: str, config: Mapping[str, Any]) -> list[WeightsAndBiases]:
     """Weights & Biases, or nothing and a warning where it is not installed or does not start."""
     try:
         return [WeightsAndBiases(folder, project, name, config)]

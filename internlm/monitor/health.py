@@ -32,11 +32,8 @@ class HealthReading:
         """``uniform``, ``constant`` or None for this reading alone."""
         if self.teacher_entropy > UNIFORM_SHARE * self.max_entropy:
             return "uniform"
-        if self.mean_teacher_entropy < CONSTANT_ENTROPY_SHARE * self.max_entropy:
-            return "constant"
-        if self.feature_std < CONSTANT_SPREAD * self.healthy_std:
-            return "constant"
-        return None
+        one_prototype = self.mean_teacher_entropy < CONSTANT_ENTROPY_SHARE * self.max_entropy
+        return "constant" if one_prototype or self.feature_std < CONSTANT_SPREAD * self.healthy_std else None
 
     def named(self) -> dict[str, float]:
         """The figures as metrics."""

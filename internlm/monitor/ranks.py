@@ -1,7 +1,7 @@
 """All processes beside each other: who is slowest, who waits for data, who needs most memory."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
@@ -30,15 +30,8 @@ class Ranks:
 
 def extremes(figures: dict[str, list[float]]) -> dict[str, float]:
     """Smallest and largest of each figure, and the rank of the largest, as metrics."""
-    found: dict[str, float] = {}
-    for name, values in figures.items():
-        largest = max(values)
-        found |= {
-            f"ranks/{name}_min": min(values),
-            f"ranks/{name}_max": largest,
-            f"ranks/{name}_max_rank": values.index(largest),
-        }
-    return found
+    shown: dict[str, Callable[[list[float]], float]] = {"min": min, "max": max, "max_rank": lambda v: v.index(max(v))}
+    return {f"ranks/{name}_{kind}": of(values) for name, values in figures.items() for kind, of in shown.items()}
 
 
 def slower(values: Sequence[float], share: float) -> list[int]:
@@ -70,9 +63,7 @@ class RankWatch:
 
     def __init__(self, ranks: Ranks, *, straggler_share: float, data_wait_share: float) -> None:
         self.ranks, self.straggler_share, self.data_wait_share = ranks, straggler_share, data_wait_share
-        count = len(ranks.hosts)
-        self._slow = [Standing() for _ in range(count)]
-        self._hungry = Standing()
+        self._slow, self._hungry = [Standing() for _ in ranks.hosts], Standing()
 
     def update(self, compute: Sequence[float], data_wait: Sequence[float], step_seconds: float) -> list[str]:
         """Messages after a reading of every process: seconds of the same piece of work, and of waiting for data in a step."""

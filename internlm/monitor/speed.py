@@ -32,23 +32,20 @@ class Speed:
     """
 
     def __init__(
-        self,
-        frames: Mapping[str, int],
-        tokens: Mapping[str, int],
-        flops: Callable[[], Mapping[str, int]],
-        peak: float | None,
+        self, frames: Mapping[str, int], tokens: Mapping[str, int], flops: Callable[[], Mapping[str, int]], peak: float | None
     ) -> None:
         self._frames, self._tokens, self.peak = frames, tokens, peak
         self._flops = flops() if peak is not None else {}
 
     def figures(self, samples: Mapping[str, int], seconds: float) -> dict[str, float]:
         """Speeds of all processes together for so many samples by stream of all in ``seconds``."""
-        found = {"tokens_per_s": sum(count * self._tokens[name] for name, count in samples.items()) / seconds}
-        if any(self._frames.values()):
-            found["images_per_s"] = sum(count * self._frames[name] for name, count in samples.items()) / seconds
-        if self.peak is not None:
-            found["mfu"] = sum(count * self._flops[name] for name, count in samples.items()) / seconds / self.peak
-        return found
+
+        def speed(units: Mapping[str, int]) -> float:
+            return sum(count * units[name] for name, count in samples.items()) / seconds
+
+        found = {"tokens_per_s": speed(self._tokens)}
+        found |= {"images_per_s": speed(self._frames)} if any(self._frames.values()) else {}
+        return found | ({"mfu": speed(self._flops) / self.peak} if self.peak is not None else {})
 
 
 def memory_gib(device: torch.device) -> dict[str, float]:

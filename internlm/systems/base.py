@@ -36,6 +36,10 @@ class Terms:
     kept: dict[str, Tensor] = field(default_factory=dict)  # what the health reading needs, where it was asked for
 
 
+Values = Mapping[str, float]  # of the schedules in a step
+Pieces = list[Callable[[], Terms]]  # of a step's loss
+
+
 class Reading(Protocol):
     """Whether a system still learns: the figures of one step."""
 
@@ -66,9 +70,7 @@ class System(Protocol):
     def schedules(self) -> dict[str, Schedule]:
         """Every value that changes with the step, logged as it is named; ``lr`` and ``weight_decay`` at least."""
 
-    def terms(
-        self, batches: Mapping[str, Any], values: Mapping[str, float], *, dtype: torch.dtype, keep: bool = False
-    ) -> list[Callable[[], Terms]]:
+    def terms(self, batches: Mapping[str, Any], values: Values, *, dtype: torch.dtype, keep: bool = False) -> Pieces:
         """The pieces of a step's loss, to be called one by one, each backward pass before the next piece.
 
         ``batches`` by stream, in main memory; ``values`` are the schedules'. As many pieces for each batch as

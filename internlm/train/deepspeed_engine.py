@@ -42,10 +42,8 @@ class DeepSpeedEngine:
         self._deepspeed, self._parts = _import(), parts
         trained = trained_modules(parts)
         if len(trained) != 1:
-            raise ConfigError(
-                f"engine deepspeed trains one module, and system {config.system!r} has {', '.join(trained)}; set "
-                "parallel.engine=torch"
-            )
+            has = f"system {config.system!r} has {', '.join(trained)}"
+            raise ConfigError(f"engine deepspeed trains one module, and {has}; set parallel.engine=torch")
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeed needs a process group even for one process: open_mesh(..., always=True)")
         os.environ["LOCAL_RANK"] = str(read_launch().local_rank)  # srun does not set it, DeepSpeed demands it
@@ -249,10 +247,8 @@ def _import() -> Any:
     try:
         import deepspeed
     except ImportError as error:
-        raise ConfigError(
-            f"parallel.engine is 'deepspeed', which cannot be imported ({error}); install it with "
-            "pip install 'egoagent[deepspeed]', or set parallel.engine=torch"
-        ) from error
+        way_out = "install it with pip install 'egoagent[deepspeed]', or set parallel.engine=torch"
+        raise ConfigError(f"parallel.engine is 'deepspeed', which cannot be imported ({error}); {way_out}") from error
     return deepspeed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from internlm.checkpoint.manager import CheckpointError
+from internlm.checkpoint.manager import CheckpointError, Guard
 from internlm.config.load import RESOLVED_NAME, save_config
 from internlm.config.schema import Config
 from internlm.core.collectives import is_lost_process
@@ -99,8 +99,19 @@ def train(
     try:
         limit, patience = parallel.timeout_minutes + COLLECTIVE_MARGIN, PATIENCE_SHARE * parallel.timeout_minutes
         opened = open_mesh(shape, device, limit, patience_minutes=patience, always=always)
-        with watchdog, nullcontext(mesh) if mesh else opened as found:
-            return _train(config, run_dir, device, found, resume, batches, after_step, watchdog, began)
+        with watchdog, nullcontext(mesh) if mesh else opened as found, held(run_dir, found) as check_lock:
+            if not resume:
+                if found.writes:
+                    set_aside(run_dir)
+                found.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
+            run = _Run(config, run_dir, device, found, batches, after_step, watchdog, check_lock)
+            with closing(run.state.engine):
+                if run.state.counters.step >= config.train.steps:
+                    log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
+                    return run.result(None, began)
+                with StopSignals() as signals, run:
+                    stopped_by = run.loop(signals)
+        return run.result(stopped_by, began)
     except AbsentProcessError as error:
         raise LostProcessError(str(error)) from error
     except RuntimeError as error:
@@ -108,37 +119,8 @@ def train(
             raise died from error
         if not is_lost_process(error):
             raise
-        raise LostProcessError(
-            f"rank {rank} lost the others: one of them has ended, and its own messages say why. The same command continues "
-            f"from the last checkpoint ({error})"
-        ) from error
-
-
-def _train(
-    config: Config,
-    run_dir: Path,
-    device: torch.device,
-    mesh: Mesh,
-    resume: bool,
-    batches: Callable[[int], Batches] | None,
-    after_step: AfterStep,
-    watchdog: Watchdog,
-    began: float,
-) -> TrainResult:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with held(run_dir, mesh) as check_lock:
-        if not resume:
-            if mesh.writes:
-                set_aside(run_dir)
-            mesh.world.max(torch.zeros((), device=device))  # nobody looks for checkpoints before they are out of the way
-        run = _Run(config, run_dir, device, mesh, batches, after_step, watchdog, check_lock)
-        with closing(run.state.engine):
-            if run.state.counters.step >= config.train.steps:
-                log.info("%s is complete: %d of %d steps", run_dir, run.state.counters.step, config.train.steps)
-                return run.result(None, began)
-            with StopSignals() as signals, run:
-                stopped_by = run.loop(signals)
-    return run.result(stopped_by, began)
+        lost = f"rank {rank} lost the others: one of them has ended, and its own messages say why"
+        raise LostProcessError(f"{lost}. The same command continues from the last checkpoint ({error})") from error
 
 
 class _Run:
@@ -153,7 +135,7 @@ class _Run:
         batches: Callable[[int], Batches] | None,
         after_step: AfterStep,
         watchdog: Watchdog,
-        check_lock: Callable[[], None],
+        check_lock: Guard,
     ) -> None:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
         self.saver = Saver(config, run_dir, device, mesh, check_lock)
@@ -161,7 +143,7 @@ class _Run:
         if mesh.writes:
             save_config(config, run_dir / RESOLVED_NAME)
         self.clock, dtype = Clock(device), choose_dtype(config.train.dtype, device)
-        self.step = TrainStep(config, self.state, run_dir, dtype, self.clock, self.saver.before_step)
+        self.step = TrainStep(config, self.state, run_dir, dtype, self.clock, self.saver.background.before_change)
         self.report = Report(config, run_dir, self.state, self.clock, dtype)
         self._take_over(saved)
         self._open_batches, self._after_step, self._watchdog = batches, after_step, watchdog
@@ -239,17 +221,15 @@ class _Run:
         Millions of files are listed for minutes: opening the data and the step after it each have the watchdog's whole time.
         """
         self._watchdog.beat("opening the data")
-        batches = self._open_from_here()
-        self._note_contents(getattr(batches, "sources", {}))
-        self._watchdog.beat(f"step {self.state.counters.step + 1}")
-        return batches
-
-    def _open_from_here(self) -> Batches:
         counters = self.state.counters
         start, stop = (step + counters.skipped_batches for step in (counters.step, self.config.train.steps))
         if self._open_batches:
-            return self._open_batches(start)
-        return self._read(self.state.system.streams(), range(start, stop), pin_memory=self.device.type == "cuda")
+            batches = self._open_batches(start)
+        else:
+            batches = self._read(self.state.system.streams(), range(start, stop), pin_memory=self.device.type == "cuda")
+        self._note_contents(getattr(batches, "sources", {}))
+        self._watchdog.beat(f"step {counters.step + 1}")
+        return batches
 
     def _read(self, streams: Mapping[str, Stream], steps: range, **options: Any) -> TrainingBatches:
         config, data = self.config, self.mesh.data
@@ -316,7 +296,7 @@ class _Run:
             self._note_failed_save(error)
 
     def _note_failed_save(self, error: CheckpointError | None = None) -> None:
-        if error := error or self.saver.failure():
+        if error := error or self.saver.background.failure():
             self.report.note(f"SAVE FAILED, training goes on: {error}", logging.ERROR)
 
     def result(self, stopped_by: str | None, began: float) -> TrainResult:

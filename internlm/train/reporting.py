@@ -45,33 +45,31 @@ class Report:
 
     def __enter__(self) -> "Report":
         with ExitStack() as stack:
-            self._open(stack)
+            stack.enter_context(self._rank_log)
+            stack.callback(self._profiler.close)
+            monitor, done = self.config.monitor, self.state.counters.step
+            ranks = Ranks(self.mesh.world, self.device)
+            self._ranks = RankWatch(ranks, straggler_share=monitor.straggler_share, data_wait_share=monitor.data_wait_share)
+            trained = trained_modules(self.state.system.parts()).values()
+            blocks = [block for module in trained for block in module.modules() if isinstance(block, Block)]
+            probed = blocks and not self.config.parallel.compile
+            self._probe = Probe(blocks[len(blocks) // 2].mlp, self.device) if probed else None
+            if self._probe:
+                stack.callback(self._probe.close)
+            if self.mesh.writes:
+                peak = peak_tflops(self.config, self.device, self.dtype)
+                cost = self.state.system.cost()
+                self._speed = Speed(cost.frames, cost.tokens, cost.flops, peak and peak * 1e12 * self.mesh.world.size)
+                writer = MetricsWriter(self.run_dir, resume_step=done, boards=self._boards(done))
+                self._metrics = stack.enter_context(closing(writer))
+                shown = Progress(total=self.config.train.steps, start=done, bar=monitor.progress)
+                self._progress = stack.enter_context(closing(shown))
             self._closing = stack.pop_all()
         self._restart()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._closing.__exit__(*error)
-
-    def _open(self, stack: ExitStack) -> None:
-        stack.enter_context(self._rank_log)
-        stack.callback(self._profiler.close)
-        monitor, done = self.config.monitor, self.state.counters.step
-        ranks = Ranks(self.mesh.world, self.device)
-        self._ranks = RankWatch(ranks, straggler_share=monitor.straggler_share, data_wait_share=monitor.data_wait_share)
-        trained = trained_modules(self.state.system.parts()).values()
-        blocks = [block for module in trained for block in module.modules() if isinstance(block, Block)]
-        self._probe = Probe(blocks[len(blocks) // 2].mlp, self.device) if blocks and not self.config.parallel.compile else None
-        if self._probe:
-            stack.callback(self._probe.close)
-        if self.mesh.writes:
-            peak = peak_tflops(self.config, self.device, self.dtype)
-            cost = self.state.system.cost()
-            self._speed = Speed(cost.frames, cost.tokens, cost.flops, peak and peak * 1e12 * self.mesh.world.size)
-            writer = MetricsWriter(self.run_dir, resume_step=done, boards=self._boards(done))
-            self._metrics = stack.enter_context(closing(writer))
-            shown = Progress(total=self.config.train.steps, start=done, bar=monitor.progress)
-            self._progress = stack.enter_context(closing(shown))
 
     def step_begins(self, number: int) -> bool:
         """Step ``number`` (from 1) begins; True where its health is read, for which it must keep its outputs."""
@@ -148,9 +146,8 @@ class Report:
         return reading.named() | {"health/verdict": verdict}
 
     def _boards(self, done: int) -> Boards:
-        config, boards = self.config, []
-        if config.monitor.tensorboard:
-            boards += tensorboard(self.run_dir, done)
+        config = self.config
+        boards: list[Any] = tensorboard(self.run_dir, done) if config.monitor.tensorboard else []
         if config.monitor.wandb:
             boards += weights_and_biases(self.run_dir, config.monitor.wandb, config.job_name, config.model_dump(mode="json"))
         return Boards(boards)

@@ -1,9 +1,10 @@
 """The checkpoints of one run: which one all processes continue from, and writing the next ones together."""
 
+import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from internlm.checkpoint.background import BackgroundSaver
 from internlm.checkpoint.lock import RunLock, RunLockError
-from internlm.checkpoint.manager import CheckpointError, CheckpointManager
+from internlm.checkpoint.manager import CheckpointManager, Guard
 from internlm.checkpoint.run_config import settled_values
 from internlm.config.errors import ConfigError
 from internlm.config.load import RESOLVED_NAME, dotted
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def held(run_dir: Path, mesh: Mesh) -> Iterator[Callable[[], None]]:
+def held(run_dir: Path, mesh: Mesh) -> Iterator[Guard]:
     """Hold the run folder for this run, by its first process; yields the check that it still does, to which others say yes.
 
     RunLockError on all processes where another run holds it.
@@ -56,19 +57,17 @@ def held(run_dir: Path, mesh: Mesh) -> Iterator[Callable[[], None]]:
 class Saver:
     """Restores and saves a run's state. Every method is a collective: all processes call it, and all fail when one does.
 
-    As a context it first writes down which code trains, and waits for a save in the background before it ends.
+    As a context it first writes down which code trains, and waits for a save in the background before it ends. ``background``:
+    must be asked before weights and optimizer states change, and knows of saves that failed.
     """
 
-    def __init__(
-        self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh, guard: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, config: Config, run_dir: Path, device: torch.device, mesh: Mesh, guard: Guard = lambda: None) -> None:
         self.config, self.run_dir, self.device, self.mesh = config, run_dir, device, mesh
         self._code, self._patch = code_version() if mesh.writes else ({}, "")
         train = config.train
-        self.manager = CheckpointManager(
-            run_dir / CHECKPOINTS, keep_last=train.keep_last, keep_every=train.keep_every, group=mesh.saves, guard=guard
-        )
-        self._background = BackgroundSaver(self.manager)
+        kept = {"keep_last": train.keep_last, "keep_every": train.keep_every}
+        self.manager = CheckpointManager(run_dir / CHECKPOINTS, **kept, group=mesh.saves, guard=guard)
+        self.background = BackgroundSaver(self.manager)
 
     def start(self) -> tuple[TrainState, dict[str, Any]]:
         """The state to train from (resumed, or with another run's weights, or fresh) and what ``save`` was given beside it."""
@@ -87,7 +86,7 @@ class Saver:
 
     def restore(self, state: TrainState) -> bool:
         """Take a running state back to the newest checkpoint; False where there is none."""
-        self._background.wait()
+        self.background.wait()
         checkpoint = self.manager.load()
         if checkpoint is not None:
             state.restore(checkpoint)
@@ -95,28 +94,16 @@ class Saver:
 
     def save(self, state: TrainState, beside: dict[str, Any]) -> None:
         """Write a checkpoint of the present state, with ``beside`` (JSON) in its meta data. CheckpointError when it fails."""
-        self._background.wait()
+        self.background.wait()
         self.manager.save(state.counters.step, state.shares(), state.meta(self.config) | self._about() | beside)
 
     def begin(self, state: TrainState, beside: dict[str, Any]) -> None:
-        """``save``, or with ``train.async_save`` the start of it: ``failure`` tells later where it came to nothing."""
+        """``save``, or with ``train.async_save`` the start of it: ``background`` tells later where it came to nothing."""
         if self.config.train.async_save:
             meta = state.meta(self.config) | self._about() | beside
-            self._background.start(state.counters.step, state.shares(), meta, moving=state.moving())
+            self.background.start(state.counters.step, state.shares(), meta, moving=state.moving())
         else:
             self.save(state, beside)
-
-    def finish(self) -> None:
-        """Return when no save is under way."""
-        self._background.wait()
-
-    def before_step(self) -> None:
-        """Return when weights and optimizer states may change: a save in the background has copied them."""
-        self._background.before_change()
-
-    def failure(self) -> CheckpointError | None:
-        """A save in the background that failed since the last call."""
-        return self._background.failure()
 
     def _about(self) -> dict[str, Any]:
         """What a checkpoint says of the code; nothing on processes that do not write it."""
@@ -129,7 +116,7 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not KeyboardInterrupt:  # who presses Ctrl-C twice does not want to wait
-            self.finish()
+            self.background.wait()
 
 
 def set_aside(run_dir: Path) -> None:
@@ -139,10 +126,8 @@ def set_aside(run_dir: Path) -> None:
     found = [run_dir / name for name in names if (run_dir / name).exists()]
     if not found:
         return
-    number = 1
-    while (run_dir / f"previous-{number}").exists():
-        number += 1
-    target = run_dir / f"previous-{number}"
+    places = (run_dir / f"previous-{number}" for number in itertools.count(1))
+    target = next(place for place in places if not place.exists())
     target.mkdir()
     for path in found:
         os.rename(path, target / path.name)

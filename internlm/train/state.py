@@ -57,10 +57,8 @@ class TrainState:
 
     def shares(self) -> dict[str, dict[str, Share]]:
         """What this process holds of every tensor, by checkpoint part: views of the memory that is trained on. A collective."""
-        modules, trained = self.modules(), self.engine.weights()
-        held = {
-            name: shares(trained.get(name) or module.state_dict(), self.mesh, cuts(module)) for name, module in modules.items()
-        }
+        modules, own = self.modules(), self.engine.weights()
+        held = {name: shares(own.get(name) or module.state_dict(), self.mesh, cuts(module)) for name, module in modules.items()}
         optimizer = shares(self.engine.optimizer_tensors(), self.mesh, cuts(optimised(trained_modules(self.system.parts()))))
         return held | {OPTIMIZER: optimizer, RNG: self._rng()}
 
@@ -77,10 +75,8 @@ class TrainState:
         modules = self.modules()
         absent = sorted({*modules, OPTIMIZER, RNG} - checkpoint.index.keys())
         if absent:
-            raise CheckpointError(
-                f"{checkpoint.path} lacks {', '.join(absent)} and cannot be continued; start from its weights with "
-                f"train.init_from={checkpoint.path} and another run_dir"
-            )
+            way_out = f"start from its weights with train.init_from={checkpoint.path} and another run_dir"
+            raise CheckpointError(f"{checkpoint.path} lacks {', '.join(absent)} and cannot be continued; {way_out}")
         self.engine.restore(checkpoint)
         trained = trained_modules(self.system.parts())
         for name, module in modules.items():

@@ -39,10 +39,8 @@ def held_out_batches(config: Config, read: Read, trained_on: Mapping[str, Source
         other = trained_on[name].contents() if name in trained_on else {}
         if shared := [unit for unit, about in source.contents().items() if other.get(unit) == about]:
             batches.close()
-            raise DataError(
-                f"stream {name}: split {data.validate_split!r} has what is trained on, {listed(shared)} (a folder of images has "
-                f"no splits). {way_out}"
-            )
+            same = f"has what is trained on, {listed(shared)} (a folder of images has no splits)"
+            raise DataError(f"stream {name}: split {data.validate_split!r} {same}. {way_out}")
     return list(batches)
 
 

@@ -20,6 +20,14 @@ def ffn_width(hidden: int, ratio: float, multiple_of: int) -> int:
     return -(-int(hidden * ratio) // multiple_of) * multiple_of
 
 
+def build_trunk(config: Any) -> "Backbone":
+    """The trunk that a config's ``hidden_size``, ``num_layers``, ``num_heads``, ``mlp_ratio``, ``mlp_multiple_of``, ``norm_eps``,
+    ``rope_base`` and ``init_std`` say."""
+    hidden, inner = config.hidden_size, ffn_width(config.hidden_size, config.mlp_ratio, config.mlp_multiple_of)
+    numbers = {"eps": config.norm_eps, "rope_base": config.rope_base, "init_std": config.init_std}
+    return Backbone(hidden=hidden, layers=config.num_layers, heads=config.num_heads, inner=inner, **numbers)
+
+
 class Backbone(nn.Module):
     """``[B, L, h] -> [B, L, h]``, final norm applied.
 

@@ -29,24 +29,20 @@ def check_images(train: ImageSource, test: ImageSource) -> None:
     known = {train.identity(row) for row in range(len(train))}
     shared = [row for row in range(len(test)) if test.identity(row) in known]
     if shared:
-        raise EvalError(
-            f"{len(shared)} of {len(test)} test images are training images as well, {test.name(shared[0])} for one: each would "
-            "be measured by itself. Keep the images of --data and --train-data apart; of take stores, --split and --train-split"
-        )
+        what = f"{len(shared)} of {len(test)} test images are training images as well, {test.name(shared[0])} for one"
+        way_out = "Keep the images of --data and --train-data apart; of take stores, --split and --train-split"
+        raise EvalError(f"{what}: each would be measured by itself. {way_out}")
 
 
 def check_classes(train: Sequence[str], test: Sequence[str], layout: str = "") -> None:
     """EvalError when training has fewer than two classes or knows none of the test classes; a warning when it lacks some."""
     if len(train) < 2:
-        raise EvalError(
-            f"the training images are all of one class, {train[0]!r}: there is nothing to tell apart. {layout}".rstrip()
-        )
+        told = f"the training images are all of one class, {train[0]!r}: there is nothing to tell apart. {layout}"
+        raise EvalError(told.rstrip())
     lacking = sorted(set(test) - set(train))
     if len(lacking) == len(set(test)):
-        raise EvalError(
-            f"training knows none of the {len(lacking)} test classes ({_some(lacking)}); it has {len(train)}: {_some(train)}. "
-            f"{layout}".rstrip()
-        )
+        told = f"training knows none of the {len(lacking)} test classes ({_some(lacking)}); it has {len(train)}: {_some(train)}"
+        raise EvalError(f"{told}. {layout}".rstrip())
     if lacking:
         log.warning(
             "training knows %d of %d test classes, so that all images of the others count as wrong: %s",
@@ -57,12 +53,10 @@ def check_classes(train: Sequence[str], test: Sequence[str], layout: str = "") -
 def count_equal(train: Tensor, test: Tensor, what: str) -> int:
     """How many test rows [N, ...] are equal to a training row [M, ...] in every bit; a warning when some are."""
     known = {tuple(row) for row in train.tolist()}
-    equal = [row for row, values in enumerate(test.tolist()) if tuple(values) in known]
-    if equal:
-        log.warning(
-            "warning: %d of %d test %s are equal to a training one, row %d for one", len(equal), len(test), what, equal[0]
-        )
-    return len(equal)
+    same = [row for row, values in enumerate(test.tolist()) if tuple(values) in known]
+    if same:
+        log.warning("warning: %d of %d test %s are equal to a training one, row %d for one", len(same), len(test), what, same[0])
+    return len(same)
 
 
 def check_stored(stored: dict[str, Features]) -> int:
@@ -76,10 +70,8 @@ def check_copies(train: Tensor, test: Tensor) -> int:
     """How many test images have the pixels of a training image, by their digests; EvalError when all of them have."""
     equal = count_equal(train, test, "images")
     if equal and equal == len(test):
-        raise EvalError(
-            f"every one of the {equal} test images has the same pixels as a training image: they are copies, and each would be "
-            "measured by itself. Keep the images of --data and --train-data apart"
-        )
+        copies = f"every one of the {equal} test images has the same pixels as a training image, and would be measured by itself"
+        raise EvalError(f"{copies}. Keep the images of --data and --train-data apart")
     return equal
 
 
@@ -90,9 +82,7 @@ def _layout(train: ImageSource, test: ImageSource) -> str:
     for option, source, others in (("--train-data", train, test), ("--data", test, train)):
         splits = [name for name in SPLITS if name in source.classes]
         if "train" in source.classes and splits:
-            return (
-                f"{option} has the folders train and {splits[0]}, which look like splits rather than classes; name each by itself"
-            )
+            return f"{option} has the folders train and {splits[0]}, which look like splits, not classes; name each by itself"
         parts = Path(source.name(0)).parts[:-1]
         below = [place for place, part in enumerate(parts) if part in others.classes and part not in source.classes]
         if below:

@@ -18,12 +18,8 @@ if TYPE_CHECKING:
 class ImageOptions(Extraction, EvalOptions):
     """Model or features, labelled images, and how features are taken."""
 
-    features: Path | None = option(
-        None, "stored features of any model (.npz or .safetensors) instead of a model", type=Path, one_of=MODEL
-    )
-    pretrained_weights: str | None = option(
-        None, "upstream's name: a run, checkpoint or exported folder", "--pretrained_weights", one_of=MODEL
-    )
+    features: Path | None = option(None, "stored features of any model (.npz or .safetensors)", type=Path, one_of=MODEL)
+    pretrained_weights: str | None = option(None, "upstream's: run, checkpoint or export", "--pretrained_weights", one_of=MODEL)
     train_data: tuple[str, ...] = option((), "labelled training images: stores or class folders (default: --data)", nargs="+")
     split: str | None = option(None, "split of the evaluated takes (take stores only; default val)")
     train_split: str | None = option(None, "split of the training takes (take stores only; default train)")
@@ -31,9 +27,7 @@ class ImageOptions(Extraction, EvalOptions):
     class_list: Path | None = option(None, "file with the classes to keep, one a line (ImageNet-100)", type=Path)
     frame_stride: int = option(1, "use every n-th stored frame of a take", type=whole(1))
     which: str | None = option(None, "branch (default: the system's usual one, observer)")
-    data_path: Path | None = option(
-        None, "upstream's name: a folder with train/ and val/ of class folders", "--data_path", type=Path
-    )
+    data_path: Path | None = option(None, "upstream's name: a folder of train/ and val/ with classes", "--data_path", type=Path)
     imgnet: int | None = option(None, "upstream's name: number of classes; fewer than there are need --class-list", type=whole(1))
 
     @property
@@ -102,18 +96,14 @@ def _open_sources(options: ImageOptions, judged: Judged) -> None:
         sources = restrict(*sources, options.class_list)
     found = len(sources[0].classes)
     if options.imgnet and options.imgnet < found:
-        raise EvalError(
-            f"--imgnet {options.imgnet}: there are {found} classes, and which {options.imgnet} are meant is not published; "
-            "name them with --class-list FILE"
-        )
+        unknown = f"--imgnet {options.imgnet}: there are {found} classes, and which {options.imgnet} are meant is not published"
+        raise EvalError(f"{unknown}; name them with --class-list FILE")
     if options.imgnet and options.imgnet != found:
         print(f"--imgnet {options.imgnet}: the data has {found} classes, so that is what is measured")
     judged.sources = sources
     judged.protocol |= {"train_data": voters, "test_data": data, "label": label}
     judged.protocol |= {name: value for name, value, has in zip(("split", "train_split"), (split, train_split), stores) if has}
-    judged.protocol |= {
-        f"{part}_folder_notes": said for part, source in zip(("train", "test"), sources) if (said := notes(source))
-    }
+    judged.protocol |= {f"{part}_folder_notes": said for part, each in zip(("train", "test"), sources) if (said := notes(each))}
     if options.class_list:
         judged.protocol["class_list"] = str(options.class_list)
 
@@ -123,16 +113,12 @@ def _check_folder_options(options: ImageOptions, data: list[str], stores: list[b
     given = {"--split": options.split if not stores[0] else None, "--train-split": options.train_split if not stores[1] else None}
     for name, value in given.items():
         if value is not None:
-            raise EvalError(
-                f"{name} {value}: image folders have no splits; name the folder of each split by --train-data and --data"
-            )
+            raise EvalError(f"{name} {value}: image folders have no splits; name each split's folder by --train-data and --data")
     if options.frame_stride != 1 and not any(stores):
         raise EvalError(f"--frame-stride {options.frame_stride} takes frames out of take stores; image folders have none")
     if not options.train_data and not stores[0]:
         folder = Path(data[0])
         test = next((name for name in ("val", "test", "valid") if (folder / "train").is_dir() and (folder / name).is_dir()), None)
         hint = f"; here --train-data {folder / 'train'} --data {folder / test}" if test else ""
-        raise EvalError(
-            f"--data {' '.join(map(str, data))} without --train-data: image folders have no splits, so every image would "
-            f"be measured by itself. Name the training images by --train-data{hint}"
-        )
+        what = f"--data {' '.join(map(str, data))} without --train-data: image folders have no splits"
+        raise EvalError(f"{what}, so every image would be measured by itself. Name the training images by --train-data{hint}")

@@ -1,11 +1,11 @@
 """Pictures of a report as self-contained HTML and SVG: curves, image strips, skeletons over frames."""
 
 import base64
-import html
 import io
 import math
 import re
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
@@ -15,6 +15,7 @@ COLOURS = ("#2f5fd0", "#c2571a", "#2b8a57", "#8a4fb0", "#b08900", "#5c6670")
 TRUE, PREDICTED, FLOOR = "#1f9d55", "#d6336c", "#8b95a1"
 PICTURE_SIDE = 160  # pixels of a picture on a page; photographs would make it hundreds of megabytes
 SOFT = "#6b7683"
+Bodies = Sequence[tuple[np.ndarray, np.ndarray, str]]  # points [J, 2 or 3], which are drawn bool [J], colour
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -37,7 +38,7 @@ def line_chart(
     points = {name: _finite(x, y) for name, (x, y) in series.items()}
     points = {name: xy for name, xy in points.items() if len(xy[0])}
     if not points:
-        return f'<figure class="chart"><figcaption>{html.escape(title)}: nothing was logged</figcaption></figure>'
+        return f'<figure class="chart"><figcaption>{escape(title)}: nothing was logged</figcaption></figure>'
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -58,12 +59,12 @@ def line_chart(
         chart.savefig(drawn, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     # Inside a page it needs no name spaces, and its style sheet would hold for all of the page.
     plain = re.sub(r' xmlns(:xlink)?="[^"]*"|<style.*?</style>|xlink:(?=href)', "", drawn.getvalue(), flags=re.DOTALL)
-    svg = f'<svg role="img" aria-label="{html.escape(title)}" {plain.partition("<svg ")[2]}'
+    svg = f'<svg role="img" aria-label="{escape(title)}" {plain.partition("<svg ")[2]}'
     legend = "".join(
-        f'<span class="key"><i style="background:{colour}"></i>{html.escape(name)} <b>{_number(float(y[-1]))}</b></span>'
+        f'<span class="key"><i style="background:{colour}"></i>{escape(name)} <b>{_number(float(y[-1]))}</b></span>'
         for (name, (_, y)), colour in zip(points.items(), _cycle(len(points)), strict=True)
     )
-    caption = f"<figcaption><strong>{html.escape(title)}</strong> ({html.escape(y_label)}; last value) {legend}</figcaption>"
+    caption = f"<figcaption><strong>{escape(title)}</strong> ({escape(y_label)}; last value) {legend}</figcaption>"
     return f'<figure class="chart">{caption}{svg}</figure>'
 
 
@@ -71,16 +72,14 @@ def strip(images: Sequence[np.ndarray], captions: Sequence[str], marks: Sequence
     """A row of images with a caption below each. ``marks``: "", "query", "right" or "wrong" for each, as a coloured frame."""
     marks = marks or [""] * len(images)
     cells = "".join(
-        f'<figure class="cell {html.escape(mark)}"><img src="{data_uri(image)}" alt="{html.escape(caption)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        f'<figure class="cell {escape(mark)}"><img src="{data_uri(image)}" alt="{escape(caption)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
         for image, caption, mark in zip(images, captions, marks, strict=True)
     )
     return f'<div class="strip">{cells}</div>'
 
 
-def skeletons(
-    image: np.ndarray, bodies: Sequence[tuple[np.ndarray, np.ndarray, str]], *, caption: str = "", margin: float = 0.6
-) -> str:
+def skeletons(image: np.ndarray, bodies: Bodies, *, caption: str = "", margin: float = 0.6) -> str:
     """Bodies drawn over a frame: each is (pixels [J, 2], drawable bool [J], colour).
 
     The picture reaches ``margin`` of a side beyond the frame, because the wearer's own body is mostly outside of it.
@@ -90,18 +89,17 @@ def skeletons(
     extra = margin * side
     low, high = np.array([-extra, -extra]), np.array([width + extra, height + extra])
     box = f"{low[0]:.1f} {low[1]:.1f} {high[0] - low[0]:.1f} {high[1] - low[1]:.1f}"
-    parts = [f'<svg viewBox="{box}" role="img" aria-label="{html.escape(caption or "skeletons")}">']
+    parts = [f'<svg viewBox="{box}" role="img" aria-label="{escape(caption or "skeletons")}">']
     parts.append(f'<rect x="{low[0]:.1f}" y="{low[1]:.1f}" width="100%" height="100%" fill="#eef1f5"/>')
     parts.append(f'<image href="{data_uri(image)}" width="{width}" height="{height}"/>')
     for pixels, drawable, colour in bodies:
         # Far outside the picture the projection says nothing to the eye and only blows up the file.
         near = ((pixels > low - 2 * side) & (pixels < high + 2 * side)).all(-1)
         parts.append(_body(pixels, drawable & near, colour, side / 60))
-    parts.append("</svg>")
-    return f'<figure class="cell body">{"".join(parts)}<figcaption>{html.escape(caption)}</figcaption></figure>'
+    return _cell(parts, caption)
 
 
-def side_view(bodies: Sequence[tuple[np.ndarray, np.ndarray, str]], *, caption: str = "") -> str:
+def side_view(bodies: Bodies, *, caption: str = "") -> str:
     """Bodies in camera coordinates [J, 3] (metres, y down, z forward) seen from the right: forward to the right, down is down."""
     points = np.concatenate([joints[seen][:, (2, 1)] for joints, seen, _ in bodies])
     if not len(points):
@@ -109,12 +107,15 @@ def side_view(bodies: Sequence[tuple[np.ndarray, np.ndarray, str]], *, caption: 
     middle = (points.min(0) + points.max(0)) / 2
     span = max(float((points.max(0) - points.min(0)).max()) * 1.15, 0.5)
     low = middle - span / 2
-    parts = [f'<svg viewBox="0 0 100 100" role="img" aria-label="{html.escape(caption or "side view")}">']
+    parts = [f'<svg viewBox="0 0 100 100" role="img" aria-label="{escape(caption or "side view")}">']
     parts.append('<rect width="100" height="100" fill="#f7f9fb"/>')
     for joints, seen, colour in bodies:
         parts.append(_body(100 * (joints[:, (2, 1)] - low) / span, seen, colour, 1.4))
-    parts.append("</svg>")
-    return f'<figure class="cell body">{"".join(parts)}<figcaption>{html.escape(caption)}</figcaption></figure>'
+    return _cell(parts, caption)
+
+
+def _cell(parts: list[str], caption: str) -> str:
+    return f'<figure class="cell body">{"".join(parts)}</svg><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _body(points: np.ndarray, drawable: np.ndarray, colour: str, thickness: float) -> str:
@@ -139,8 +140,8 @@ def bars(values: dict[str, float], *, unit: str) -> str:
         share = 100 * abs(value) / top if math.isfinite(value) else 0
         kind = "model" if not position else "floor"
         rows.append(
-            f'<div class="bar {kind}"><span>{html.escape(name)}</span><div><i style="width:{share:.1f}%"></i></div>'
-            f"<b>{_number(value)} {html.escape(unit)}</b></div>"
+            f'<div class="bar {kind}"><span>{escape(name)}</span><div><i style="width:{share:.1f}%"></i></div>'
+            f"<b>{_number(value)} {escape(unit)}</b></div>"
         )
     return f'<div class="bars">{"".join(rows)}</div>'
 

@@ -1,17 +1,16 @@
 """Results on disk: JSON written whole or not at all, and one self-contained HTML page that needs no network."""
 
-import html
 import json
 import math
 import os
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from internlm.core.files import write_text
 
 from . import figures
-from .style import STYLE
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ def table_of_figures(rows: list[Figure]) -> str:
     for row in rows:
         arrow = "higher is better" if row.higher_is_better else "lower is better"
         values = {"this model": row.value, **row.floors}
-        verdict = f'<span class="{"good" if row.beats_floors else "plain"}">{html.escape(row.verdict())}</span>'
+        verdict = f'<span class="{"good" if row.beats_floors else "plain"}">{escape(row.verdict())}</span>'
         body.append(
-            f"<tr><th>{html.escape(row.name)}<small>{html.escape(row.meaning)}</small><small>{arrow}</small></th>"
+            f"<tr><th>{escape(row.name)}<small>{escape(row.meaning)}</small><small>{arrow}</small></th>"
             f"<td>{figures.bars(values, unit=row.unit)}</td><td>{verdict}</td></tr>"
         )
     head = "<tr><th>What is measured</th><th>Value beside its floors</th><th>Against the best floor</th></tr>"
@@ -96,19 +95,18 @@ def table_of_figures(rows: list[Figure]) -> str:
 
 def facts(rows: dict[str, Any]) -> str:
     """A two-column list of facts as HTML."""
-    cells = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in rows.items())
+    cells = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in rows.items())
     return f'<dl class="facts">{cells}</dl>'
 
 
 def write_page(path: str | os.PathLike, *, title: str, summary: str, sections: list[Section]) -> Path:
     """One HTML file with everything inside: style, pictures and curves. ``summary`` is plain text."""
-    body = "".join(
-        f'<section><h2>{html.escape(s.title)}</h2><p class="lead">{html.escape(s.lead)}</p>{s.body}</section>' for s in sections
-    )
+    body = "".join(f'<section><h2>{escape(s.title)}</h2><p class="lead">{escape(s.lead)}</p>{s.body}</section>' for s in sections)
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><header><h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p></header><main>{body}</main></body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
+        f"<body><header><h1>{escape(title)}</h1><p>{escape(summary)}</p></header><main>{body}</main></body></html>\n"
     )
     return write_text(Path(path), page, errors="backslashreplace")  # names of files need not be text
 

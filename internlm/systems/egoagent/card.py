@@ -1,5 +1,7 @@
 """What the model card of an exported EgoAgent says in its own words."""
 
+from pathlib import Path
+
 from ..base import Words
 from .config import EgoAgentConfig
 from .network import EgoNetwork
@@ -10,17 +12,6 @@ _ROLE = {
 }
 _STAGE = {"pretrain": "1: single images", "joint": "2: images, clips and poses"}
 _ATTENTION = {"causal": "causal over patches and state query", "block": "patches see each other"}
-_USE = """```python
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModel  # 5 or newer
-
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-features = model(**processor(Image.open("frame.jpg")))
-features.pooler_output       # [N, h]: the state query, the feature of the kNN protocol
-features.bottleneck          # [N, b]: unit vectors, the feature of the retrieval protocol
-features.last_hidden_state   # [N, patches + 1, h]
-```"""
 
 
 def words(config: EgoAgentConfig, network: EgoNetwork, branch: str) -> Words:
@@ -31,7 +22,7 @@ def words(config: EgoAgentConfig, network: EgoNetwork, branch: str) -> Words:
         tags=("egoagent", "egocentric", "self-supervised"),
         about="EgoAgent is one causal transformer trained from scratch on first-person frames and body poses. This folder holds "
         f"its {branch}: {_ROLE[branch]}.",
-        use=_USE,
+        use=_text("card_use.txt"),
         further=_predict(config) if actions else "",
         network=[
             ("parameters", f"{sum(p.numel() for p in network.parameters()):,}"),
@@ -58,26 +49,17 @@ def _predict(config: EgoAgentConfig) -> str:
         (f"past_visible=torch.ones({poses}, {seen}),", "[B, T, P, J]"),
     ]
     width = max(len(code) for code, _ in rows)
-    return (
-        f"The next motion and the next state over a clip of T steps, {clip.frame_stride} frame numbers apart. A chunk is "
-        f"P = {model.poses_per_step} poses of J = {model.num_joints} joints, {config.pose_stride} frame numbers "
-        f"apart, {_PLACE[clip.pose_coordinates]}.\n\n"
-    ) + _CALL.format(rows="\n".join(f"    {code:<{width}}  # {meaning}" for code, meaning in rows), hidden=model.hidden_size)
+    shown = "\n".join(f"    {code:<{width}}  # {meaning}" for code, meaning in rows)
+    sizes = {"poses": model.poses_per_step, "joints": model.num_joints, "hidden": model.hidden_size}
+    time = {"step": clip.frame_stride, "stride": config.pose_stride}
+    return _text("card_predict.txt").format(rows=shown, place=_PLACE[clip.pose_coordinates], **sizes, **time)
+
+
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8").rstrip()
 
 
 _PLACE = {
     "camera": "each pose in the camera of its own frame",
     "chunk": "in the camera of the frame that it begins at, as are the poses before it",
 }
-_CALL = """```python
-import torch
-
-T = 2
-clip = dict(
-{rows}
-)
-read = model.predict(**clip)
-read.action       # [B, T, P, J, 3], metres: the chunk predicted at each frame, before poses[:, t] is seen
-read.visibility   # [B, T, P, J]: logits of which joints will be seen
-read.state        # [B, T, {hidden}]: the state predicted for the next frame
-```"""

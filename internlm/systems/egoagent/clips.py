@@ -7,6 +7,7 @@ from torch import Tensor
 
 from internlm.data.batch import ClipBatch
 from internlm.data.view import normalise
+from internlm.modality.frames import DinoHead
 from internlm.trunk.cache import KVCache
 
 from ..base import Foreseen
@@ -27,15 +28,12 @@ def foresee(agent: EgoAgent, batch: ClipBatch, features: Sequence[str]) -> Fores
     images = normalise_clip(batch.images)
     readout = agent.predictor.forward_clip(images[:, :-1], batch.poses, batch.visible, batch.past_poses, batch.past_visible)
     seen = torch.cat([agent.observer.encode_clip(images[:, :1]), agent.observer.encode_clip(images[:, 1:])], dim=1)
-    return Foreseen(_read(agent.predictor, readout.state, features), _read(agent.observer, seen, features), readout.action)
+    prediction = _read(agent.predictor.head, readout.state, features)
+    return Foreseen(prediction, _read(agent.observer.head, seen, features), readout.action)
 
 
-def _read(network: EgoNetwork, hidden: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
-    readers = {
-        "hidden": lambda: hidden,
-        "bottleneck": lambda: network.head.bottleneck(hidden),
-        "logits": lambda: network.head(hidden),
-    }
+def _read(head: DinoHead, hidden: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
+    readers = {"hidden": lambda: hidden, "bottleneck": lambda: head.bottleneck(hidden), "logits": lambda: head(hidden)}
     return {name: readers[name]() for name in features}
 
 

@@ -22,24 +22,17 @@ class ModelConfig(Section):
     local_image_size: Positive = Field(112, description="pixels of a local crop's side")
     patch_size: Positive = Field(16, description="power of two: one stride-2 convolution per factor")
     stem_norm: Literal["batch", "layer"] = "batch"
-    sequence: Literal["causal", "block"] = Field(
-        "causal", description="causal = published; block = patches of a frame see each other"
-    )
+    sequence: Literal["causal", "block"] = Field("causal", description="causal = published; block = patches see each other")
     observer_attention: Literal["frame", "clip"] = Field("frame", description="frame: each frame its own sequence")
     num_joints: Positive = 17
     poses_per_step: Positive = 5
-    pose_target: Literal["absolute", "offset"] = Field(
-        "absolute", description="offset = from the last observed pose, zero-initialised"
-    )
-    pose_context: bool = Field(
-        False, description="the action query also carries the last observed poses in the chunk's coordinates"
-    )
+    pose_target: Literal["absolute", "offset"] = Field("absolute", description="offset = from the last observed pose, first zero")
+    pose_context: bool = Field(False, description="the action query carries the last observed poses too, as the chunk's are")
     head_hidden: Positive = 2048
     head_bottleneck: Positive = 256
     prototypes: Positive = 65_536
-    attention: Literal["sdpa", "flex", "flash"] = Field(
-        "sdpa", description="kernel in training: PyTorch's own, FlexAttention (CUDA), or flash-attn (CUDA, causal, bfloat16)"
-    )
+    # PyTorch's own kernel in training, FlexAttention (CUDA), or flash-attn (CUDA, causal, bfloat16).
+    attention: Literal["sdpa", "flex", "flash"] = Field("sdpa", description="kernel in training; flex and flash need CUDA")
 
     @model_validator(mode="before")
     @classmethod
@@ -47,10 +40,8 @@ class ModelConfig(Section):
         """Configs and checkpoints of before say ``use_images``, which can only be True."""
         if isinstance(values, dict) and "use_images" in values:
             if values["use_images"] is not True:
-                raise ValueError(
-                    f"use_images {values['use_images']!r}: without images it is system 'forecaster' with forecaster.method "
-                    "'egoagent' (configs/motion/cmu.py)"
-                )
+                given = values["use_images"]
+                raise ValueError(f"use_images {given!r}: without images it is system 'forecaster' (configs/motion/cmu.py)")
             return {name: value for name, value in values.items() if name != "use_images"}
         return values
 
@@ -62,11 +53,9 @@ class ModelConfig(Section):
             raise ValueError(f"head size {self.hidden_size // self.num_heads} is odd; rotary positions need an even one")
         if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size {self.patch_size} is not a power of two of at least 2")
-        stem_width_divisor = 2 ** (self.patch_size.bit_length() - 2)
-        if self.hidden_size % stem_width_divisor:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by {stem_width_divisor}, the first stem width's divisor"
-            )
+        divisor = 2 ** (self.patch_size.bit_length() - 2)
+        if self.hidden_size % divisor:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by {divisor}, the first stem width's divisor")
         if self.attention == "flash" and self.sequence != "causal":
             raise ValueError(f"attention 'flash' is strictly causal, sequence is {self.sequence!r}; set attention=flex or sdpa")
         for name in ("image_size", "local_image_size"):
@@ -85,12 +74,8 @@ class LossConfig(Section):
     student_temp: float = Field(0.1, gt=0)
     teacher_temp: float = Field(0.04, gt=0)
     warmup_teacher_temp: float = Field(0.04, gt=0)
-    pred_temp: float | None = Field(
-        None,
-        gt=0,
-        description="temperature of both sides of L_pred, whose targets are then the teacher's plain softmax: an exact "
-        "prediction has no loss left; None = targets and temperatures as in L_rep (published)",
-    )
+    # Of both sides of L_pred, whose targets are then the teacher's plain softmax: an exact prediction has no loss left.
+    pred_temp: float | None = Field(None, gt=0, description="temperature of L_pred; None = as in L_rep (published)")
     warmup_teacher_temp_share: Share = Field(0.03, description="share of all steps over which the teacher temperature warms up")
     targets: Literal["centering", "sinkhorn"] = "centering"
     center_momentum: Share = 0.9
@@ -117,15 +102,14 @@ class EgoAgentConfig(Config):
             raise ValueError("train.image_batch and train.clip_batch are both 0: there is nothing to train on")
         if train.image_batch and self.data.crops.global_crops + self.data.crops.local_crops < 2:
             raise ValueError("one global crop and no local crops leave nothing to compare; raise data.crops.local_crops")
-        if clip.pose_stride is None and clip.frame_stride % model.poses_per_step:
+        step, poses = clip.frame_stride, model.poses_per_step
+        if clip.pose_stride is None and step % poses:
+            multiple = f"is not a multiple of model.poses_per_step {poses}"
+            raise ValueError(f"data.clip.frame_stride {step} {multiple}; set data.clip.pose_stride")
+        if clip.pose_stride is not None and (poses - 1) * clip.pose_stride >= step:
             raise ValueError(
-                f"data.clip.frame_stride {clip.frame_stride} is not a multiple of model.poses_per_step {model.poses_per_step}; "
-                "set data.clip.pose_stride"
-            )
-        if clip.pose_stride is not None and (model.poses_per_step - 1) * clip.pose_stride >= clip.frame_stride:
-            raise ValueError(
-                f"{model.poses_per_step} poses every {clip.pose_stride} frames reach the next step at {clip.frame_stride} "
-                "frames; the next image would be in the past of the action that should predict it"
+                f"{poses} poses every {clip.pose_stride} frames reach the next step at {step} frames; the next image would be in "
+                "the past of the action that should predict it"
             )
         for name in ("image_batch", "clip_batch"):
             size = getattr(train, name)

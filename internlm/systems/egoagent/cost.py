@@ -5,11 +5,12 @@ attention as the full square, norms and activation functions not at all.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..base import Cost
 from .config import EgoAgentConfig, ModelConfig
+from .inputs import clip_inputs, example
 from .network import EgoAgent
 from .sequence import clip_layout, frame_layout
 from .streams import CLIPS, IMAGES
@@ -32,17 +33,11 @@ def parameters_by_part(agent: EgoAgent) -> dict[str, int]:
     ``observer`` is the moving-average copy of the image parts; it is stored, not trained.
     """
     network = agent.predictor
-    stem, trunk = count(network.stem), count(network.backbone)
-    head, total = count(network.head), count(network)
-    return {
-        "stem": stem,
-        "trunk": trunk,
-        "backbone": stem + trunk,
-        "head": head,
-        "action_and_queries": total - stem - trunk - head,
-        "total": total,
-        "observer": count(agent.observer),
-    }
+    own = {"stem": count(network.stem), "trunk": count(network.backbone)}
+    own |= {"backbone": sum(own.values()), "head": count(network.head)}
+    total = count(network)
+    rest = {"action_and_queries": total - own["backbone"] - own["head"], "total": total, "observer": count(agent.observer)}
+    return own | rest
 
 
 def tokens(config: EgoAgentConfig) -> dict[str, int]:
@@ -60,16 +55,6 @@ def tokens(config: EgoAgentConfig) -> dict[str, int]:
     }
 
 
-def clip_inputs(config: EgoAgentConfig, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Meta tensors shaped as one clip batch: images ``[B, T, 3, S, S]`` and (poses, visible, past poses, past visible)."""
-    model, steps = config.model, config.data.clip.steps
-    chunk = (batch, steps, model.poses_per_step, model.num_joints)
-    images = torch.empty(batch, steps, 3, model.image_size, model.image_size, device="meta", dtype=dtype)
-    poses = torch.empty(*chunk, 3, device="meta", dtype=dtype)
-    visible = torch.empty(*chunk, device="meta", dtype=torch.bool)
-    return images, (poses, visible, poses, visible)
-
-
 def flops(config: EgoAgentConfig, agent: EgoAgent) -> dict[str, int]:
     """FLOPs of one sample.
 
@@ -80,9 +65,9 @@ def flops(config: EgoAgentConfig, agent: EgoAgent) -> dict[str, int]:
     model, crops = config.model, config.data.crops
     image = _image(agent, model.image_size)
     local = _image(agent, model.local_image_size)
-    images, actions = clip_inputs(config, 1)
-    predictor = _counted(lambda: agent.predictor.head(agent.predictor(images, *actions).state))
-    observer = _counted(lambda: agent.observer.head(agent.observer.encode_clip(images)))
+    frames, next_frames, actions = clip_inputs(example(config, CLIPS, 1, torch.device("meta")), jitter=False)
+    predictor = _counted(lambda: agent.predictor.head(agent.predictor(frames, *actions).state))
+    observer = _counted(lambda: agent.observer.head(agent.observer.encode_clip(next_frames)))
     views = crops.global_crops * image + crops.local_crops * local
     return {
         "image": image,

@@ -63,14 +63,9 @@ def example(config: EgoAgentConfig, stream: str, count: int, device: torch.devic
         return torch.from_numpy(np.tile(NEUTRAL, (*shape, 1)))
 
     if stream == IMAGES:
-        views, local = crops.global_crops, crops.local_crops
-        return ImageBatch(
-            pixels((count, views, 3, model.image_size, model.image_size)),
-            pixels((count, local, 3, model.local_image_size, model.local_image_size)),
-            neutral(count, views),
-            neutral(count, local),
-            ids,
-        )
+        views, sides = (crops.global_crops, crops.local_crops), (model.image_size, model.local_image_size)
+        images = (pixels((count, number, 3, side, side)) for number, side in zip(views, sides))
+        return ImageBatch(*images, *(neutral(count, number) for number in views), ids)
     chunk = (count, steps, model.poses_per_step, model.num_joints)
     poses, visible = torch.zeros(*chunk, 3, device=device), torch.zeros(chunk, dtype=torch.bool, device=device)
     return ClipBatch(

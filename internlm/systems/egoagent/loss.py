@@ -1,7 +1,5 @@
 """The weighted sum L = rep·L_rep + pred·L_pred + act·L_act + visibility·BCE, and what is logged beside it (spec §4)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -10,23 +8,15 @@ from internlm.objective.motion import pose_l1, visibility_bce
 from internlm.objective.next_state import next_state_cross_entropy
 from internlm.objective.self_distillation import Targets, entropy, koleo, multicrop_cross_entropy
 
+from ..base import Terms
 from .config import LossConfig
-
-
-@dataclass(frozen=True)
-class LossParts:
-    """``total`` carries the gradient; ``logged`` holds detached scalars; the rest feeds the health monitor."""
-
-    total: Tensor
-    logged: dict[str, Tensor]
-    teacher: Tensor  # [N, K] target probabilities; this process's columns of them
-    features: Tensor  # [N, d] L2-normalised bottleneck of the observer
 
 
 class JointLoss(nn.Module):
     """Both losses' targets live here, so that their centres are part of every checkpoint.
 
-    Losses are this process's share: their mean over the data group is the loss of the whole batch.
+    Losses are this process's share: their mean over the data group is the loss of the whole batch. They keep ``teacher``
+    ``[N, K]``, target probabilities (this process's columns), and ``features`` ``[N, d]``, the observer's unit vectors.
     """
 
     def __init__(self, config: LossConfig, prototypes: int):
@@ -50,7 +40,7 @@ class JointLoss(nn.Module):
         own = self.config.pred_temp
         return (own, own) if own is not None else (teacher_temp, self.config.student_temp)
 
-    def image_loss(self, predictor: nn.Module, observer: nn.Module, crops: list[Tensor], teacher_temp: float) -> LossParts:
+    def image_loss(self, predictor: nn.Module, observer: nn.Module, crops: list[Tensor], teacher_temp: float) -> Terms:
         """L_rep on multi-crop views: ``crops`` are ``[V, B, 3, S, S]`` by size, the global views first."""
         config, (global_crops, *local_crops) = self.config, crops
         views = torch.cat([predictor(c.flatten(0, 1)).unflatten(0, c.shape[:2]) for c in (global_crops, *local_crops)])
@@ -69,7 +59,7 @@ class JointLoss(nn.Module):
             spread = koleo(predictor.head.bottleneck(views[0]), groups, data=self.data)
             total = total + config.koleo_weight * spread
             logged["koleo"] = spread.detach()
-        return LossParts(total, logged, teacher.flatten(0, 1), features.flatten(0, 1))
+        return Terms(total, logged, {"teacher": teacher.flatten(0, 1), "features": features.flatten(0, 1)})
 
     def clip_loss(
         self,
@@ -80,7 +70,7 @@ class JointLoss(nn.Module):
         actions: tuple[Tensor, ...],
         teacher_temp: float,
         visible_count: Tensor | None = None,
-    ) -> LossParts:
+    ) -> Terms:
         """L_pred and L_act on clips.
 
         ``images`` ``[B, T, 3, S, S]`` are I_1..I_T as the predictor sees them, ``next_images`` I_2..I_{T+1} as the observer does;
@@ -107,4 +97,4 @@ class JointLoss(nn.Module):
             "act": act.detach(),
             "visibility": seen.detach(),
         }
-        return LossParts(total, logged, teacher.flatten(0, 1), features.flatten(0, 1))
+        return Terms(total, logged, {"teacher": teacher.flatten(0, 1), "features": features.flatten(0, 1)})

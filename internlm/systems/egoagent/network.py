@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.modality.frames import ConvStem, DinoHead
-from internlm.trunk.backbone import Backbone, ffn_width
+from internlm.trunk.backbone import build_trunk
 from internlm.trunk.cache import KVCache
 from internlm.trunk.layout import Layout
 
 from .config import ModelConfig
 from .sequence import clip_layout, frame_layout
+
+Poses = tuple[Tensor, Tensor] | None  # [B, Q, P, J, 3], and which joints were seen
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,7 @@ class EgoNetwork(nn.Module):
         super().__init__()
         self.config, hidden = config, config.hidden_size
         self.stem = ConvStem(hidden, config.patch_size, config.stem_norm)
-        self.backbone = Backbone(
-            hidden=hidden,
-            layers=config.num_layers,
-            heads=config.num_heads,
-            inner=ffn_width(hidden, config.mlp_ratio, config.mlp_multiple_of),
-            eps=config.norm_eps,
-            rope_base=config.rope_base,
-            init_std=config.init_std,
-        )
+        self.backbone = build_trunk(config)
         self.state_query = nn.Parameter(torch.randn(hidden) * 0.02)
         self.head = DinoHead(hidden, config.head_hidden, config.head_bottleneck, config.prototypes)
         if actions:
@@ -113,13 +107,7 @@ class EgoNetwork(nn.Module):
         return ClipReadout(motion, visibility, hidden[:, layout.index["state"].flatten()])
 
     def append(
-        self,
-        cache: KVCache,
-        layout: Layout,
-        *,
-        patches: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
-        actions: tuple[Tensor, Tensor] | None = None,
+        self, cache: KVCache, layout: Layout, *, patches: Tensor | None = None, past: Poses = None, actions: Poses = None
     ) -> ClipReadout:
         """Read what comes next in a clip whose beginning is in ``cache``: the read-outs of ``forward_clip`` for it alone.
 

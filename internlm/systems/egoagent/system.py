@@ -1,6 +1,6 @@
 """EgoAgent as the trainer sees it: predictor, observer and losses, two streams, and what a step's terms are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from internlm.monitor.health import HealthReading, read_health
 from internlm.solver.schedule import cosine, optimizer_schedules, teacher_temperature
 from internlm.trunk.kernels import use_attention
 
-from ..base import Cost, Foreseen, Part, Schedule, Terms, Words
+from ..base import Cost, Foreseen, Part, Pieces, Schedule, Terms, Values, Words
 from .card import words
 from .clips import STATES, foresee, roll_out
 from .config import EgoAgentConfig
 from .cost import cost
 from .hf.describe import describe
 from .inputs import clip_inputs, example, image_views, upload
-from .loss import JointLoss, LossParts
+from .loss import JointLoss
 from .network import EgoAgent, EgoNetwork
 from .streams import CLIPS, IMAGES, open_clips, streams
 from .weights import init_from
@@ -75,9 +75,7 @@ class EgoAgentSystem:
     def init_from(self, path: Path, group: Group = ALONE) -> None:
         init_from(self.agent, self.loss, path, group)
 
-    def terms(
-        self, batches: Mapping[str, Any], values: Mapping[str, float], *, dtype: torch.dtype, keep: bool = False
-    ) -> list[Callable[[], Terms]]:
+    def terms(self, batches: Mapping[str, Any], values: Values, *, dtype: torch.dtype, keep: bool = False) -> Pieces:
         pieces, device = self.config.train.accumulation, next(self.agent.predictor.parameters()).device
         images, clips = batches.get(IMAGES), batches.get(CLIPS)
         temperature = values["teacher_temp"]
@@ -109,11 +107,11 @@ class EgoAgentSystem:
             )
         return self._terms(parts, keep)
 
-    def _terms(self, parts: LossParts, keep: bool) -> Terms:
-        kept = {"teacher": self.loss.vocab.gathered(parts.teacher, -1), "features": parts.features} if keep else {}
-        return Terms(parts.total, parts.logged, kept)
+    def _terms(self, parts: Terms, keep: bool) -> Terms:
+        parts.kept = parts.kept | {"teacher": self.loss.vocab.gathered(parts.kept["teacher"], -1)} if keep else {}
+        return parts
 
-    def after_step(self, values: Mapping[str, float]) -> None:
+    def after_step(self, values: Values) -> None:
         pass
 
     def health(self, kept: list[dict[str, Tensor]]) -> HealthReading | None:

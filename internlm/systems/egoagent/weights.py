@@ -1,14 +1,12 @@
 """From a checkpoint to an agent: the start of stage 2."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from internlm.checkpoint.index import Stored
-from internlm.checkpoint.manager import CheckpointError, find_checkpoint
+from internlm.checkpoint.manager import find_checkpoint
 from internlm.core.boxes import Share
 from internlm.core.collectives import ALONE, Group
 
@@ -42,14 +40,11 @@ def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path, group: Group =
     checkpoint = find_checkpoint(path, ("predictor", "observer", "loss"), group)
     trained_actions = checkpoint.meta.get("config", {}).get("stage") == "joint"
     observer_names = agent.observer.state_dict().keys()
-    loaded: list[str] = []
-    missing: list[str] = []
-    unexpected: list[str] = []
+    loaded, missing, unexpected = [], [], []
     for part, module in (("predictor", agent.predictor), ("observer", agent.observer), ("loss", loss)):
         stored, own = checkpoint.index[part], module.state_dict()
         wanted = stored.keys() & (observer_names if part == "predictor" and not trained_actions else own.keys())
         names = [name for name in own if name in wanted]
-        check_shapes(part, own, {name: stored[name] for name in names}, checkpoint.path)
         checkpoint.fill(part, {name: Share.whole(own[name]) for name in names}, exact=False)  # the module's own memory
         loaded += [f"{part}.{name}" for name in names]
         missing += [f"{part}.{name}" for name in own if name not in wanted]
@@ -57,14 +52,3 @@ def init_from(agent: EgoAgent, loss: nn.Module, path: str | Path, group: Group =
     report = InitReport(tuple(loaded), tuple(missing), tuple(unexpected))
     log.info("initialised from %s: %s", checkpoint.path, report)
     return report
-
-
-def check_shapes(part: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor | Stored], path: Path) -> None:
-    """Raises CheckpointError, naming the first tensor whose shape is not the model's."""
-    wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"{path}: {part}.{name} has shape {tuple(tensors[name].shape)}, the model's is {tuple(own[name].shape)} "
-            f"({len(wrong)} such tensors); the 'model' sections of the two configs must agree"
-        )

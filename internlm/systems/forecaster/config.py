@@ -70,9 +70,7 @@ class ForecasterRunConfig(Config):
                 if getattr(model, name) % self.parallel.tp:
                     raise ValueError(f"model.{name} {getattr(model, name)} is not divisible by parallel.tp {self.parallel.tp}")
         elif self.parallel.engine == "deepspeed" and self.parallel.zero == 3:
-            raise ValueError(
-                f"engine deepspeed with zero 3 cannot gather the weights of forecaster.method {own.method!r}; set parallel.zero=2"
-            )
+            raise ValueError(f"deepspeed with zero 3 cannot gather forecaster.method {own.method!r}; set parallel.zero=2")
         return self
 
 

@@ -9,7 +9,7 @@ from internlm.config.errors import ConfigError
 from internlm.core.roles import NO_DECAY
 from internlm.modality.body_pose import PoseHead, PoseProjector
 from internlm.objective.motion import Counts, pose_distance
-from internlm.trunk.backbone import Backbone, ffn_width
+from internlm.trunk.backbone import build_trunk
 from internlm.trunk.cache import KVCache
 from internlm.trunk.layout import Layout, Part, SequenceKind, interleave
 
@@ -31,15 +31,7 @@ class PoseNetwork(nn.Module):
     def __init__(self, config: PoseModelConfig):
         super().__init__()
         self.config, hidden = config, config.hidden_size
-        self.backbone = Backbone(
-            hidden=hidden,
-            layers=config.num_layers,
-            heads=config.num_heads,
-            inner=ffn_width(hidden, config.mlp_ratio, config.mlp_multiple_of),
-            eps=config.norm_eps,
-            rope_base=config.rope_base,
-            init_std=config.init_std,
-        )
+        self.backbone = build_trunk(config)
         self.state_query = nn.Parameter(torch.randn(hidden) * 0.02)
         self.action_query = nn.Parameter(torch.randn(hidden) * 0.02)
         self.pose_projector = PoseProjector(hidden, config.poses_per_step, config.num_joints)

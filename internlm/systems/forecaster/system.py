@@ -1,7 +1,7 @@
 """Forecasters as others see them: one network and its moving average, or what is solved in closed form."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from internlm.data.order import Stream
 from internlm.objective.motion import Counts
 from internlm.solver.schedule import optimizer_schedules
 
-from ..base import Cost, Part, Schedule, System, Terms
+from ..base import Cost, Part, Pieces, Schedule, System, Terms, Values
 from . import diffusion, pose_agent, simlpe
 from .config import ForecasterRunConfig
 from .ridge import Ridge
@@ -68,9 +68,7 @@ class TrainedForecaster:
         for name, part in self.parts().items():
             checkpoint.fill(name, {key: Share.whole(tensor) for key, tensor in part.module.state_dict().items()})
 
-    def terms(
-        self, batches: Mapping[str, Any], values: Mapping[str, float], *, dtype: torch.dtype, keep: bool = False
-    ) -> list[Callable[[], Terms]]:
+    def terms(self, batches: Mapping[str, Any], values: Values, *, dtype: torch.dtype, keep: bool = False) -> Pieces:
         device, pieces = next(self.network.parameters()).device, self.config.train.accumulation
         batch = to_device(batches[WINDOWS], device)
         counts = Counts.of(batch.visible, pieces=pieces, data=self._data)
@@ -80,7 +78,7 @@ class TrainedForecaster:
         with autocast(piece.past.device, dtype):
             return Terms(self._method.loss(self.network, piece, counts, self.config.forecaster.speed_weight), {})
 
-    def after_step(self, values: Mapping[str, float]) -> None:
+    def after_step(self, values: Values) -> None:
         pass
 
     def health(self, kept: list[dict[str, Tensor]]) -> None:

@@ -1,6 +1,7 @@
 """The motion benchmark: published floors on real recordings, result files, sources of poses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from internlm.data.motion import Recordings, constant_velocity, zero_velocity
 from internlm.eval.errors import EvalError
 from internlm.eval.tasks.motion import bench as bench_motion
 from internlm.eval.tasks.motion import metrics as pose_metrics
+from internlm.eval.tasks.motion.options import BenchOptions
 
 
 def test_cmu_floors_are_the_published_ones(shared_data):
@@ -37,10 +39,10 @@ def test_cmu_split_keeps_test_takes_out_of_training_and_selection(shared_data):
 
 def test_result_files_are_kept_joined_and_never_mixed(tmp_path, capsys):
     made = Recordings((str(motion_store(tmp_path / "store", tests=2)),))
-    protocol = bench_motion.Protocol(past=10, future=5, stride=5)
-    bench_motion.run_benchmark(made, protocol, ["zero_velocity", "ridge"], tmp_path)
+    options = BenchOptions(data=made.paths, past=10, future=5, stride=5, methods=("zero_velocity", "ridge"), out=tmp_path)
+    bench_motion.run_benchmark(options)
     written = (tmp_path / "ridge.json").stat().st_mtime_ns
-    report = bench_motion.run_benchmark(made, protocol, ["ridge", "simlpe"], tmp_path, steps=4)
+    report = bench_motion.run_benchmark(replace(options, methods=("ridge", "simlpe"), steps=4))
     assert list(report["methods"]) == ["zero_velocity", "ridge", "simlpe"]
     assert (tmp_path / "ridge.json").stat().st_mtime_ns == written, "measured once"
     assert json.loads((tmp_path / "report.json").read_text())["protocol"]["tested_on"] == ["u0", "u1"]
@@ -50,10 +52,10 @@ def test_result_files_are_kept_joined_and_never_mixed(tmp_path, capsys):
     assert ridge["minus_zero_velocity"]["interval"][1] < 0 and ridge["training"]["penalty"] > 0
     assert set(ridge["by_joint_cm"]) == set(made.open().joints) and set(ridge["by_action"]) == {"walk"}
     assert "| ridge regression |" in capsys.readouterr().out
-    other = bench_motion.run_benchmark(made, bench_motion.Protocol(past=8, future=5), ["zero_velocity"], tmp_path)
+    other = bench_motion.run_benchmark(replace(options, past=8, methods=("zero_velocity",)))
     assert list(other["methods"]) == ["zero_velocity"], "results of another protocol stay out of the table"
     with pytest.raises(EvalError, match="unknown"):
-        bench_motion.run_benchmark(made, protocol, ["crystal_ball"], tmp_path)
+        bench_motion.run_benchmark(replace(options, methods=("crystal_ball",)))
 
 
 def test_poses_of_take_stores(tmp_path):
@@ -86,7 +88,7 @@ def test_a_benchmark_without_test_takes_is_refused_and_training_there_is_not(tmp
     recordings = Recordings((str(tmp_path / "s"),))
     assert recordings.open().of("train").recordings == ["a"]
     with pytest.raises(DataError, match="no test take among 2"):
-        bench_motion.run_benchmark(recordings, bench_motion.Protocol(), ["zero_velocity"], tmp_path / "out")
+        bench_motion.run_benchmark(BenchOptions(data=recordings.paths, methods=("zero_velocity",), out=tmp_path / "out"))
 
 
 @pytest.mark.parametrize("every", [1, 5])

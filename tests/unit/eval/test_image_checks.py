@@ -17,7 +17,6 @@ from motion_samples import figure, motion_file
 from internlm import cli
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.data.frames import open_images
-from internlm.data.motion import Recordings
 from internlm.data.store import TakeStore
 from internlm.eval import features
 from internlm.eval.errors import EvalError
@@ -25,7 +24,8 @@ from internlm.eval.images.checks import check_images
 from internlm.eval.tasks.knn.options import KnnOptions
 from internlm.eval.tasks.knn.report import knn_report
 from internlm.eval.tasks.linear.report import probe_report
-from internlm.eval.tasks.motion.bench import Protocol, run_benchmark
+from internlm.eval.tasks.motion.bench import run_benchmark
+from internlm.eval.tasks.motion.options import BenchOptions
 from internlm.eval.tasks.motion.task import _check_unseen
 from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.systems.egoagent.network import EgoAgent
@@ -162,7 +162,7 @@ def test_a_recording_is_not_benchmarked_on_itself(tmp_path):
     walks = {f"train/walk{number}": figure(90, number) for number in range(3)}
     file = motion_file(tmp_path / "walks.npz", walks | {"test/walk3": walks["train/walk1"]})
     with pytest.raises(EvalError, match="walk3 in test is the recording walk1 in training"):
-        run_benchmark(Recordings((str(file),)), Protocol(), ["zero_velocity"], tmp_path)
+        run_benchmark(BenchOptions(data=(str(file),), methods=("zero_velocity",), out=tmp_path))
 
 
 # Classes that do not meet

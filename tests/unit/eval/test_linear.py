@@ -120,7 +120,7 @@ def test_a_constant_feature_and_an_unseen_class_do_no_harm():
 
 
 def test_impossible_recipes_are_refused():
-    with pytest.raises(ValueError, match="above zero"):
+    with pytest.raises(ValueError, match="above 0"):
         LinearOptions(rates=(0.1, 0.0))
     with pytest.raises(ValueError, match="held out"):
         LinearOptions(held_out=1.0)

@@ -157,4 +157,4 @@ def test_joint_loss_adds_up_and_reaches_every_parameter(agent):
     assert loss.rep_targets.center.abs().sum() > 0 and loss.pred_targets.center.abs().sum() > 0
     assert not torch.equal(loss.rep_targets.center, loss.pred_targets.center), "each loss keeps its own centre"
     assert image.logged["rep_kl"] == pytest.approx(image.logged["rep"] - image.logged["rep_teacher_entropy"])
-    assert image.teacher.shape == (6, K) and clip.features.shape == (6, 8)
+    assert image.kept["teacher"].shape == (6, K) and clip.kept["features"].shape == (6, 8)

@@ -14,8 +14,6 @@ class KnnOptions(ImageOptions):
 
     feature: str | None = option(None, "feature (default: the system's usual one, state)")
     k: tuple[int, ...] = option(KS, "neighbours", type=whole(1), nargs="+")
-    temperature: float = option(
-        0.07, "vote = exp(similarity / temperature)", "--temperature", "--knn_t", type=real(0, inner=True)
-    )
+    temperature: float = option(0.07, "of the votes, exp(similarity / t)", "--temperature", "--knn_t", type=real(0, inner=True))
     backend: str = option("auto", "search; the neighbours do not depend on it", choices=("auto", "torch", "faiss"))
     pictures: str | None = option(None, "write a page of test images beside their nearest training images (HTML)")

@@ -17,13 +17,11 @@ NEIGHBOURS = (
 )
 
 
-def neighbour_strips(
-    found: dict[str, Features], train: ImageSource, test: ImageSource, count: int, *, neighbours: int = 7
-) -> str:
+def neighbour_strips(found: dict[str, Features], train: ImageSource, test: ImageSource, count: int, *, k: int = 7) -> str:
     """One strip for each of ``count`` test images, of different classes as far as there are: HTML."""
     voters, judged = found["train"], found["test"]
     chosen = spread_over_classes(judged.labels, count)
-    similarity, index = search(judged.values["model"][chosen], voters.values["model"], neighbours)
+    similarity, index = search(judged.values["model"][chosen], voters.values["model"], k)
     strips = []
     for place, row in enumerate(chosen):
         true = judged.classes[int(judged.labels[row])]

@@ -83,10 +83,8 @@ def stored_report(
 
 def _check_same_images(part: str, stored: Features, images: Features) -> None:
     if len(stored.labels) != len(images.labels):
-        raise EvalError(
-            f"{len(stored.labels)} stored {part} features for {len(images.labels)} images: the pixel floor needs the same images "
-            "in the same order; give them, or none"
-        )
+        counts = f"{len(stored.labels)} stored {part} features for {len(images.labels)} images"
+        raise EvalError(f"{counts}: the pixel floor needs the same images in the same order; give them, or none")
     names = [[source.classes[label] for label in source.labels.tolist()] for source in (stored, images)]
     if names[0] != names[1] and not stored.classes[0].isdigit():
         row = next(i for i, (a, b) in enumerate(zip(*names, strict=True)) if a != b)

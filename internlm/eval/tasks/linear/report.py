@@ -1,7 +1,7 @@
 """Linear probe and few-shot: a model or stored features in, a result with floors and protocol out."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,15 +58,12 @@ def stored_report(stored: dict[str, Features], options: LinearOptions = PLAIN) -
     """The same for stored features "train" and "test" of any model, each of which is a choice; without floors."""
     equal = from_first(lambda: check_stored(stored))
     groups = [str(row) for row in range(len(stored["train"].rows))]
-    report = score({part: as_choices(features) for part, features in stored.items()}, groups, options)
+    # Their names as ``score`` takes them for choices of the model.
+    named = {part: {f"model{SEPARATOR}{name}": x for name, x in each.values.items()} for part, each in stored.items()}
+    report = score({part: replace(stored[part], values=values) for part, values in named.items()}, groups, options)
     if report:
         report["protocol"]["test_features_equal_to_a_training_feature"] = equal
     return report
-
-
-def as_choices(features: Features) -> Features:
-    """Stored features under the names that ``score`` takes for choices of the model."""
-    return replace(features, values={f"model{SEPARATOR}{name}": values for name, values in features.values.items()})
 
 
 def score(
@@ -77,73 +74,66 @@ def score(
     ``groups`` names what must not be parted among the training images.
     """
     train, test = found["train"], found["test"]
-    truth = match_classes(test.labels, test.classes, train.classes)
     held = from_first(lambda: linear.hold_out(train.labels, groups, recipe.held_out, recipe.seed))
+    task = _Task(train, test, match_classes(test.labels, test.classes, train.classes), held, recipe)
     parts: dict[str, list[str]] = {}
     for name in test.values:
         parts.setdefault(name.partition(SEPARATOR)[0], []).append(name)
-    results = {}
-    for part, names in parts.items():
-        fresh = epochs if part == "model" else None
-        results[part] = _choose_and_test(found, truth, names, held, recipe, fresh)
+    results = {part: _choose_and_test(task, names, epochs if part == "model" else None) for part, names in parts.items()}
     if rank():
         return {}
-    judged = results["model"]
-    top = judged.pop("top")
-    report = {
-        "top1": judged["top1"],
-        "top5": judged["top5"],
-        "selected": judged["selected"],
-        "floors": {name: result["top1"] for name, result in results.items() if name != "model"},
-        "chance": 100 / len(train.classes),
-        "grid": judged["grid"],
+    report = results.pop("model")
+    top = report.pop("top")
+    report |= {
+        "floors": {name: result["top1"] for name, result in results.items()},
+        "chance": 100 / task.classes,
         "per_class": per_class(top, test.labels, train.labels, test.classes, train.classes),
         "confusions": confusions(top[:, 0], test.labels, test.classes, train.classes),
-        "protocol": _protocol(found, held, recipe, truth),
+        "protocol": _protocol(task),
     }
     if recipe.shots:
-        choice = judged["selected"]["feature"]
-        report["few_shot"] = [_few_shot(found, truth, held, choice, shots, recipe) for shots in recipe.shots]
+        report["few_shot"] = [_few_shot(task, report["selected"]["feature"], shots) for shots in recipe.shots]
     return report
 
 
-def _choose_and_test(
-    found: dict[str, Features],
-    truth: Tensor,
-    names: list[str],
-    held: Tensor,
-    recipe: LinearOptions,
-    epochs: Epochs | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Task:
+    """What probes are trained on, chosen by and tested on, and how."""
+
+    train: Features
+    test: Features
+    truth: Tensor  # int64 [N]: the test labels as the training's, -1 for a class that it never saw
+    held: Tensor  # bool [M]: the training images to choose by
+    recipe: LinearOptions
+
+    @property
+    def classes(self) -> int:
+        return len(self.train.classes)
+
+
+def _choose_and_test(task: _Task, names: list[str], epochs: Epochs | None) -> dict[str, Any]:
     """Train the grid on what is not held out, choose on what is, train the choice on everything, test it once."""
-    train, test = found["train"], found["test"]
+    train, held = task.train, task.held
     values = {name: train.values[name] for name in names}
-    grid = _train(values, train.labels, ~held, len(train.classes), recipe, epochs)
+    grid = _train(task, values, ~held, task.recipe, epochs)
     rows = [] if rank() else grid.held_out({name: value[held] for name, value in values.items()}, train.labels[held])
     best = from_first(lambda: min(rows, key=lambda row: (-row["held_out_top1"], row["held_out_loss"])))
-    chosen, rates = {best["feature"]: values[best["feature"]]}, replace(recipe, rates=(best["rate"],))
-    final = _train(chosen, train.labels, torch.ones_like(held), len(train.classes), rates, epochs)
+    chosen, rates = {best["feature"]: values[best["feature"]]}, replace(task.recipe, rates=(best["rate"],))
+    final = _train(task, chosen, torch.ones_like(held), rates, epochs)
     if rank():
-        return {"top1": float("nan"), "top5": float("nan"), "selected": best, "grid": [], "top": torch.empty(0)}
-    top = final.top({name: test.values[name] for name in chosen})[best["feature"]]
-    top1, top5 = linear.accuracy(top, truth)[0].tolist()
+        return {}
+    top = final.top({name: task.test.values[name] for name in chosen})[best["feature"]]
+    top1, top5 = linear.accuracy(top, task.truth)[0].tolist()
     return {"top1": top1, "top5": top5, "selected": best, "grid": rows, "top": top[0]}
 
 
-def _train(
-    values: dict[str, Tensor],
-    labels: Tensor,
-    used: Tensor,
-    classes: int,
-    recipe: LinearOptions,
-    epochs: Epochs | None,
-) -> linear.Grid | None:
-    plain = {name: value[used] for name, value in values.items()} if not rank() else {}
-    grid = None if rank() else linear.Grid(plain, labels[used], classes, recipe, recipe.place)
+def _train(task: _Task, x: dict[str, Tensor], used: Tensor, recipe: LinearOptions, epochs: Epochs | None) -> linear.Grid | None:
+    plain = {name: value[used] for name, value in x.items()} if not rank() else {}
+    grid = None if rank() else linear.Grid(plain, task.train.labels[used], task.classes, recipe, recipe.place)
     for epoch in range(recipe.epochs):
         fresh = epochs(epoch) if epochs else {}
         if grid is not None:
-            grid.epoch({name: fresh[name][used] for name in values} if epochs else plain)
+            grid.epoch({name: fresh[name][used] for name in x} if epochs else plain)
     return grid
 
 
@@ -167,34 +157,27 @@ def _augmented(train: ImageSource, own: Encoder, size: int, options: LinearOptio
     return epoch_features
 
 
-def _few_shot(
-    found: dict[str, Features],
-    truth: Tensor,
-    held: Tensor,
-    choice: str,
-    shots: int,
-    recipe: LinearOptions,
-) -> dict[str, Any]:
+def _few_shot(task: _Task, choice: str, shots: int) -> dict[str, Any]:
     """A probe on ``shots`` images a class, drawn ``seeds`` times; one learning rate, the best on average on the held-out part."""
-    train, test = found["train"], found["test"]
+    recipe, held = task.recipe, task.held
     pool = (~held).nonzero()[:, 0]
-    values, labels, classes = train.values[choice], train.labels, len(train.classes)
+    values, labels, tested = task.train.values[choice], task.train.labels, task.test.values[choice]
     scale = linear.Scale.of(values[pool])
     held_scores, tests, means = [], [], []
     for seed in range(recipe.seed, recipe.seed + recipe.draws):
         rows = pool[linear.draw_shots(labels[pool], shots, seed)]
-        grid = linear.Grid({choice: values[rows]}, labels[rows], classes, replace(recipe, seed=seed), recipe.place)
+        grid = linear.Grid({choice: values[rows]}, labels[rows], task.classes, replace(recipe, seed=seed), recipe.place)
         grid.scales[choice] = scale  # a few images say too little about the spread
         for _ in range(recipe.epochs):
             grid.epoch({choice: values[rows]})
         held_scores.append(linear.accuracy(grid.top({choice: values[held]})[choice], labels[held])[:, 0])
-        tests.append(linear.accuracy(grid.top({choice: test.values[choice]})[choice], truth)[:, 0])
-        nearest = linear.nearest_mean(values[rows], labels[rows], test.values[choice], classes)
-        means.append(100 * float((nearest == truth).double().mean()))
+        tests.append(linear.accuracy(grid.top({choice: tested})[choice], task.truth)[:, 0])
+        nearest = linear.nearest_mean(values[rows], labels[rows], tested, task.classes)
+        means.append(100 * float((nearest == task.truth).double().mean()))
     rate = int(torch.stack(held_scores).mean(0).argmax())
     own = torch.stack(tests)[:, rate]
     mean = torch.tensor(means, dtype=torch.float64)
-    counts = torch.bincount(labels[pool], minlength=classes)
+    counts = torch.bincount(labels[pool], minlength=task.classes)
     return {
         "shots": shots,
         "draws": recipe.draws,
@@ -208,8 +191,8 @@ def _few_shot(
     }
 
 
-def _protocol(found: dict[str, Features], held: Tensor, recipe: LinearOptions, truth: Tensor) -> dict[str, Any]:
-    train, test = found["train"], found["test"]
+def _protocol(task: _Task) -> dict[str, Any]:
+    train, test, recipe = task.train, task.test, task.recipe
     return {
         "unit": "per cent",
         "classifier": "multinomial logistic regression on standardised frozen features, SGD with momentum 0.9, cosine to zero",
@@ -217,7 +200,7 @@ def _protocol(found: dict[str, Features], held: Tensor, recipe: LinearOptions, t
         "batch": recipe.probe_batch,
         "weight_decay": recipe.weight_decay,
         "rates": list(recipe.rates),
-        "selection": f"feature and learning rate by top-1 (equals by cross-entropy) on {int(held.sum())} held-out training "
+        "selection": f"feature and learning rate by top-1 (equals by cross-entropy) on {int(task.held.sum())} held-out training "
         "images (whole takes), never on test images; the chosen one is then trained on all training images",
         "seed": recipe.seed,
         "few_shot": "standardised with all training images; learning rate by the mean over the draws on the held-out part",
@@ -225,7 +208,7 @@ def _protocol(found: dict[str, Features], held: Tensor, recipe: LinearOptions, t
         "test_images": len(test.rows),
         "unreadable_images": train.unreadable + test.unreadable,
         "classes": list(train.classes),
-        "test_images_of_unseen_classes": int((truth < 0).sum()),
+        "test_images_of_unseen_classes": int((task.truth < 0).sum()),
         "random_floor_feature": RANDOM if RANDOM in test.values else "none",
     }
 

@@ -6,8 +6,6 @@ and goes on after an interruption.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +13,39 @@ from internlm.data.motion import MotionData, Recordings, Windows, hold_out, wind
 
 from ...errors import EvalError
 from ...report.page import write_json
-from .forecasters import TITLES, Forecaster, make
+from .forecasters import TITLES, Forecaster, make, note
 from .metrics import paired_difference, score
+from .options import BenchOptions
+
+PROTOCOL = ("frame", "past", "future", "stride", "seed")  # of the options: what must be equal for results to stand side by side
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What is predicted from what, and how it is measured."""
-
-    frame: str = "root"  # "root": every pose relative to its root; "world"
-    past: int = 30
-    future: int = 30
-    stride: int = 10
-    seed: int = 0
-
-
-def run_benchmark(
-    recordings: Recordings,
-    protocol: Protocol,
-    methods: Sequence[str],
-    out: Path,
-    *,
-    config: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    cpu_minutes: float = 20.0,
-    steps: int | None = None,
-    again: bool = False,
-) -> dict[str, Any]:
-    """Train and measure ``methods``, write ``<out>/<method>.json`` and ``<out>/report.json``, print the table.
+def run_benchmark(options: BenchOptions) -> dict[str, Any]:
+    """Train and measure methods, write ``<out>/<method>.json`` and ``<out>/report.json``, print the table.
 
     A method whose file has the same protocol is not run again unless ``again``; its runs are in ``<out>/<method>``.
     ``config``: the file for EgoAgent, with ``overrides`` laid over it. Raises EvalError for an unknown method.
     """
+    methods, out, seed = options.methods or tuple(TITLES), options.out, options.seed
     for name in methods:
         if name not in TITLES:
             raise EvalError(f"method {name!r} is unknown; choose from {', '.join(TITLES)}")
-    recordings = replace(recordings, frame=protocol.frame)
+    recordings = Recordings(() if options.data == ("cmu",) else options.data, options.actions, frame=options.frame)
     data = recordings.open()
     train, test = data.of("train"), data.of("test")
     _check_unseen(train, test)
     fitted, held_out = hold_out(train)
-    tested = windows(test, protocol.past, protocol.future, protocol.stride)
-    about = describe(data, protocol, fitted, held_out, test, tested)
+    tested = windows(test, options.past, options.future, options.stride)
+    about = describe(data, options, fitted, held_out, test, tested)
+    how = {"past": options.past, "future": options.future, "cpu_minutes": options.cpu_minutes, "steps": options.steps}
     for name in methods:
         file = out / f"{name}.json"
-        if not again and (known := _read(file)) and known["protocol"] == about:
+        if not options.again and (known := _read(file)) and known["protocol"] == about:
             print(f"{TITLES[name]}: measured earlier ({file})", flush=True)
             continue
         print(f"{TITLES[name]}", flush=True)
-        own = {"file": config, "overrides": overrides} if name == "egoagent" else {}
-        forecaster = make(
-            name, recordings, past=protocol.past, future=protocol.future, seed=protocol.seed, folder=out / name,
-            cpu_minutes=cpu_minutes, steps=steps, note=lambda line: print(f"  {line}", flush=True), **own,
-        )  # fmt: skip
+        own = {"file": options.config, "overrides": options.overrides} if name == "egoagent" else {}
+        forecaster = make(name, recordings, folder=out / name, seed=seed, note=note, **how, **own)
         write_json(file, {"method": name, "protocol": about, **measure(forecaster, tested, test)})
     found = {name: result for name in TITLES if (result := _read(out / f"{name}.json")) and result["protocol"] == about}
     report = {"protocol": about, "methods": {n: {k: v for k, v in r.items() if k != "protocol"} for n, r in found.items()}}
@@ -89,12 +67,11 @@ def _check_unseen(train: MotionData, test: MotionData) -> None:
 def measure(forecaster: Forecaster, windows: Windows, data: MotionData) -> dict[str, Any]:
     """A forecaster's errors on the test windows, the difference to zero velocity, and how it was trained."""
 
+    kept = {"rate": data.rate, "takes": windows.takes, "actions": windows.actions, "joints": data.joints}
+
     def errors(forecast) -> dict[str, Any]:
         prediction = forecast(windows.past)
-        result = score(
-            prediction, windows.future, windows.visible,
-            rate=data.rate, takes=windows.takes, actions=windows.actions, joints=data.joints,
-        )  # fmt: skip
+        result = score(prediction, windows.future, windows.visible, **kept)
         still = zero_velocity(windows.past, windows.future.shape[1])
         result["minus_zero_velocity"] = paired_difference(prediction, still, windows.future, windows.visible, windows.takes)
         return result
@@ -106,11 +83,11 @@ def measure(forecaster: Forecaster, windows: Windows, data: MotionData) -> dict[
 
 
 def describe(
-    data: MotionData, protocol: Protocol, fitted: MotionData, held_out: MotionData, test: MotionData, windows: Windows
+    data: MotionData, options: BenchOptions, fitted: MotionData, held_out: MotionData, test: MotionData, windows: Windows
 ) -> dict[str, Any]:
     """The protocol as JSON."""
     return {
-        **asdict(protocol),
+        **{name: getattr(options, name) for name in PROTOCOL},
         "data": data.source,
         "rate_hz": data.rate,
         "joints": list(data.joints),

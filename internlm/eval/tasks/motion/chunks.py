@@ -76,12 +76,7 @@ def compare(prediction: np.ndarray, chunks: MotionChunks, rate: float | np.ndarr
     mask = comparable(chunks)
     if not mask.any():
         raise EvalError("no joint is visible both in a target chunk and in the two poses before it: nothing to measure")
-    poses = prediction.shape[1]
-    candidates = {
-        "model": prediction,
-        "zero_velocity": zero_velocity(chunks.past, poses),
-        "constant_velocity": constant_velocity(chunks.past, poses),
-    }
+    candidates = {"model": prediction, **floors(chunks.past, prediction.shape[1])}
     result = _beside_floors({name: measure(p, chunks, rate, mask) for name, p in candidates.items()})
     everything = mean_over_joints(position_error(prediction, chunks.target), chunks.visible, chunks.takes)
     result["mpjpe_cm_all_visible"] = everything["mean"]
@@ -92,11 +87,15 @@ def compare(prediction: np.ndarray, chunks: MotionChunks, rate: float | np.ndarr
     past, _ = root_relative(chunks.past, chunks.past_visible)
     relative = MotionChunks(target, target_mask, past, chunks.past_visible, chunks.takes)
     centred = {name: root_relative(p, mask)[0] for name, p in candidates.items()}
-    if target_mask.any():
-        result["root_relative"] = _beside_floors({n: measure(p, relative, rate, target_mask) for n, p in centred.items()})
-    else:
-        result["root_relative"] = None  # the hips are never seen
+    seen = target_mask.any()  # else the hips are nowhere
+    relative = {name: measure(p, relative, rate, target_mask) for name, p in centred.items()} if seen else None
+    result["root_relative"] = relative and _beside_floors(relative)
     return result
+
+
+def floors(past: np.ndarray, poses: int) -> dict[str, np.ndarray]:
+    """What needs no learning: the next ``poses`` poses after ``past`` [N, Q, J, 3] at zero and at constant velocity."""
+    return {"zero_velocity": zero_velocity(past, poses), "constant_velocity": constant_velocity(past, poses)}
 
 
 def _beside_floors(measured: dict[str, dict]) -> dict:

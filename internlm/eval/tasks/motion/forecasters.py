@@ -48,6 +48,11 @@ class Forecaster:
     variants: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = ()
 
 
+def note(line: str) -> None:
+    """Print a line on what a method does."""
+    print(f"  {line}", flush=True)
+
+
 def make(
     name: str, recordings: Recordings, *, past: int, future: int, seed: int, folder: Path, file: str | Path | None = None,
     overrides: Sequence[str] = (), cpu_minutes: float = 20.0, steps: int | None = None, note: Note = lambda line: None,

@@ -109,19 +109,17 @@ def score(
         "mpjve_cm_s_at_ms": at_horizons(speed, both, float(one[0])) if len(one) == 1 else {},
     }
     if actions is not None:
-        groups = {str(action): actions == action for action in np.unique(actions)}
-        result["by_action"] = {
-            name: {"mpjpe_cm": pooled(place[rows], mask[rows]), "mpjve_cm_s": pooled(speed[rows], both[rows])}
-            for name, rows in groups.items()
-        }
+        result["by_action"] = {}
+        for name in np.unique(actions):
+            rows = actions == name
+            errors = {"mpjpe_cm": pooled(place[rows], mask[rows]), "mpjve_cm_s": pooled(speed[rows], both[rows])}
+            result["by_action"][str(name)] = errors
     if joints is not None:
         result["by_joint_cm"] = {name: pooled(place[..., j], mask[..., j]) for j, name in enumerate(joints)}
     return result
 
 
-def paired_difference(
-    prediction: np.ndarray, reference: np.ndarray, target: np.ndarray, mask: np.ndarray, takes: np.ndarray
-) -> dict:
-    """MPJPE of ``prediction`` minus that of ``reference`` on the same windows, cm, with its interval over takes."""
-    difference = position_error(prediction, target) - position_error(reference, target)
+def paired_difference(prediction: np.ndarray, other: np.ndarray, target: np.ndarray, mask: np.ndarray, takes: np.ndarray) -> dict:
+    """MPJPE of ``prediction`` minus that of ``other`` on the same windows, cm, with its interval over takes."""
+    difference = position_error(prediction, target) - position_error(other, target)
     return {"mpjpe_cm": pooled(difference, mask), "interval": interval(difference, mask, takes)}

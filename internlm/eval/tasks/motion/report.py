@@ -1,5 +1,6 @@
 """Motion as a user evaluates it: the next chunk teacher-forced, and rolled out, in three frames, beside floors and baselines."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import transform_points
-from internlm.data.motion import MotionData, canonical, constant_velocity, filled, zero_velocity
+from internlm.data.motion import MotionData, canonical, filled
 from internlm.data.store import COCO_JOINTS
 
 from ...actions import frame_actions
@@ -28,24 +29,18 @@ def motion_report(outputs: ClipOutputs, dataset: ClipDataset) -> dict[str, Any]:
     """
     chunks = motion_chunks(outputs)
     rates = np.array([take.info.frame_rate for take in dataset.takes]) / dataset.pose_stride
-    report = motion.compare(_rows(outputs.action), chunks, rates[chunks.takes])
-    anchors = outputs.frame_numbers[:, :-1].numpy()
-    report["detail"] = score(
-        _rows(outputs.action),
-        chunks.target,
-        motion.comparable(chunks),
-        rate=rates[chunks.takes],
-        takes=chunks.takes,
-        actions=frame_actions(dataset, chunks.takes, anchors.ravel()),
-        joints=COCO_JOINTS,
-    )
+    prediction, rate = _rows(outputs.action), rates[chunks.takes]
+    report = motion.compare(prediction, chunks, rate)
+    actions = frame_actions(dataset, chunks.takes, outputs.frame_numbers[:, :-1].numpy().ravel())
+    kept = {"rate": rate, "takes": chunks.takes, "actions": actions, "joints": COCO_JOINTS}
+    report["detail"] = score(prediction, chunks.target, motion.comparable(chunks), **kept)
     report["world"] = _world(outputs, dataset, rates)
     report["protocol"] = {
         "units": "cm and cm/s",
         "prediction": "next chunk, teacher-forced: frames up to t, poses up to t-1",
         "poses_per_chunk": outputs.poses.shape[2],
         "poses_per_second": sorted(set(rates[np.unique(chunks.takes)].tolist())),
-        "horizon_seconds": outputs.poses.shape[2] / float(rates[chunks.takes].min()),
+        "horizon_seconds": outputs.poses.shape[2] / float(rate.min()),
         "coordinates": f"head camera ({dataset.clip.pose_coordinates})",
         "joints": "visible in the target and in the two poses before the chunk, for model and floors alike",
         "clips": len(outputs.takes),
@@ -64,17 +59,9 @@ def rollout_report(
     """
     rates = np.array([take.info.frame_rate for take in dataset.takes])[rolled.takes] / dataset.pose_stride
     frames = rolled.target.shape[1]
-    world = {
-        "model_with_images": rolled.images,
-        "zero_velocity": zero_velocity(rolled.past, frames),
-        "constant_velocity": constant_velocity(rolled.past, frames),
-    }
+    world = {"model_with_images": rolled.images, **motion.floors(rolled.past, frames)}
     world |= {b.name: _forecast(b, rolled.past, rolled.past_visible) for b in baselines if b.name not in world}
-    own = {
-        "model_without_images": rolled.no_images,
-        "zero_velocity": zero_velocity(rolled.own_past, frames),
-        "constant_velocity": constant_velocity(rolled.own_past, frames),
-    }
+    own = {"model_without_images": rolled.no_images, **motion.floors(rolled.own_past, frames)}
     mask, kept = rolled.visible, {"rate": rates, "takes": rolled.takes, "joints": COCO_JOINTS}
     kept["actions"] = frame_actions(dataset, rolled.takes, rolled.anchors)
     if not mask.any():
@@ -108,14 +95,8 @@ def rollout_report(
 
 def motion_chunks(outputs: ClipOutputs) -> motion.MotionChunks:
     """All chunks of all clips, C·T of them, as arrays."""
-    steps = outputs.poses.shape[1]
-    return motion.MotionChunks(
-        target=_rows(outputs.poses),
-        visible=_rows(outputs.visible),
-        past=_rows(outputs.past_poses),
-        past_visible=_rows(outputs.past_visible),
-        takes=np.repeat(outputs.takes.numpy(), steps),
-    )
+    parts = (_rows(each) for each in (outputs.poses, outputs.visible, outputs.past_poses, outputs.past_visible))
+    return motion.MotionChunks(*parts, np.repeat(outputs.takes.numpy(), outputs.poses.shape[1]))
 
 
 def _world(outputs: ClipOutputs, dataset: ClipDataset, rates: np.ndarray) -> dict[str, Any] | None:
@@ -136,10 +117,8 @@ def _world(outputs: ClipOutputs, dataset: ClipDataset, rates: np.ndarray) -> dic
         own_past.append(before)
     cameras, past_cameras = np.concatenate(own), np.concatenate(own_past)
     chunks = motion_chunks(outputs)
-    moved = motion.MotionChunks(
-        transform_points(cameras, chunks.target), chunks.visible,
-        transform_points(past_cameras, chunks.past), chunks.past_visible, chunks.takes,
-    )  # fmt: skip
+    target, past = transform_points(cameras, chunks.target), transform_points(past_cameras, chunks.past)
+    moved = replace(chunks, target=target, past=past)
     result = motion.compare(transform_points(cameras, _rows(outputs.action)), moved, rates[chunks.takes])
     result.pop("root_relative")
     return result
@@ -161,11 +140,9 @@ def _moved(source: np.ndarray, goal: np.ndarray, points: np.ndarray) -> np.ndarr
     return (points - ca[:, None]) @ np.swapaxes(u @ v, 1, 2)[:, None] + cb[:, None]
 
 
-def _scored(
-    prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, still: np.ndarray, kept: dict[str, Any]
-) -> dict[str, Any]:
-    difference = paired_difference(prediction, still, target, mask, kept["takes"])
-    return score(prediction, target, mask, **kept) | {"minus_zero_velocity": difference}
+def _scored(guess: np.ndarray, target: np.ndarray, mask: np.ndarray, still: np.ndarray, kept: dict[str, Any]) -> dict[str, Any]:
+    difference = paired_difference(guess, still, target, mask, kept["takes"])
+    return score(guess, target, mask, **kept) | {"minus_zero_velocity": difference}
 
 
 def _rows(tensor: Tensor) -> np.ndarray:
@@ -175,16 +152,9 @@ def _rows(tensor: Tensor) -> np.ndarray:
 
 def figures(report: dict[str, Any]) -> list[Figure]:
     """The printed rows of a ``motion_report``."""
-    horizon = 1000 * report["protocol"]["horizon_seconds"]
-    rows = []
-    for view, part in (("head camera", report), ("root-relative", report["root_relative"])):
-        if part is None:
-            continue
-        for key, name, unit in (("mpjpe_cm", "MPJPE", "cm"), ("mpjve_cm_s", "MPJVE", "cm/s")):
-            floors = named({floor: values[key] for floor, values in part["floors"].items()})
-            meaning = f"next {horizon:.0f} ms of body motion"
-            rows.append(Figure(f"{name}, {view}", part[key], unit, floors, higher_is_better=False, meaning=meaning))
-    return rows
+    meaning = f"next {1000 * report['protocol']['horizon_seconds']:.0f} ms of body motion"
+    views = {"head camera": report, "root-relative": report["root_relative"]}
+    return [row for view, part in views.items() if part for row in _figures(f", {view}", part, part["floors"], meaning)]
 
 
 def rollout_figures(report: dict[str, Any]) -> list[Figure]:
@@ -198,12 +168,15 @@ def rollout_figures(report: dict[str, Any]) -> list[Figure]:
         part = report[view] or {}
         if view == "head_camera" and "model_without_images" in report["world"]:
             continue  # one camera for all poses: the same figures as in the world
-        models = {name: values for name, values in part.items() if name.startswith("model_")}
-        others = {name: values for name, values in part.items() if name not in models}
-        for model, values in models.items():
-            for key, name, unit in (("mpjpe_cm", "MPJPE", "cm"), ("mpjve_cm_s", "MPJVE", "cm/s")):
-                floors = named({other: found[key] for other, found in others.items()})
-                title = f"{name} rolled out, {view.replace('_', ' ')}, {model.removeprefix('model_').replace('_', ' ')}"
-                meaning = f"{seconds:.2g} s of motion"
-                rows.append(Figure(title, values[key], unit, floors, higher_is_better=False, meaning=meaning))
+        others = {name: values for name, values in part.items() if not name.startswith("model_")}
+        for model in (name for name in part if name not in others):
+            title = f" rolled out, {view}, {model.removeprefix('model_')}".replace("_", " ")
+            rows += _figures(title, part[model], others, f"{seconds:.2g} s of motion")
     return rows
+
+
+def _figures(title: str, values: dict[str, Any], floors: dict[str, Any], meaning: str) -> list[Figure]:
+    return [
+        Figure(name + title, values[key], unit, named({floor: v[key] for floor, v in floors.items()}), False, meaning)
+        for key, name, unit in (("mpjpe_cm", "MPJPE", "cm"), ("mpjve_cm_s", "MPJVE", "cm/s"))
+    ]

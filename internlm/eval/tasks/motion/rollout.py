@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internlm.core.collectives import rank, world_size
+from internlm.core.collectives import rank
 from internlm.data.batch import ClipBatch, to_device
 from internlm.data.clips import ClipDataset
 from internlm.data.geometry import invert_rigid, transform_points
 from internlm.systems.base import Foresees
 
+from ...clips import Device, each_batch
 from ...errors import EvalError
-from ...ranks import gathered
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RollOuts:
 
 @torch.no_grad()
 def roll_out(
-    system: Foresees, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: torch.device | str = "cpu"
+    system: Foresees, dataset: ClipDataset, batches: Iterable[ClipBatch], *, observed: int, device: Device = "cpu"
 ) -> RollOuts | None:
     """Roll a system over clips cut at step ``observed`` (>= 1). Several processes: as ``clips.run_clips``, None on others.
 
@@ -54,26 +54,21 @@ def roll_out(
     if not 1 <= observed < clip.steps:
         raise EvalError(f"clips of {clip.steps} steps cannot be cut at step {observed}; choose 1 to {clip.steps - 1}")
     if poses * dataset.pose_stride != clip.frame_stride:
-        raise EvalError(
-            f"chunks of {poses} poses every {dataset.pose_stride} frames leave gaps in steps of {clip.frame_stride} frames: "
-            "predictions cannot be fed back"
-        )
+        chunks = f"chunks of {poses} poses every {dataset.pose_stride} frames"
+        raise EvalError(f"{chunks} leave gaps in steps of {clip.frame_stride} frames: predictions cannot be fed back")
 
-    def share() -> dict[int, dict[str, Tensor]]:
-        parts = {}
-        for place, batch in enumerate(batches):
-            if (found := with_cameras(dataset, batch)) is not None:
-                number = place if world_size() == 1 else int(batch.sample_ids[0])
-                arrays = _cut(system, dataset, *found, observed, device)
-                parts[number] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-        return parts
+    def cut(batch: ClipBatch) -> dict[str, Tensor] | None:
+        if (found := with_cameras(dataset, batch)) is None:
+            return None
+        arrays = _cut(system, dataset, *found, observed, device)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
-    parts = list(gathered(share).values())
+    joined = each_batch(batches, cut)
     if rank():
         return None
-    if not parts:
+    if joined is None:
         raise EvalError("no clip has the camera poses of all its frames: nothing can be fed back between cameras")
-    return RollOuts(**{name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]})
+    return RollOuts(**{name: tensor.numpy() for name, tensor in joined.items()})
 
 
 def with_cameras(dataset: ClipDataset, batch: ClipBatch) -> tuple[ClipBatch, np.ndarray, np.ndarray] | None:
@@ -96,13 +91,7 @@ def with_cameras(dataset: ClipDataset, batch: ClipBatch) -> tuple[ClipBatch, np.
 
 
 def _cut(
-    system: Foresees,
-    dataset: ClipDataset,
-    batch: ClipBatch,
-    anchors: np.ndarray,
-    own: np.ndarray,
-    k: int,
-    device: torch.device | str,
+    system: Foresees, dataset: ClipDataset, batch: ClipBatch, anchors: np.ndarray, own: np.ndarray, k: int, device: Device
 ) -> dict[str, np.ndarray]:
     chunked = dataset.clip.pose_coordinates == "chunk"
     moved = to_device(batch, device)

@@ -18,15 +18,16 @@ SUMMARY = "next chunk of body motion beside zero and constant velocity"
 
 def evaluate(options: Options) -> Result | None:
     """The next chunk and the roll-out; None on processes that do not report, of which the first trains the baselines."""
+    from internlm.core.collectives import rank
+
     from ...clips import evaluated_clips
-    from ...ranks import reports
     from . import report as motion
 
     subject = open_subject(options, "Foresees")
     outputs, dataset, data = evaluated_clips(subject, options, ())
     observed = options.observed or dataset.clip.steps // 2
     rolled = None if options.no_rollout else _roll_out(options, subject, dataset, observed)
-    if not reports():
+    if rank():
         return None
     report = motion.motion_report(outputs, dataset)
     report["protocol"] |= {"data": data, "split": options.split}
@@ -57,7 +58,7 @@ def _baselines(options: Options, subject: Subject, dataset: "ClipDataset", obser
     """Baselines trained on the run's own training takes, on windows of the rolled-out clips' length and rate."""
     from internlm.data.motion import Recordings
 
-    from .forecasters import make
+    from .forecasters import make, note
 
     data = subject.data(options.baseline_data, subject.system.config.data.clips)
     _check_unseen(data, dataset, options.split)
@@ -66,10 +67,6 @@ def _baselines(options: Options, subject: Subject, dataset: "ClipDataset", obser
     how = {"past": (observed + 1) * poses[1], "future": (poses[0] - observed) * poses[1], "seed": options.seed}
     how |= {"cpu_minutes": options.cpu_minutes, "steps": options.baseline_steps}
     made = []
-
-    def note(line: str) -> None:
-        print(f"  {line}", flush=True)
-
     with TemporaryDirectory() as runs:
         for name in options.baselines:
             print(name, flush=True)
@@ -83,9 +80,8 @@ def _check_unseen(data: list[str], dataset: "ClipDataset", split: str) -> None:
 
     from internlm.data.store import TakeStore
 
-    fitted = {
-        os.path.realpath(take.path) for path in data if TakeStore.is_store(path) for take in TakeStore(path).select("train")
-    }
+    stores = [TakeStore(path) for path in data if TakeStore.is_store(path)]
+    fitted = {os.path.realpath(take.path) for store in stores for take in store.select("train")}
     seen = [take.info.name for take in dataset.takes if os.path.realpath(take.path) in fitted]
     if seen:
         raise EvalError(

@@ -12,9 +12,7 @@ SCOPES = ("pool", "take", "clip")
 class RetrievalOptions(ClipOptions):
     """What is compared, with which frames, how far ahead."""
 
-    features: Path | None = option(
-        None, "stored features of any model (.npz or .safetensors) instead of a model", type=Path, one_of=MODEL
-    )
+    features: Path | None = option(None, "stored features of any model (.npz or .safetensors)", type=Path, one_of=MODEL)
     gallery: str = option("pool", "frames that compete", choices=SCOPES)
     feature: str | None = option(None, "feature (default: the system's usual one, bottleneck)")
     horizon: int = option(1, "steps from the current frame to the right answer", type=whole(1))

@@ -53,8 +53,6 @@ def retrieval_page(
     path: str | Path, outputs: ClipOutputs, feature: str, gallery: ranking.Gallery, dataset: ClipDataset, count: int
 ) -> Path:
     """A page of retrieved frames."""
-    sections = [
-        Section("Retrieved next frames", retrieved_strips(outputs, feature, gallery, take_reader(dataset), count), RETRIEVED)
-    ]
+    title, strips = "Retrieved next frames", retrieved_strips(outputs, feature, gallery, take_reader(dataset), count)
     summary = "The predicted next state compared with the observer's features by cosine similarity."
-    return write_page(path, title="Retrieved next frames", summary=summary, sections=sections)
+    return write_page(path, title=title, summary=summary, sections=[Section(title, strips, RETRIEVED)])

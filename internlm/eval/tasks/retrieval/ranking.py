@@ -38,13 +38,7 @@ def build_gallery(features: Tensor, takes: Tensor, frame_numbers: Tensor) -> Gal
 
 
 def ranks(
-    query: Tensor,
-    gallery: Tensor,
-    positive: Tensor,
-    excluded: Tensor,
-    *,
-    query_group: Tensor | None = None,
-    gallery_group: Tensor | None = None,
+    query: Tensor, gallery: Tensor, positive: Tensor, excluded: Tensor, groups: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Rank of the one right item for each query, 1 = best, and how many items competed.
 
@@ -67,8 +61,8 @@ def ranks(
         similarity = query[part] @ gallery.T
         right = similarity.gather(1, positive[part, None])
         competes = torch.ones_like(similarity, dtype=torch.bool)
-        if query_group is not None:
-            competes = query_group[part, None] == gallery_group[None]
+        if groups is not None:
+            competes = groups[0][part, None] == groups[1][None]
         competes.scatter_(1, excluded[part], False)
         count[part] = competes.sum(1)
         competes.scatter_(1, positive[part, None], False)
@@ -122,10 +116,10 @@ def retrieve(prediction: Tensor, gallery: Gallery, *, scope: str = "pool", horiz
     steps = frames - horizon
     removed = torch.stack([items[:, k : k + steps].flatten() for k in range(horizon)], dim=1)
     following = items[:, horizon:].flatten()
-    groups = {} if query_group is None else {"query_group": query_group.repeat_interleave(steps), "gallery_group": group}
-    rank, count = ranks(prediction[:, :steps].flatten(0, 1), features, following, removed, **groups)
-    floor, _ = ranks(features[removed[:, 0]], features, following, removed, **groups)
-    drift, _ = ranks(drifted(features[items], horizon)[:, :steps].flatten(0, 1), features, following, removed, **groups)
+    groups = None if query_group is None else (query_group.repeat_interleave(steps), group)
+    rank, count = ranks(prediction[:, :steps].flatten(0, 1), features, following, removed, groups)
+    floor, _ = ranks(features[removed[:, 0]], features, following, removed, groups)
+    drift, _ = ranks(drifted(features[items], horizon)[:, :steps].flatten(0, 1), features, following, removed, groups)
     return {
         **scores(rank),
         "floors": {"current_frame": scores(floor), "constant_drift": scores(drift), "random": chance(count)},

@@ -26,37 +26,21 @@ def retrieval_report(
     ``centred`` holds the same with the mean feature of each side taken away; ``per_action`` the scores by the action at
     the current frame, where the takes have such labels.
     """
-    prediction = outputs.prediction[feature]
     gallery = retrieval.build_gallery(outputs.observed[feature], outputs.takes, outputs.frame_numbers)
-    result, ranks, floor_ranks = retrieval_scores(prediction, gallery, scope, horizon)
-    floors = result.pop("floors")
-    rate = dataset.takes[0].info.frame_rate
+    report, ranks, floor_ranks = _report(outputs.prediction[feature], gallery, scope, horizon)
     steps = ranks.shape[1]
     now = outputs.frame_numbers[:, :steps]
     names = frame_actions(dataset, outputs.takes.repeat_interleave(steps).numpy(), now.flatten().numpy())
-    centred, _, _ = retrieval_scores(*retrieval.centred(prediction, gallery), scope, horizon)
-    report = {
-        **result,
-        "floors": {name: scores["top1"] for name, scores in floors.items()},
-        "floors_in_full": floors,
-        "centred": centred,
-        "per_action": [] if names is None else by_name(names, ranks.flatten(), floor_ranks.flatten()),
-        "protocol": {
-            "unit": "per cent",
-            "query": "predicted next state, frames and actions up to t",
-            "gallery": f"{scope}: observer features of all frames of the evaluated clips, each once, without the current frame"
-            + (f" and the {horizon - 1} between it and the right answer" if horizon > 1 else ""),
-            "feature": feature,
-            "similarity": "cosine",
-            "map": "mean reciprocal rank (one right answer)",
-            "ties": "count as ahead of the right answer",
-            "horizon_steps": horizon,
-            "horizon_seconds": horizon * dataset.clip.frame_stride / rate,
-            "constant_drift": "the observer's current feature plus its change since the frame before, per step of the horizon; "
-            "the current feature itself at a clip's first step",
-            "clips": len(outputs.takes),
-            "takes": int(outputs.takes.unique().numel()),
-        },
+    if names is not None:
+        report["per_action"] = by_name(names, ranks.flatten(), floor_ranks.flatten())
+    report["protocol"] |= {
+        "query": "predicted next state, frames and actions up to t",
+        "gallery": f"{scope}: observer features of all frames of the evaluated clips, each once, without the current frame"
+        + (f" and the {horizon - 1} between it and the right answer" if horizon > 1 else ""),
+        "feature": feature,
+        "horizon_seconds": horizon * dataset.clip.frame_stride / dataset.takes[0].info.frame_rate,
+        "constant_drift": "the observer's current feature plus its change since the frame before, per step of the horizon; "
+        "the current feature itself at a clip's first step",
     }
     return report, gallery
 
@@ -87,37 +71,39 @@ def stored_report(stored: FrameFeatures, options: RetrievalOptions) -> dict[str,
     takes, numbers = stored.takes[rows[:, 0]], stored.frame_numbers[rows]
     gallery = retrieval.build_gallery(stored.features[rows], takes, numbers)
     query = (stored.features if stored.predictions is None else stored.predictions)[rows[:, :-1]]
-    result, _, _ = retrieval_scores(query, gallery, scope, horizon)
-    centred, _, _ = retrieval_scores(*retrieval.centred(query, gallery), scope, horizon)
-    floors = result.pop("floors")
-    return {
+    report, _, _ = _report(query, gallery, scope, horizon)
+    report["protocol"] |= {
+        "query": "stored prediction" if stored.predictions is not None else "stored feature of the current frame",
+        "gallery": f"{scope}: stored features of the frames of all clips, each once, without the current frame",
+        "frame_stride": stride,
+    }
+    return report
+
+
+def _report(prediction: Tensor, gallery: retrieval.Gallery, scope: str, horizon: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """What all reports say, and the ranks of the model and of the current-frame floor, int64 [C, steps]."""
+    result, centred = (
+        retrieval.retrieve(query, frames, scope=scope, horizon=horizon)
+        for query, frames in ((prediction, gallery), retrieval.centred(prediction, gallery))
+    )
+    ranks, floor_ranks, floors = (result.pop(name) for name in ("ranks", "current_frame_ranks", "floors"))
+    report = {
         **result,
         "floors": {name: scores["top1"] for name, scores in floors.items()},
         "floors_in_full": floors,
-        "centred": centred,
+        "centred": {name: value for name, value in centred.items() if not name.endswith("ranks")},
         "per_action": [],
         "protocol": {
             "unit": "per cent",
-            "query": "stored prediction" if stored.predictions is not None else "stored feature of the current frame",
-            "gallery": f"{scope}: stored features of the frames of all clips, each once, without the current frame",
             "similarity": "cosine",
             "map": "mean reciprocal rank (one right answer)",
             "ties": "count as ahead of the right answer",
             "horizon_steps": horizon,
-            "frame_stride": stride,
-            "clips": len(rows),
-            "takes": int(takes.unique().numel()),
+            "clips": len(gallery.items),
+            "takes": int(gallery.takes.unique().numel()),
         },
     }
-
-
-def retrieval_scores(
-    prediction: Tensor, gallery: retrieval.Gallery, scope: str, horizon: int = 1
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """``retrieval.retrieve`` without its ranks, and the ranks of the model and of the current-frame floor, int64 [C, steps]."""
-    result = retrieval.retrieve(prediction, gallery, scope=scope, horizon=horizon)
-    ranks, floor_ranks = result.pop("ranks"), result.pop("current_frame_ranks")
-    return result, ranks, floor_ranks
+    return report, ranks, floor_ranks
 
 
 def by_name(names: np.ndarray, ranks: Tensor, floor_ranks: Tensor) -> list[dict[str, Any]]:

@@ -10,21 +10,21 @@ PICTURES = 12
 
 def evaluate(options: Options) -> Result | None:
     """Retrieval by a model's predictions, or by stored features; None on processes that do not report."""
-    from ...ranks import reports
+    from internlm.core.collectives import rank
+
     from . import report as retrieval
 
     if options.features:
-        return _stored(options) if reports() else None
+        return None if rank() else _stored(options)
     from ...clips import evaluated_clips
 
     subject = open_subject(options, "Foresees")
     feature = options.feature or subject.system.states[0]
     outputs, dataset, data = evaluated_clips(subject, options, (feature,))
-    if not reports():
+    if rank():
         return None
-    report, gallery = retrieval.retrieval_report(
-        outputs, dataset, feature=feature, scope=options.gallery, horizon=options.horizon
-    )
+    how = {"feature": feature, "scope": options.gallery, "horizon": options.horizon}
+    report, gallery = retrieval.retrieval_report(outputs, dataset, **how)
     report["protocol"] |= {"data": data, "split": options.split}
     if options.pictures:
         from .pictures import retrieval_page

@@ -1,6 +1,5 @@
 """From upstream's folders to a checkpoint of this project, which every command that takes a checkpoint reads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from internlm.config.places import PATHS_FROM, portable
 from ..config import EgoAgentConfig as Config
 from ..network import EgoNetwork
 from ..system import EgoAgentSystem, build
-from .reading import ACTIONS, UpstreamError, UpstreamNetwork, is_upstream, read_upstream
+from .reading import ACTIONS, Rename, UpstreamError, UpstreamNetwork, is_upstream, read_upstream
 
 FRESH_SEED = 1024  # of parts that the files do not hold
 
@@ -39,12 +38,7 @@ class Imported:
 
 
 def import_upstream(
-    folder: str | Path,
-    out: str | Path,
-    *,
-    teacher: str | Path | None = None,
-    config: Config | None = None,
-    rename: Sequence[tuple[str, str]] = (),
+    folder: str | Path, out: str | Path, *, teacher: str | Path | None = None, config: Config | None = None, rename: Rename = ()
 ) -> Imported:
     """Write ``out/step_<step>``: the predictor from ``folder``, the observer from ``teacher``.
 
@@ -88,9 +82,7 @@ def import_upstream(
         return Imported(CheckpointManager(out).save(student.step, parts, meta), student, other, fresh)
 
 
-def open_branch(
-    folder: str | Path, branch: str | None = None, rename: Sequence[tuple[str, str]] = ()
-) -> tuple[Path, EgoAgentSystem, str, int]:
+def open_branch(folder: str | Path, branch: str | None = None, rename: Rename = ()) -> tuple[Path, EgoAgentSystem, str, int]:
     """The weights in a folder, as ``observer`` those of the teacher beside it. Raises UpstreamError.
 
     Returns the step's folder, a system that has the weights in the branch and shapes alone in the other, the branch, the step.

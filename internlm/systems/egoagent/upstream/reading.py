@@ -24,6 +24,7 @@ from .names import CODEBOOK, GAIN, HEAD_SIZES, NAMES, ROTARY, Split
 
 _SHARD = re.compile(r"model_tp(\d+)_pp(\d+)\.pt")
 _WRAPPERS = ("model.", "module.")
+Rename = Sequence[tuple[str, str]]  # (regular expression of an upstream name, what it is in ``NAMES``)
 ACTIONS = ("action_query", "pose_projector.", "pose_head.", "context_projector.")
 
 
@@ -49,9 +50,7 @@ def is_upstream(folder: str | Path) -> bool:
     return bool(_shards(_step_folder(Path(folder))))
 
 
-def read_upstream(
-    folder: str | Path, *, model: ModelConfig | None = None, rename: Sequence[tuple[str, str]] = ()
-) -> UpstreamNetwork:
+def read_upstream(folder: str | Path, *, model: ModelConfig | None = None, rename: Rename = ()) -> UpstreamNetwork:
     """Read and merge one branch.
 
     Args:
@@ -139,7 +138,7 @@ def _load_shard(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _renamed(state: dict[str, Tensor], rename: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+def _renamed(state: dict[str, Tensor], rename: Rename) -> dict[str, Tensor]:
     result = {}
     for name, tensor in state.items():
         for pattern, replacement in rename:
@@ -207,10 +206,8 @@ def _merge(folder: Path, name: str, parts: list[Tensor], split: Split, shape: to
     except RuntimeError as error:
         raise UpstreamError(f"{folder}: the {len(parts)} parts of {name} cannot be joined: {error}") from error
     if merged.shape != shape:
-        raise UpstreamError(
-            f"{folder}: {name} joined from {len(parts)} of the ranks' parts is {tuple(merged.shape)}, the network's is "
-            f"{tuple(shape)}; shards are missing, or the config is another model's"
-        )
+        joined = f"{folder}: {name} joined from {len(parts)} of the ranks' parts is {tuple(merged.shape)}"
+        raise UpstreamError(f"{joined}, the network's is {tuple(shape)}; shards are missing, or the config is another model's")
     return merged.float().contiguous() if merged.is_floating_point() else merged.contiguous()
 
 
