@@ -75,7 +75,7 @@ def photometric(images: Tensor, params: Tensor) -> Tensor:
     synchronisation when it lies on an accelerator).
     """
     host = params.detach().cpu().numpy()
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or type(images) is not Tensor:  # an estimate's fake tensors stand for those of a device
         return _on_device(images, host)
     changed = (host[:, : HUE + 1] != NEUTRAL).any(1) | (host[:, GRAY : SOLARIZE + 1] > 0).any(1)
     x = np.empty(images.shape, np.float32)
