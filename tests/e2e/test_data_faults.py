@@ -107,6 +107,8 @@ def test_killed_at_random_moments_and_run_again(raw, tmp_path, run_command):
             again = run_command([*convert, out, *options])
             assert again.returncode == 0, again.stderr
             assert digests(out) == expected, f"kill {killed} of {KILLS}"
+        else:
+            seconds *= 0.9  # the run that was timed had a busier machine
         shutil.rmtree(out, ignore_errors=True)
         assert attempts < 4 * KILLS, "the kills come too late"
     assert unfinished > KILLS / 2, "the kills came too late to prove anything"
