@@ -22,8 +22,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from internlm.checkpoint.background import BackgroundSaver
+from internlm.config.resolve import parse_config
+from internlm.config.schema import Config
 from internlm.core.mesh import Mesh
-from internlm.systems.egoagent.config import EgoAgentConfig as Config
 from internlm.train.saving import Saver
 from internlm.train.state import TrainState, build_state
 
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def configured(folder: str | Path, *, asynchronous: bool = False) -> Config:
-    return Config.model_validate({"run_dir": str(folder), "model": MODEL, "train": {"async_save": asynchronous}})
+    return parse_config({"run_dir": str(folder), "model": MODEL, "train": {"async_save": asynchronous}})
 
 
 def saver(folder: Path, device: torch.device, *, asynchronous: bool) -> Saver:

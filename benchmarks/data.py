@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from internlm.config.resolve import parse_config
+from internlm.config.schema import Config
 from internlm.data.loader import training_batches
 from internlm.data.photometric import photometric
 from internlm.data.store import PoseTrack, StoreWriter, TakeInfo
-from internlm.systems.egoagent.config import EgoAgentConfig as Config
-from internlm.systems.egoagent.streams import streams
+from internlm.systems.resolve import build_system_on_meta
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def write_store(path: Path, size: int) -> list[bytes]:
 
 
 def config(path: str, args: argparse.Namespace, *, images: int = 0, clips: int = 0) -> Config:
-    return Config.model_validate(
+    return parse_config(
         {
             "stage": "joint" if clips else "pretrain",
             "model": {"image_size": args.size, "local_image_size": args.size // 2, "patch_size": 8},
@@ -87,7 +88,7 @@ def config(path: str, args: argparse.Namespace, *, images: int = 0, clips: int =
 
 def batches(config: Config):
     """A run's batches from its first step on."""
-    return training_batches(streams(config), range(config.train.steps), seed=config.seed, data=config.data)
+    return training_batches(build_system_on_meta(config).streams(), range(config.train.steps), seed=config.seed, data=config.data)
 
 
 def per_item(batches, count: int, repeats: int, after=None) -> float:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from internlm.config.load import load_config
+from internlm.config.schema import Config
 from internlm.data.batch import ClipBatch
 from internlm.systems.egoagent.clips import normalise_clip, roll_out
-from internlm.systems.egoagent.config import EgoAgentConfig as Config
-from internlm.systems.egoagent.network import EgoNetwork
 from internlm.systems.egoagent.sequence import clip_layout
 from internlm.systems.forecaster import pose_agent
+from internlm.systems.resolve import build_system
 from internlm.trunk.cache import KVCache
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def with_images(config: Config, kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    steps, network = config.data.clip.steps, fresh(config, kind)
+    steps, network = config.data.clip.steps, fresh(config, kind, lambda own: build_system(own).branch("predictor"))
     clip, images = random_clip(config, args.clips)
     observed = steps // 2
     rolled = compared(
@@ -53,7 +53,7 @@ def with_images(config: Config, kind: str, args: argparse.Namespace) -> dict[str
 
 
 def forecast(config: Config, kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    network = fresh(config, kind, pose_agent.PoseNetwork)
+    network = fresh(config, kind, pose_agent.build)
     known = torch.randn(256, 3, network.config.poses_per_step, network.config.num_joints, 3)
     rolled = compared(
         lambda: pose_agent._through_whole_sequences(network, known, 3),
@@ -63,11 +63,12 @@ def forecast(config: Config, kind: str, args: argparse.Namespace) -> dict[str, A
     return {"pose-only forecast, 3 chunks after 3": rolled}
 
 
-def fresh(config: Config, kind: str, build: Callable = EgoNetwork) -> Any:
+def fresh(config: Config, kind: str, network: Callable[[Config], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
-    network = build(config.model.model_copy(update={"sequence": kind})).eval().requires_grad_(False)
-    network.pose_head.layers[-1].weight.normal_(std=0.02)
-    return network
+    model = config.model.model_copy(update={"sequence": kind})
+    made = network(config.model_copy(update={"model": model})).eval().requires_grad_(False)
+    made.pose_head.layers[-1].weight.normal_(std=0.02)
+    return made
 
 
 def random_clip(config: Config, clips: int) -> tuple[ClipBatch, Tensor]:
@@ -79,11 +80,11 @@ def random_clip(config: Config, clips: int) -> tuple[ClipBatch, Tensor]:
     return ClipBatch(images, nothing, poses, seen, past, seen, nothing, nothing, nothing), normalise_clip(images)
 
 
-def stem(network: EgoNetwork, images: Tensor) -> Tensor:
+def stem(network: nn.Module, images: Tensor) -> Tensor:
     return network.stem(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-def anew(network: EgoNetwork, clip: ClipBatch, images: Tensor, observed: int) -> Tensor:
+def anew(network: nn.Module, clip: ClipBatch, images: Tensor, observed: int) -> Tensor:
     """The roll-out by a pass over everything for each chunk."""
     poses, past = clip.poses.clone(), clip.past_poses.clone()
     for step in range(observed, poses.shape[1]):
@@ -95,7 +96,7 @@ def anew(network: EgoNetwork, clip: ClipBatch, images: Tensor, observed: int) ->
     return poses[:, observed:].double()
 
 
-def live(network: EgoNetwork, clip: ClipBatch, images: Tensor, args: argparse.Namespace) -> dict[str, Any]:
+def live(network: nn.Module, clip: ClipBatch, images: Tensor, args: argparse.Namespace) -> dict[str, Any]:
     """One sequence: its last frame arrives; and candidate actions for half of the steps, of which only the first has an image."""
     steps, half = clip.poses.shape[1], clip.poses.shape[1] // 2
     given = [x[:1] for x in (clip.poses, clip.visible, clip.past_poses, clip.past_visible)]
