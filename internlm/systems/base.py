@@ -103,6 +103,10 @@ class System(Protocol):
         """The config of the same work with so many trunk blocks and kernels that every machine has."""
 
 
+# Capabilities: a class that has their members has them. The first line says what such a system does, in the words of the
+# message that refuses one that does not.
+
+
 @runtime_checkable
 class Embeds(Protocol):
     """embeds images
@@ -203,7 +207,7 @@ class Foresees(Protocol):
 
 @runtime_checkable
 class Predicts(Protocol):
-    """The capability of a system that tells columns of a recording from columns that are given."""
+    """tells columns of a recording from columns that are given"""
 
     draws: bool  # whether a prediction is one of many possible ones
 
