@@ -111,7 +111,10 @@ class Saver:
 
     def __enter__(self) -> "Saver":
         if self.mesh.writes:
-            write_code(self.run_dir, self._code, self._patch)
+            try:
+                write_code(self.run_dir, self._code, self._patch)
+            except OSError as error:  # a disk that is nearly full: the checkpoints name the commit
+                log.warning("the code that trains is not written down in %s: %s", self.run_dir, error)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:

@@ -1,5 +1,6 @@
 """Which code trained: in the run folder, in every checkpoint, in what ``ckpt inspect`` says."""
 
+import errno
 import json
 import logging
 import shutil
@@ -12,6 +13,7 @@ import internlm
 from internlm import cli
 from internlm.checkpoint.manager import CheckpointManager
 from internlm.core.code_version import code_version, described
+from internlm.train import saving
 from internlm.train.loop import train
 
 
@@ -102,3 +104,13 @@ def test_a_run_of_an_installed_package_writes_down_its_version(tmp_path, monkeyp
     train(tiny_config(tmp_path / "run", train={"steps": 1}), batches=batches)
     assert saved_code(tmp_path / "run") == {"version": internlm.__version__}
     assert run_code(tmp_path / "run")["version"] == internlm.__version__
+
+
+def test_a_disk_that_cannot_take_the_code_does_not_end_the_run(tmp_path, monkeypatch, caplog):
+    def full(*words):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saving, "write_code", full)
+    with caplog.at_level(logging.WARNING, "internlm"):
+        assert train(tiny_config(tmp_path / "run", train={"steps": 1}), batches=batches).finished
+    assert "is not written down in" in caplog.text and "No space left" in caplog.text
