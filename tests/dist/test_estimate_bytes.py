@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from processes import start
+from case_samples import worked_through
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_samples import both, clip_batch, image_batch, tiny_config
 
@@ -104,21 +104,11 @@ def count(config, folder: Path) -> tuple[dict, dict]:
         return counter.sent, {name: tuple(dist.get_process_group_ranks(group)) for name, group in axes.items()}
 
 
-def work(rank: int, world: int, folder: Path) -> None:
-    found = {name: count(configured(*case), folder) for name, case in CASES[world].items()}
-    if rank == 0:
-        torch.save(found, folder / f"{world}.pt")
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """(world, case) -> counted bytes of the first process, and the ranks of each axis."""
     folder = tmp_path_factory.mktemp("bytes")
-    results = {}
-    for world in CASES:
-        start(work, world, folder)
-        results |= {(world, name): result for name, result in torch.load(folder / f"{world}.pt").items()}
-    return results
+    return worked_through(CASES, lambda case: count(configured(*case), folder), folder)
 
 
 @pytest.mark.parametrize(("world", "name"), [(world, name) for world, cases in CASES.items() for name in cases])

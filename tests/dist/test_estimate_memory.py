@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import start
+from case_samples import worked_through
 from train_samples import both, clip_batch, image_batch, tiny_config
 
 from internlm.core.mesh import open_mesh
@@ -80,21 +80,11 @@ def measure(config, folder: Path) -> dict[str, int]:
         }
 
 
-def work(rank: int, world: int, folder: Path) -> None:
-    found = {name: measure(configured(*case), folder) for name, case in CASES[world].items()}
-    if rank == 0:
-        torch.save(found, folder / f"{world}.pt")
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """(world, case) -> measured bytes of the first process."""
     folder = tmp_path_factory.mktemp("memory")
-    results = {}
-    for world in CASES:
-        start(work, world, folder)
-        results |= {(world, name): result for name, result in torch.load(folder / f"{world}.pt").items()}
-    return results
+    return worked_through(CASES, lambda case: measure(configured(*case), folder), folder)
 
 
 @pytest.mark.parametrize(("world", "name"), [(world, name) for world, cases in CASES.items() for name in cases])
