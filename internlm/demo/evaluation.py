@@ -68,8 +68,8 @@ def evaluate(result: TrainResult, config: Config, world: Path, size: DemoSize, *
     about = {"higher_is_better": False, "meaning": f"targets: entropy {entropies}"}
     figures = [
         *knn_task.figures(knn),
-        *retrieval_task.figures(retrieval),
-        *retrieval_task.figures(retrieval["hidden"]),
+        *retrieval_task.figures(retrieval, system.states[0]),
+        *retrieval_task.figures(retrieval["hidden"], system.states[0]),
         *motion_task.figures(motion),
         *sensitivity_figures(actions),
         Figure("Prediction KL after stage 2", kl["last"], "nats", {"before stage 2": kl["first"]}, **about),

@@ -52,13 +52,14 @@ def clip_batches(dataset: ClipDataset, options: ClipOptions) -> Iterable[ClipBat
 
 @torch.no_grad()
 def run_clips(
-    system: Foresees, batches: Iterable[ClipBatch], *, features: Sequence[str] = ("bottleneck",), device: Device = "cpu"
+    system: Foresees, batches: Iterable[ClipBatch], *, features: Sequence[str] | None = None, device: Device = "cpu"
 ) -> ClipOutputs:
-    """Predicted and observed states of clips, true actions fed up to each step (teacher forcing).
+    """Predicted and observed states of clips, true actions fed up to each step (teacher forcing); None: the usual feature's.
 
     On several processes ``batches`` are this one's share (``clip_batches``, not mixed) and process 0 gets all clips in order,
     the others none.
     """
+    features = system.states[:1] if features is None else features
     for feature in features:
         if feature not in system.states:
             raise EvalError(f"feature {feature!r} is unknown; choose one of {', '.join(system.states)}")

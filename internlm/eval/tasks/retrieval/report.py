@@ -19,13 +19,15 @@ from .options import RetrievalOptions
 
 
 def retrieval_report(
-    outputs: ClipOutputs, dataset: ClipDataset, *, feature: str = "bottleneck", scope: str = "pool", horizon: int = 1
+    outputs: ClipOutputs, dataset: ClipDataset, *, feature: str | None = None, scope: str = "pool", horizon: int = 1
 ) -> tuple[dict[str, Any], retrieval.Gallery]:
     """Future-state retrieval in per cent beside its floors (see ``retrieval``), and the gallery for pictures.
 
+    ``feature``: one of the outputs', by default the first.
     ``centred`` holds the same with the mean feature of each side taken away; ``per_action`` the scores by the action at
     the current frame, where the takes have such labels.
     """
+    feature = feature or next(iter(outputs.prediction))
     gallery = retrieval.build_gallery(outputs.observed[feature], outputs.takes, outputs.frame_numbers)
     report, ranks, floor_ranks = _report(outputs.prediction[feature], gallery, scope, horizon)
     steps = ranks.shape[1]
@@ -117,10 +119,10 @@ def by_name(names: np.ndarray, ranks: Tensor, floor_ranks: Tensor) -> list[dict[
     return rows
 
 
-def figures(report: dict[str, Any]) -> list[Figure]:
-    """The printed rows of a report; a feature other than the default is in their names."""
-    feature = report["protocol"].get("feature", "bottleneck")  # stored features have none
-    by = "" if feature == "bottleneck" else f", {feature}"
+def figures(report: dict[str, Any], usual: str | None = None) -> list[Figure]:
+    """The printed rows of a report; a feature other than the system's usual one is in their names."""
+    feature = report["protocol"].get("feature")  # stored features have none
+    by = "" if feature in (usual, None) else f", {feature}"
     where = f"finding the true next frame among {report['competing_items']:.0f}"
     by_map = named({name: scores["map"] for name, scores in report["floors_in_full"].items()})
     centred = report["centred"]

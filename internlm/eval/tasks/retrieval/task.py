@@ -31,7 +31,7 @@ def evaluate(options: Options) -> Result | None:
 
         page = retrieval_page(options.pictures, outputs, feature, gallery, dataset, PICTURES)
         print(f"pictures in {page}")
-    return Result(subject.about, report, retrieval.figures(report))
+    return Result(subject.about, report, retrieval.figures(report, subject.system.states[0]))
 
 
 def _stored(options: Options) -> Result:
