@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +89,10 @@ DIGEST = Encoder(lambda images: {"digest": digest(images)}, ("digest",), "BLAKE2
 PIXELS = Encoder(lambda images: {"pixels": pixels(images)}, ("pixels",), f"area {PIXEL_SIDE}, centred")
 
 
+class _AllMet(Exception):
+    """Every norm has seen the batch: the rest of the network need not run."""
+
+
 def calibrate(system: Embeds, network: nn.Module, source: ImageSource, how: Extraction) -> int:
     """Give an untrained branch the BatchNorm statistics of its data, in place; returns how many images were used.
 
@@ -100,11 +106,23 @@ def calibrate(system: Embeds, network: nn.Module, source: ImageSource, how: Extr
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # plain mean over the batches
+    met: set[nn.Module] = set()
+
+    def note(norm: nn.Module, *_: Any) -> None:
+        met.add(norm)
+        if len(met) == len(norms):
+            raise _AllMet
+
+    hooks = [norm.register_forward_hook(note) for norm in norms]
     used, rows = 0, sample_rows(source, CALIBRATION_IMAGES)
     with torch.no_grad():
         for batch in evaluation_images(source, system.image_size, 128, rows=rows, max_broken_share=how.max_broken_share):
-            system.embed(network, normalise(batch.images.to(how.place)), system.features[:1])
+            met.clear()
+            with suppress(_AllMet):
+                system.embed(network, normalise(batch.images.to(how.place)), system.features[:1])
             used += len(batch.rows)
+    for hook in hooks:
+        hook.remove()
     network.eval()
     return used
 
